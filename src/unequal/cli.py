@@ -1,0 +1,91 @@
+"""The ``unequal`` command: a table of subcommands and one way to fail.
+
+A subcommand is a module with ``configure(parser)``, which adds its arguments, and
+``run(options)``, which does the work and returns None or an exit code.
+"""
+import argparse
+import importlib
+import logging
+import os
+import sys
+
+from unequal.errors import InputError
+
+# name -> (module, one line of help)
+COMMANDS = {
+    "synth": ("unequal.synth", "draw the built-in data set in MF2's format"),
+    "pack": ("unequal.packing", "folder per identity to record set"),
+    "verify": ("unequal.eval.verify", "verification accuracy of a model"),
+    "parity": ("unequal.parity", "compare our symbols with a recorded reference"),
+    "doctor": ("unequal.doctor", "what this machine can do"),
+}
+
+
+def report_errors(function, debug=False):
+    """Call ``function``; turn an error a user can act on into one line on stderr and exit code 1.
+
+    InputError carries the line; an OSError (missing file, full disk) names the file itself.
+    A closed pipe and Ctrl-C end quietly with the shell's usual codes. Anything else is a defect
+    of ours and keeps its traceback only with ``debug``.
+    """
+    try:
+        return function() or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`| head`); keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except InputError as error:
+        if debug:
+            raise
+        message = str(error)
+    except OSError as error:
+        if debug:
+            raise
+        message = "{}: {}".format(error.filename, error.strerror) if error.filename else str(error)
+    except Exception as error:
+        if debug:
+            raise
+        message = "unexpected {}: {} (run again with --debug and report the traceback)".format(
+            type(error).__name__, str(error).splitlines()[0] if str(error) else "no message")
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 1
+
+
+def setup_logging():
+    """Messages as plain lines on stderr, where progress belongs; stdout carries results."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+def build_parser(names=COMMANDS):
+    """The parser of the subcommands in ``names`` (importing only their modules)."""
+    parser = argparse.ArgumentParser(
+        prog="unequal", description="Face recognition from long-tailed, noisy data.",
+        epilog="`unequal COMMAND --help` says more.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (module, help_line) in COMMANDS.items():
+        sub = commands.add_parser(name, help=help_line, description=help_line)
+        sub.add_argument("--debug", action="store_true", help="show tracebacks")
+        if name in names:
+            sub.set_defaults(run=_configure(sub, module))
+    return parser
+
+
+def _configure(parser, module):
+    loaded = importlib.import_module(module)
+    loaded.configure(parser)
+    return loaded.run
+
+
+def main(arguments=None):
+    """Entry point of ``unequal``; returns the exit code (0, 1 bad input, 2 bad usage)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = build_parser(names=arguments[:1])
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    setup_logging()
+    return report_errors(lambda: options.run(options), debug=options.debug)

@@ -1,0 +1,399 @@
+"""Record sets: InsightFace's ``train.rec`` + ``train.idx`` + ``property`` (docs/data.md).
+
+Two kinds exist. In a set *with identity records*, record 0 is a header whose label ``[i0, i1]``
+says that keys ``1 .. i0-1`` are images and keys ``i0 .. i1-1`` are identities; an identity record's
+label ``[a, b]`` is the half-open key range of its images. In a *plain* set every key is an image.
+"""
+import os
+import struct
+from contextlib import suppress
+
+import numpy as np
+
+from unequal.errors import InputError
+
+MAGIC = 0xCED7230A  # dmlc-core's RecordIO
+_RECORD = struct.Struct("<II")  # magic, (continuation flag << 29 | length)
+_HEADER = struct.Struct("<IfQQ")  # flag (number of label floats after it, 0: scalar), label, ids
+_LENGTH_MASK = (1 << 29) - 1
+
+
+def read_property(directory):
+    """Return ``(num_classes, height, width)`` from ``directory/property``.
+
+    Raises
+    ------
+    InputError
+        When the file is missing or is not one line of three positive integers.
+    """
+    path = os.path.join(directory, "property")
+    try:
+        with open(path, encoding="ascii") as lines:
+            fields = lines.readline(200).split(",")
+        num_classes, height, width = (int(field) for field in fields)
+        if min(num_classes, height, width) < 1:
+            raise ValueError
+    except FileNotFoundError:
+        raise InputError(
+            "{}: no such file; a record set is a directory with train.rec, train.idx and property "
+            "(make one with `unequal pack` or `unequal synth`).".format(path)) from None
+    except ValueError:
+        raise InputError(
+            "{}: expected one line `num_classes,height,width` of positive integers, such as "
+            "`100765,112,112`.".format(path)) from None
+    return num_classes, height, width
+
+
+def _read_index(path):
+    """Keys and offsets of an ``.idx`` file as two int64 arrays sorted by key."""
+    try:
+        with open(path, "rb") as index:
+            numbers = np.array(index.read().split(), dtype=np.int64)
+    except FileNotFoundError:
+        raise InputError(
+            "{}: no such file; the index belongs beside train.rec (copy it, or pack the set "
+            "again).".format(path)) from None
+    except (ValueError, OverflowError):
+        numbers = np.zeros(1, np.int64)
+    if not len(numbers) or len(numbers) % 2:
+        raise InputError("{}: expected lines of `key<TAB>offset`; the file is damaged or empty, "
+                         "copy it again or pack the set again.".format(path))
+    keys, offsets = numbers[::2], numbers[1::2]
+    order = np.argsort(keys, kind="stable")
+    keys, offsets = keys[order], offsets[order]
+    if (keys[1:] == keys[:-1]).any():
+        raise InputError("{}: key {} occurs twice; pack the set again.".format(
+            path, keys[1:][keys[1:] == keys[:-1]][0]))
+    return keys, offsets
+
+
+class RecordSet:
+    """Random access to a record set, from any number of threads at once.
+
+    Memory grows by 24 bytes a record (key, offset and end as int64) and 24 bytes an identity
+    (key and range): about 55 MB for MF2's 2,003,574 head images. Pictures are never kept.
+    ``benchmarks/records.py`` measures it.
+
+    Parameters
+    ----------
+    path : str
+        A directory holding ``train.rec``, ``train.idx`` and ``property``.
+
+    Attributes
+    ----------
+    num_classes : int
+        From ``property``; at least the largest label plus one (a denoised set has gaps).
+    image_size : tuple of int
+        ``(height, width)`` in pixels, from ``property``.
+    image_keys : numpy.ndarray
+        int64, shape (images,), ascending.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or damaged; the text names it.
+    """
+
+    def __init__(self, path):
+        self.directory = path
+        self.path = os.path.join(path, "train.rec")
+        self.num_classes, height, width = read_property(path)
+        self.image_size = (height, width)
+        self._keys, self._offsets = _read_index(os.path.join(path, "train.idx"))
+        try:
+            self._file = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise InputError("{}: no such file; a record set is a directory with train.rec, "
+                             "train.idx and property.".format(self.path)) from None
+        size = os.fstat(self._file).st_size
+        wrong = (self._offsets < 0) | (self._offsets + _RECORD.size > size)
+        if wrong.any():
+            raise InputError(
+                "{}: the index places record {} beyond the end of the file ({} bytes): it is "
+                "truncated, or train.idx belongs to another set; copy both again.".format(
+                    self.path, self._keys[wrong][0], size))
+        # A record ends where the next one in the file begins: one read fetches it whole.
+        by_offset = np.argsort(self._offsets, kind="stable")
+        self._ends = np.empty_like(self._offsets)
+        self._ends[by_offset[:-1]] = self._offsets[by_offset[1:]]
+        self._ends[by_offset[-1]] = size
+        self._contiguous = self._keys[-1] - self._keys[0] + 1 == len(self._keys)
+        self._ranges = None
+        flag, label, _ = self.record(self._keys[0])
+        if flag == 0 or self._keys[0] != 0:
+            self.image_keys = self._keys
+            self._identity_keys = np.zeros(0, np.int64)
+            return
+        if flag != 2:
+            raise InputError("{}: record 0 should be a header of two numbers, the ends of the image "
+                             "and identity keys, but has {}; pack the set again.".format(
+                                 self.path, flag))
+        first, last = (int(value) for value in label)
+        images = slice(*np.searchsorted(self._keys, (1, first)))
+        identities = slice(*np.searchsorted(self._keys, (first, last)))
+        self.image_keys = self._keys[images]
+        self._identity_keys = self._keys[identities]
+        if not len(self.image_keys) or len(self._identity_keys) != last - first:
+            raise InputError(
+                "{}: the header says that keys 1 to {} are images and {} to {} identities, but the "
+                "index holds {} and {} of these; copy train.rec and train.idx again.".format(
+                    self.path, first - 1, first, last - 1, len(self.image_keys),
+                    len(self._identity_keys)))
+
+    def __len__(self):
+        return len(self.image_keys)
+
+    def close(self):
+        """Close the file; reading afterwards fails."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    @property
+    def identity_ranges(self):
+        """Key ranges ``[a, b)`` of the identities' images, int64, shape (identities, 2).
+
+        Empty for a plain set. Read on first use (one small read an identity).
+
+        Raises
+        ------
+        InputError
+            When a range is empty or reaches outside the image keys.
+        """
+        if self._ranges is None:
+            self._ranges = np.empty((len(self._identity_keys), 2), np.int64)
+            for row, key in enumerate(self._identity_keys):
+                flag, label, _ = self.record(key)
+                if flag != 2:
+                    raise InputError(
+                        "{}: record {} should be an identity (two numbers) but has {}; pack the "
+                        "set again.".format(self.path, key, flag))
+                self._ranges[row] = label
+            if len(self._ranges):
+                low, high = self.image_keys[0], self.image_keys[-1] + 1
+                begin, end = self._ranges.T
+                wrong = (begin < low) | (end > high) | (begin >= end)
+                if wrong.any():
+                    row = int(np.argmax(wrong))
+                    raise InputError(
+                        "{}: identity record {} has the key range [{}, {}), which is empty or "
+                        "reaches outside the image keys {} to {}; pack the set again.".format(
+                            self.path, self._identity_keys[row], *self._ranges[row], low, high - 1))
+        return self._ranges
+
+    def _position(self, key):
+        if self._contiguous:
+            position = int(key) - int(self._keys[0])
+            found = 0 <= position < len(self._keys)
+        else:
+            position = int(np.searchsorted(self._keys, key))
+            found = position < len(self._keys) and self._keys[position] == key
+        if not found:
+            raise InputError("{}: the set has no record {}; its keys run from {} to {}.".format(
+                self.path, key, self._keys[0], self._keys[-1]))
+        return position
+
+    def _damaged(self, key, offset):
+        return InputError(
+            "{}: record {} at byte {} is damaged: the file is truncated, or train.idx belongs to "
+            "another set; copy both again.".format(self.path, key, offset))
+
+    def payload(self, key):
+        """The bytes stored under ``key``.
+
+        RecordIO escapes the magic number inside data by splitting the record there: the parts
+        carry continuation flags 1, 2 (middle), 3 (last) and are joined with the magic between.
+        """
+        position = self._position(key)
+        offset, end = int(self._offsets[position]), int(self._ends[position])
+        block = os.pread(self._file, end - offset, offset)
+        parts, cursor = [], 0
+        while True:
+            if cursor + _RECORD.size > len(block):
+                raise self._damaged(key, offset)
+            magic, word = _RECORD.unpack_from(block, cursor)
+            flag, length = word >> 29, word & _LENGTH_MASK
+            cursor += _RECORD.size
+            # A whole record comes alone; parts come as 1 2 ... 2 3.
+            expected = (0, 1) if not parts else (2, 3)
+            if magic != MAGIC or flag not in expected or cursor + length > len(block):
+                raise self._damaged(key, offset)
+            part = block[cursor:cursor + length]
+            if flag == 0:
+                return part
+            parts.append(part)
+            if flag == 3:
+                return struct.pack("<I", MAGIC).join(parts)
+            cursor += (length + 3) & ~3
+
+    def record(self, key):
+        """Return ``(flag, label, data)`` of any record: label is a float, or an array of ``flag``
+        floats when ``flag`` > 0; data are the bytes after it."""
+        payload = self.payload(key)
+        if len(payload) < _HEADER.size:
+            raise self._damaged(key, self._offsets[self._position(key)])
+        flag, label, _, _ = _HEADER.unpack_from(payload)
+        start = _HEADER.size + 4 * flag
+        if start > len(payload):
+            raise self._damaged(key, self._offsets[self._position(key)])
+        if flag:
+            label = np.frombuffer(payload, "<f4", flag, _HEADER.size)
+        return flag, label, payload[start:]
+
+    def image(self, key):
+        """Return ``(label, data)`` of an image record: the class as int and the encoded picture.
+
+        Raises
+        ------
+        InputError
+            When the label is not a whole number in ``[0, num_classes)``.
+        """
+        flag, label, data = self.record(key)
+        if flag:
+            label = label[0]
+        if not (0 <= label < self.num_classes and label == int(label)):
+            raise InputError(
+                "{}: record {} has label {}, which is not one of the {} classes that {} allows; "
+                "correct property or pack the set again.".format(
+                    self.path, key, label, self.num_classes,
+                    os.path.join(self.directory, "property")))
+        return int(label), data
+
+    def labels(self):
+        """Labels of all images in the order of ``image_keys``: int64, shape (images,)."""
+        return np.fromiter((self.image(key)[0] for key in self.image_keys), np.int64,
+                           len(self.image_keys))
+
+
+class RecordWriter:
+    """Write a record set; nothing appears under its final name before it is whole.
+
+    Use as a context manager: leaving it normally finishes and renames the files, leaving it by an
+    exception removes them. Images come identity by identity.
+
+    Parameters
+    ----------
+    directory : str
+        Made when missing.
+    image_size : tuple of int
+        (height, width) for ``property``.
+    num_classes : int, optional
+        For ``property``; default: the largest label plus one.
+    identities : bool
+        False writes a plain set: no header, no identity records (what ``mx.io.ImageRecordIter``
+        can read).
+
+    Memory grows by 24 bytes an identity.
+    """
+
+    _NAMES = ("train.rec", "train.idx", "train.lst", "property")
+
+    def __init__(self, directory, image_size, num_classes=None, identities=True):
+        from mxnet import recordio
+
+        self._recordio = recordio
+        self.directory = directory
+        self._size = image_size
+        self._num_classes = num_classes
+        self._identities = identities
+        self._ranges = []  # [first key, key after the last]
+        self._seen = set()
+        self._label = None
+        self._key = 1 if identities else 0
+        os.makedirs(directory, exist_ok=True)
+        self._temporary = {
+            name: os.path.join(directory, ".{}.{}".format(name, os.getpid()))
+            for name in self._NAMES}
+        self._records = recordio.MXIndexedRecordIO(
+            self._temporary["train.idx"], self._temporary["train.rec"], "w")
+        self._list = None
+        if identities:
+            self._write(0, (0, 0))  # overwritten with the real numbers at the end
+
+    def _write(self, key, label, data=b""):
+        header = self._recordio.IRHeader(0, label, key, 0)
+        self._records.write_idx(key, self._recordio.pack(header, data))
+
+    def add(self, label, data, path=None):
+        """Append one image.
+
+        Parameters
+        ----------
+        label : int
+            Class; all images of a class come one after the other.
+        data : bytes
+            The encoded picture.
+        path : str, optional
+            Where it came from, for ``train.lst``.
+
+        Returns
+        -------
+        int
+            The image's key.
+        """
+        if label != self._label:
+            if label in self._seen:
+                raise ValueError("images of class {} do not come together".format(label))
+            self._seen.add(label)
+            self._label = label
+            self._ranges.append([self._key, self._key])
+        key = self._key
+        self._write(key, float(label), data)
+        if path is not None:
+            if self._list is None:
+                self._list = open(self._temporary["train.lst"], "w", encoding="utf-8",
+                                  errors="surrogateescape")
+            self._list.write("1\t{}\t{}\n".format(path, label))
+        self._key += 1
+        self._ranges[-1][1] = self._key
+        return key
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._records.close()
+            if self._list is not None:
+                self._list.close()
+            for path in self._temporary.values():
+                with suppress(FileNotFoundError):
+                    os.remove(path)
+
+    def _finish(self):
+        if not self._seen:
+            raise InputError("{}: no image to write; the record set would be empty.".format(
+                self.directory))
+        first = self._key
+        if self._identities:
+            for begin, end in self._ranges:
+                self._write(self._key, (begin, end))
+                self._key += 1
+        self._records.close()
+        if self._list is not None:
+            self._list.close()
+        if self._identities:
+            with open(self._temporary["train.rec"], "r+b") as patch:
+                patch.seek(_RECORD.size + _HEADER.size)
+                patch.write(struct.pack("<ff", first, self._key))
+        num_classes = self._num_classes or max(self._seen) + 1
+        with open(self._temporary["property"], "w", encoding="ascii") as line:
+            line.write("{},{},{}\n".format(num_classes, *self._size))
+        for name in self._NAMES:
+            temporary = self._temporary[name]
+            if os.path.exists(temporary):
+                with open(temporary, "rb") as written:
+                    os.fsync(written.fileno())
+                os.replace(temporary, os.path.join(self.directory, name))
+            elif name == "train.lst":  # a list of an earlier set must not lie beside this one
+                with suppress(FileNotFoundError):
+                    os.remove(os.path.join(self.directory, name))
