@@ -1,0 +1,272 @@
+"""Batches of training pictures from a record set."""
+import ctypes
+import logging
+import sys
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import mxnet as mx
+import numpy as np
+from mxnet.base import _LIB, check_call
+
+from unequal import augmentation as aug
+from unequal import images, runtime
+from unequal.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+DATA_NAME, LABEL_NAME = "data", "softmax_label"
+_CHUNK = 16  # pictures a decoding task takes: few enough to share a batch, enough to pay for itself
+
+
+def _numpy_view(array):
+    """The memory of a float32 NDArray on the CPU as a numpy array."""
+    pointer = ctypes.c_void_p()
+    check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
+    return np.ctypeslib.as_array(
+        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=array.shape)
+
+
+class BatchBuffers:
+    """Float32 NDArrays of one shape that are used again once nobody holds them.
+
+    A new array of a batch's size costs page faults for a third of the time decoding takes, so
+    batches are recycled: when the NDArray object is no longer referenced outside, and the engine
+    has finished reading it. Who keeps only a *slice* of a batch must copy it.
+    """
+
+    def __init__(self, shape):
+        self._shape = shape
+        self._pool = []  # (NDArray, its numpy view)
+
+    def take(self):
+        """A free ``(NDArray, numpy view)``; grows by one array when all are in use."""
+        for pair in self._pool:
+            # One reference from the tuple, one from getrefcount's argument.
+            if sys.getrefcount(pair[0]) == 2:
+                check_call(_LIB.MXNDArrayWaitToWrite(pair[0].handle))
+                return pair
+        array = mx.nd.empty(self._shape)
+        self._pool.append((array, _numpy_view(array)))
+        return self._pool[-1]
+
+
+class PictureLoader:
+    """Decode and augment pictures of a record set into batches, in threads.
+
+    Damaged pictures are replaced by the next ones of the sequence and counted; more than
+    ``max_damaged`` different ones are an error.
+
+    Parameters
+    ----------
+    records : unequal.records.RecordSet
+    augmentation : unequal.augmentation.Augmentation
+    threads : int, optional
+        Default: the processors this process may use.
+    max_damaged : int
+        Different damaged pictures that are tolerated.
+    """
+
+    def __init__(self, records, augmentation=aug.NONE, threads=None, max_damaged=100):
+        self.records = records
+        self.augmentation = augmentation
+        self.threads = threads or runtime.available_cpus()
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        self._max_damaged = max_damaged
+        self._lock = threading.Lock()
+        self._damaged = set()
+        self._scratch = threading.local()
+
+    def close(self):
+        """Stop the threads."""
+        self._pool.shutdown()
+
+    def submit(self, out, sequence, start, random):
+        """Begin to load ``sequence[start:start + len(out)]`` into ``out``.
+
+        Parameters
+        ----------
+        out : numpy.ndarray
+            float32 (n, 3, H, W), filled with RGB 0-255.
+        sequence : numpy.ndarray
+            Record keys.
+        start : int
+            Position in ``sequence``.
+        random : numpy.random.RandomState
+            Where the augmentation is drawn from, before this returns.
+
+        Returns
+        -------
+        list of concurrent.futures.Future
+            Each gives the labels (float32) of the next few pictures; together all ``n``.
+        """
+        count = len(out)
+        draws = aug.draw(self.augmentation, random, count, *out.shape[2:])
+        return [self._pool.submit(self._load, out, sequence, start, draws, first,
+                                  min(first + _CHUNK, count))
+                for first in range(0, count, _CHUNK)]
+
+    def _planes(self, height, width):
+        if not hasattr(self._scratch, "planes"):
+            self._scratch.planes = np.empty((3, height, width), np.uint8)
+        return self._scratch.planes
+
+    def _load(self, out, sequence, start, draws, first, last):
+        planes = self._planes(*out.shape[2:])
+        blue_green_red = [planes[2], planes[1], planes[0]]
+        labels = np.empty(last - first, np.float32)
+        cutoff = self.augmentation.cutoff
+        for i in range(first, last):
+            labels[i - first], picture = self._picture(sequence, start + i, *out.shape[2:])
+            if draws.mirror[i]:
+                picture = aug.flip(picture)
+            cv2.split(picture, blue_green_red)
+            out[i] = planes
+            if draws.gray[i] or draws.jitter[i]:
+                aug.apply_color(out[i], draws, i)
+            if cutoff:
+                aug.apply_cutoff(out[i], draws, i, cutoff)
+        return labels
+
+    def _picture(self, sequence, position, height, width):
+        for step in range(len(sequence)):
+            key = int(sequence[(position + step) % len(sequence)])
+            label, data = self.records.image(key)
+            try:
+                return label, images.decode_bgr(
+                    data, "{}: record {}".format(self.records.path, key), height, width)
+            except InputError as error:
+                self._note_damaged(key, error)
+        raise InputError("{}: no picture of the set can be decoded.".format(self.records.path))
+
+    def _note_damaged(self, key, error):
+        with self._lock:
+            new = key not in self._damaged
+            self._damaged.add(key)
+            count = len(self._damaged)
+        if count > self._max_damaged:
+            raise InputError(
+                "{}: more than {} pictures are damaged, the last one being record {}; check the "
+                "set with `unequal inspect`.".format(
+                    self.records.path, self._max_damaged, key)) from error
+        if new:
+            logger.warning("skipped (%d so far): %s", count, error)
+
+
+class FaceIter(mx.io.DataIter):
+    """Shuffled, augmented training batches: ``data`` (N, 3, H, W) RGB 0-255, ``softmax_label`` (N,).
+
+    The order and the augmentation of a batch depend on the seed, the epoch and the batch's number
+    only, so that an epoch can be entered at any batch (:meth:`seek`). An incomplete last batch is
+    dropped, as in the reference. Beyond the record set's index, memory is 16 bytes an image (keys
+    and their order) and ``prefetch + 2`` batches.
+
+    Parameters
+    ----------
+    records : unequal.records.RecordSet
+    batch_size : int
+    augmentation : unequal.augmentation.Augmentation
+    keys : numpy.ndarray, optional
+        The images to use; default all.
+    shuffle : bool
+        A new order each epoch; False: the order of ``keys``.
+    seed : int
+    num_parts, part_index : int
+        With several workers, each takes every ``num_parts``-th image of the same order: no overlap,
+        reshuffled across workers each epoch, and the same number of batches for all.
+    threads : int, optional
+        Decoding threads; default: the processors this process may use.
+    prefetch : int
+        Batches decoded ahead.
+
+    Raises
+    ------
+    InputError
+        When there are fewer images than a batch needs, or too many damaged ones.
+    """
+
+    def __init__(self, records, batch_size, augmentation=aug.NONE, *, keys=None, shuffle=True,
+                 seed=0, num_parts=1, part_index=0, threads=None, prefetch=2):
+        super().__init__(batch_size)
+        self.records = records
+        self.keys = records.image_keys if keys is None else np.asarray(keys, np.int64)
+        self._shuffle = shuffle
+        self._seed = seed
+        self._parts = (num_parts, part_index)
+        if not 0 <= part_index < num_parts:
+            raise ValueError("part_index must be in [0, num_parts)")
+        self.batches = len(self.keys) // num_parts // batch_size
+        if not self.batches:
+            raise InputError("{}: {} images in {} part(s) do not fill one batch of {}; lower the "
+                             "batch size.".format(records.path, len(self.keys), num_parts,
+                                                  batch_size))
+        self._loader = PictureLoader(records, augmentation, threads)
+        self._prefetch = prefetch
+        self._data_shape = (batch_size, 3) + records.image_size
+        self._buffers = BatchBuffers(self._data_shape)
+        self._pending = deque()  # (NDArray, futures) of the batches being decoded
+        self.epoch = -1
+        self.reset()
+
+    @property
+    def provide_data(self):
+        return [mx.io.DataDesc(DATA_NAME, self._data_shape, layout="NCHW")]
+
+    @property
+    def provide_label(self):
+        return [mx.io.DataDesc(LABEL_NAME, (self.batch_size,), layout="N")]
+
+    def reset(self):
+        """Begin the next epoch."""
+        self.seek(self.epoch + 1, 0)
+
+    def seek(self, epoch, batch):
+        """Go to a batch of an epoch (both from 0); what :meth:`next` returns is that batch."""
+        for _, futures in self._pending:
+            for future in futures:
+                future.cancel()
+        self._drain()
+        self.epoch, self._next, self._returned = epoch, batch, batch
+        order = self.keys
+        if self._shuffle:
+            order = np.random.RandomState([self._seed, epoch]).permutation(order)
+        count, index = self._parts
+        # Equal shares: what does not divide evenly is left out of this epoch's order.
+        self._order = order[:len(order) // count * count][index::count]
+
+    @property
+    def position(self):
+        """``(epoch, batch)`` that :meth:`next` returns next, for :meth:`seek`."""
+        return self.epoch, self._returned
+
+    def _drain(self):
+        while self._pending:
+            _, futures = self._pending.popleft()
+            for future in futures:
+                if not future.cancelled():
+                    future.exception()  # waits; an error of an abandoned batch is of no interest
+
+    def _submit(self):
+        array, view = self._buffers.take()
+        random = np.random.RandomState([self._seed, self.epoch, self._next, self._parts[1]])
+        futures = self._loader.submit(view, self._order, self._next * self.batch_size, random)
+        self._pending.append((array, futures))
+        self._next += 1
+
+    def next(self):
+        """The next batch; raises StopIteration after the epoch's last."""
+        while self._next < self.batches and len(self._pending) <= self._prefetch:
+            self._submit()
+        if not self._pending:
+            raise StopIteration
+        array, futures = self._pending.popleft()
+        labels = np.concatenate([future.result() for future in futures])
+        self._returned += 1
+        return mx.io.DataBatch([array], [mx.nd.array(labels)], pad=0)
+
+    def close(self):
+        """Stop the decoding threads."""
+        self._drain()
+        self._loader.close()

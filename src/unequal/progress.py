@@ -1,0 +1,67 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+import logging
+import sys
+import time
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 30
+
+
+def end_time(seconds):
+    """Local time ``seconds`` from now, to the minute; with the day when it is not today."""
+    end = time.localtime(time.time() + seconds)
+    today = end[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M" if today else "%a %d %b %H:%M", end)
+
+
+class Bar:
+    """Count work done; use as a context manager.
+
+    On a terminal a tqdm bar with the time remaining; log lines appear above it. Otherwise a log
+    line every 30 seconds with the speed and the time it will end.
+
+    Parameters
+    ----------
+    total : int or None
+        How much there is to do; None when unknown.
+    label : str
+        What is done.
+    unit : str
+        What is counted, in the plural.
+    """
+
+    def __init__(self, total, label, unit):
+        self._total, self._label, self._unit = total, label, unit
+        self._done = 0
+        self._start = self._last = time.monotonic()
+        self._bar = self._redirect = None
+        if sys.stderr.isatty():
+            self._redirect = logging_redirect_tqdm()
+            self._redirect.__enter__()
+            self._bar = tqdm(total=total, desc=label, unit=" " + unit, leave=False)
+
+    def update(self, count=1):
+        """``count`` more are done."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = now
+            speed = self._done / (now - self._start)
+            rest = ("" if self._total is None else "/{}, ends about {}".format(
+                self._total, end_time((self._total - self._done) / speed)))
+            logger.info("%s: %d%s (%.1f %s/s)", self._label, self._done, rest, speed, self._unit)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.close()
+            self._redirect.__exit__(None, None, None)
