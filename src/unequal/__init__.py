@@ -3,6 +3,7 @@
 Importing this package prepares MXNet (threads, ``np.bool``, pip's CUDA libraries) and imports it;
 see :mod:`unequal.runtime`. Import it before ``mxnet``.
 """
+import os
 import sys
 
 from unequal import runtime
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = ["InputError", "__version__"]
 
 runtime.prepare()
-# `unequal doctor` is for machines where MXNet does not import: it must get past this line.
-if "doctor" not in sys.argv[1:2]:
+# The command (as `unequal` or `python -m unequal`, when argv[0] is "-m") imports MXNet itself, in
+# cli.py: it reports a failure as one line, and `unequal doctor` must run where MXNet does not.
+if os.path.basename(sys.argv[0]) not in ("unequal", "-m"):
     runtime.import_mxnet()

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 
+from unequal import runtime
 from unequal.errors import InputError
 
 # name -> (module, one line of help)
@@ -82,6 +83,11 @@ def _configure(parser, module):
 def main(arguments=None):
     """Entry point of ``unequal``; returns the exit code (0, 1 bad input, 2 bad usage)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # The subcommands' modules import MXNet; all but doctor, which says why it does not import.
+    if arguments[:1] and arguments[0] in COMMANDS and arguments[0] != "doctor":
+        failed = report_errors(runtime.import_mxnet, debug="--debug" in arguments)
+        if failed:
+            return failed
     parser = build_parser(names=arguments[:1])
     options = parser.parse_args(arguments)
     if options.command is None:

@@ -3,7 +3,58 @@
 MXNet reads its thread count from the environment when it is loaded, uses ``np.bool``, which numpy
 1.24 removed, and (in the CUDA build) links against CUDA 11 libraries by name.
 """
+import ctypes
+import importlib.util
+import logging
 import os
+import re
+import sys
+import warnings
+from importlib import metadata
+
+from unequal.errors import InputError
+
+log = logging.getLogger(__name__)
+
+# Set before the import unless the user has. MXNet takes half of the processors unless told, so
+# that two cores train at half speed; and it reports at every bind that oneDNN is in use.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": lambda: str(available_cpus()),
+    "MXNET_SUBGRAPH_VERBOSE": lambda: "0",
+}
+
+CUDA_BUILD = "mxnet-cu112"
+DRIVER = "libcuda.so.1"
+# Machine code in mxnet-cu112 1.9.1; it holds no PTX a driver could compile for other GPUs.
+CUDA_BUILD_CODE = ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6))
+
+# (folder under site-packages/nvidia, library), each after those it needs. libmxnet.so finds a
+# library that is loaded by its name, wherever it lies. The parts of cuDNN and the builtins of
+# nvrtc are opened by name at first use, so they belong here as well.
+CUDA_LIBRARIES = (
+    ("cuda_runtime", "libcudart.so.11.0"),
+    ("cublas", "libcublasLt.so.11"),
+    ("cublas", "libcublas.so.11"),
+    ("cusparse", "libcusparse.so.11"),
+    ("cusolver", "libcusolver.so.11"),
+    ("cufft", "libcufft.so.10"),
+    ("curand", "libcurand.so.10"),
+    ("cuda_nvrtc", "libnvrtc-builtins.so.11.8"),
+    ("cuda_nvrtc", "libnvrtc.so.11.2"),
+    ("nvtx", "libnvToolsExt.so.1"),
+    ("nccl", "libnccl.so.2"),
+    ("cudnn", "libcudnn.so.8"),
+    ("cudnn", "libcudnn_ops_infer.so.8"),
+    ("cudnn", "libcudnn_ops_train.so.8"),
+    ("cudnn", "libcudnn_cnn_infer.so.8"),
+    ("cudnn", "libcudnn_cnn_train.so.8"),
+    ("cudnn", "libcudnn_adv_infer.so.8"),
+    ("cudnn", "libcudnn_adv_train.so.8"),
+)
+
+
+class MXNetImportError(InputError, ImportError):
+    """MXNet cannot be imported; the text says in one sentence what to install."""
 
 
 def available_cpus():
@@ -13,32 +64,219 @@ def available_cpus():
     return os.cpu_count() or 1
 
 
+def installed(distribution):
+    """Version of an installed pip distribution, None when it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def prepare():
-    """Set the thread count, put ``np.bool`` back and load pip's CUDA libraries.
+    """Set MXNet's environment, put ``np.bool`` back and load pip's CUDA libraries.
 
     Variables the user has set are left alone. Harmless when called twice.
     """
-    # MXNet takes half of the processors unless told; two cores then train at half speed.
-    os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
+    if "mxnet" in sys.modules and "OMP_NUM_THREADS" not in os.environ:
+        warnings.warn(
+            "mxnet was imported before unequal and has chosen its number of threads (half of the "
+            "processors): import unequal first, or set OMP_NUM_THREADS",
+            RuntimeWarning, stacklevel=3)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value())
     import numpy
 
-    # A plain assignment: reading np.bool warns in numpy 1.20-1.23 and fails from 1.24 on.
-    numpy.bool = bool
+    # Not hasattr(): asking for np.bool warns in numpy 1.20-1.23.
+    vars(numpy).setdefault("bool", bool)
+    if installed(CUDA_BUILD):
+        load_cuda_libraries()
+
+
+def find_cuda_libraries(roots=None):
+    """Paths of the CUDA libraries that pip has installed, in the order they must be loaded.
+
+    Parameters
+    ----------
+    roots : iterable of str, optional
+        Folders to look in, the first that has a library wins; default: the ``nvidia`` folders of
+        this interpreter.
+
+    Returns
+    -------
+    dict
+        Library name -> path; without those that are missing.
+    """
+    if roots is None:
+        spec = importlib.util.find_spec("nvidia")
+        roots = list(spec.submodule_search_locations or ()) if spec else []
+    found = {}
+    for folder, name in CUDA_LIBRARIES:
+        paths = [os.path.join(root, folder, "lib", name) for root in roots]
+        path = next(filter(os.path.exists, paths), None)
+        if path:
+            found[name] = path
+    return found
+
+
+def load_cuda_libraries(roots=None, load=ctypes.CDLL):
+    """Load pip's CUDA libraries so that libmxnet.so finds them; returns the paths loaded.
+
+    A library that is missing or does not load is no error here: a system-wide CUDA may have it,
+    and if not, importing MXNet says which one it misses.
+    """
+    loaded = []
+    for path in find_cuda_libraries(roots).values():
+        try:
+            load(path, mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            log.debug("%s does not load: %s", path, error)
+        else:
+            loaded.append(path)
+    return loaded
+
+
+def driver_loads():
+    """Whether the NVIDIA driver's library is there."""
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    return True
 
 
 def import_mxnet():
-    """Import and return mxnet, or explain in one sentence what is missing.
+    """Import mxnet, or explain in one sentence what is missing.
 
     Raises
     ------
-    ImportError
-        When mxnet cannot be imported; the text names the extra to install.
+    MXNetImportError
+        An ImportError that is also an InputError: the command line prints it as one line.
     """
     try:
-        import mxnet
-    except Exception as error:  # a broken library raises OSError, a missing one ImportError
-        raise ImportError(
-            "MXNet cannot be imported ({}): install it with `pip install 'unequal-training[cpu]'`, "
-            "or `[cu112]` on a machine with an NVIDIA GPU; `unequal doctor` says what is missing."
-            .format(error)) from error
-    return mxnet
+        with warnings.catch_warnings():
+            # Of what mxnet 1.9.1 imports that numpy and distutils have since deprecated.
+            warnings.filterwarnings("ignore", module=r"mxnet\b")
+            import mxnet  # noqa: F401
+    except Exception as error:  # a broken library raises OSError, an old numpy AttributeError ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, ModuleNotFoundError) and error.name == "mxnet":
+            text = ("MXNet is not installed: install this package with its extra [cpu] "
+                    "(`pip install '.[cpu]'`), or [cu112] for NVIDIA GPUs.")
+        elif installed(CUDA_BUILD) and not driver_loads():
+            text = ("mxnet-cu112 is installed but libcuda.so.1 is absent: install the NVIDIA "
+                    "driver, or run `pip uninstall mxnet-cu112` and install the extra [cpu] "
+                    "(`pip install '.[cpu]'`).")
+        else:
+            extra = "cu112" if installed(CUDA_BUILD) else "cpu"
+            text = ("MXNet is installed but cannot be imported ({}): install the extra [{}] "
+                    "(`pip install '.[{}]'`), which brings what MXNet needs; `unequal doctor` "
+                    "shows what there is.".format(reason, extra, extra))
+        raise MXNetImportError(text) from error
+
+
+def visible_gpus():
+    """The GPUs that the driver shows to this process (it heeds CUDA_VISIBLE_DEVICES).
+
+    Asks the driver, not MXNet, so that it works without MXNet.
+
+    Returns
+    -------
+    list of tuple
+        (name, (major, minor)) of each, the pair being its compute capability; empty without a
+        driver.
+    """
+    try:
+        driver = ctypes.CDLL(DRIVER)
+    except OSError:
+        return []
+    count, value = ctypes.c_int(), ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    gpus = []
+    for device in range(count.value):
+        name = ctypes.create_string_buffer(256)
+        driver.cuDeviceGetName(name, len(name), device)
+        capability = []
+        for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+            driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+            capability.append(value.value)
+        gpus.append((name.value.decode(errors="replace"), tuple(capability)))
+    return gpus
+
+
+def has_code_for(capability):
+    """Whether mxnet-cu112 can run on a GPU of this compute capability ``(major, minor)``.
+
+    Machine code runs on the same major version with an equal or higher minor one (CUDA's rule).
+    """
+    major, minor = capability
+    return any(major == built and minor >= least for built, least in CUDA_BUILD_CODE)
+
+
+def _usable_gpus():
+    """How many GPUs MXNet can compute on, and why it is not more."""
+    import mxnet as mx
+
+    if not mx.runtime.Features().is_enabled("CUDA"):
+        return 0, "this MXNet is built without CUDA (the extra [cu112] has it)"
+    try:
+        count = mx.context.num_gpus()
+    except mx.MXNetError:  # no driver, or one too old
+        return 0, "MXNet finds no GPU"
+    for number, (name, capability) in enumerate(visible_gpus()[:count]):
+        if not has_code_for(capability):
+            return number, "MXNet has no code for GPU {} ({}, compute capability {}.{})".format(
+                number, name, *capability)
+    return count, "MXNet finds {} GPU{}".format(count or "no", "" if count == 1 else "s")
+
+
+def devices(spec=None):
+    """The devices to compute on.
+
+    Parameters
+    ----------
+    spec : str, optional
+        ``cpu``, ``cpu:N`` (N CPU contexts that share the processors) or ``gpu:0,1`` (flag
+        ``--devices``). Default: as the reference, one GPU per entry of CUDA_VISIBLE_DEVICES;
+        the CPU when that is empty, unset or names no GPU that MXNet can use.
+
+    Returns
+    -------
+    list of mxnet.Context
+
+    Raises
+    ------
+    InputError
+        When ``spec`` has another form or names a GPU that MXNet cannot use.
+    """
+    import mxnet as mx
+
+    if spec is None:
+        return _default_devices()
+    cpu = re.fullmatch(r"cpu(?::([1-9]\d*))?", spec)
+    if cpu:
+        return [mx.cpu(number) for number in range(int(cpu.group(1) or 1))]
+    gpu = re.fullmatch(r"gpu:(\d+(?:,\d+)*)", spec)
+    numbers = [int(number) for number in gpu.group(1).split(",")] if gpu else []
+    if not gpu or len(set(numbers)) != len(numbers):
+        raise InputError("--devices {}: use `cpu`, `cpu:N` for N CPU contexts, or `gpu:0,1` for "
+                         "GPUs by number, each once.".format(spec))
+    count, reason = _usable_gpus()
+    if max(numbers) >= count:
+        raise InputError("--devices {}: {}; `unequal doctor` says more.".format(spec, reason))
+    return [mx.gpu(number) for number in numbers]
+
+
+def _default_devices():
+    import mxnet as mx
+
+    named = [entry for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+             if entry.strip()]
+    if not named:
+        return [mx.cpu(0)]
+    count, reason = _usable_gpus()
+    if count < len(named):
+        log.warning("CUDA_VISIBLE_DEVICES names %d GPU%s but %s: computing on %s.",
+                    len(named), "" if len(named) == 1 else "s", reason,
+                    "{} of them".format(count) if count else "the CPU")
+    return [mx.gpu(number) for number in range(min(count, len(named)))] or [mx.cpu(0)]
