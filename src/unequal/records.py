@@ -4,8 +4,10 @@ Two kinds exist. In a set *with identity records*, record 0 is a header whose la
 says that keys ``1 .. i0-1`` are images and keys ``i0 .. i1-1`` are identities; an identity record's
 label ``[a, b]`` is the half-open key range of its images. In a *plain* set every key is an image.
 """
+import itertools
 import os
 import struct
+from array import array
 from contextlib import suppress
 
 import numpy as np
@@ -125,9 +127,9 @@ class RecordSet:
             self._identity_keys = np.zeros(0, np.int64)
             return
         if flag != 2:
-            raise InputError("{}: record 0 should be a header of two numbers, the ends of the image "
-                             "and identity keys, but has {}; pack the set again.".format(
-                                 self.path, flag))
+            raise InputError(
+                "{}: record 0 should be a header of two numbers, the ends of the image and "
+                "identity keys, but has {}; pack the set again.".format(self.path, flag))
         first, last = (int(value) for value in label)
         images = slice(*np.searchsorted(self._keys, (1, first)))
         identities = slice(*np.searchsorted(self._keys, (first, last)))
@@ -271,11 +273,18 @@ class RecordSet:
                            len(self.image_keys))
 
 
+def relabel(payload, label):
+    """The payload of an image record with another class (the first number of its label)."""
+    flag, = struct.unpack_from("<I", payload)
+    place = _HEADER.size if flag else 4
+    return payload[:place] + struct.pack("<f", label) + payload[place + 4:]
+
+
 class RecordWriter:
     """Write a record set; nothing appears under its final name before it is whole.
 
     Use as a context manager: leaving it normally finishes and renames the files, leaving it by an
-    exception removes them. Images come identity by identity.
+    exception removes them. Images come identity by identity (in a plain set: in any order).
 
     Parameters
     ----------
@@ -288,13 +297,15 @@ class RecordWriter:
     identities : bool
         False writes a plain set: no header, no identity records (what ``mx.io.ImageRecordIter``
         can read).
+    first_key : int, optional
+        Key of the first image; default 1, or 0 in a plain set.
 
-    Memory grows by 24 bytes an identity.
+    Memory grows by about 100 bytes a class (its first key, and that it was seen), not with images.
     """
 
     _NAMES = ("train.rec", "train.idx", "train.lst", "property")
 
-    def __init__(self, directory, image_size, num_classes=None, identities=True):
+    def __init__(self, directory, image_size, num_classes=None, identities=True, first_key=None):
         from mxnet import recordio
 
         self._recordio = recordio
@@ -302,10 +313,10 @@ class RecordWriter:
         self._size = image_size
         self._num_classes = num_classes
         self._identities = identities
-        self._ranges = []  # [first key, key after the last]
+        self._starts = array("q")  # first key of each identity
         self._seen = set()
         self._label = None
-        self._key = 1 if identities else 0
+        self._key = first_key if first_key is not None else int(identities)
         os.makedirs(directory, exist_ok=True)
         self._temporary = {
             name: os.path.join(directory, ".{}.{}".format(name, os.getpid()))
@@ -314,11 +325,16 @@ class RecordWriter:
             self._temporary["train.idx"], self._temporary["train.rec"], "w")
         self._list = None
         if identities:
-            self._write(0, (0, 0))  # overwritten with the real numbers at the end
+            self._write(0, self._pair(0, (0, 0)))  # overwritten with the real numbers at the end
 
-    def _write(self, key, label, data=b""):
-        header = self._recordio.IRHeader(0, label, key, 0)
-        self._records.write_idx(key, self._recordio.pack(header, data))
+    def _write(self, key, payload):
+        self._records.write_idx(key, payload)
+        # The index is in its file; MXNet's copy for reading would grow by 200 bytes a record.
+        self._records.keys.clear()
+        self._records.idx.clear()
+
+    def _pair(self, key, pair):
+        return self._recordio.pack(self._recordio.IRHeader(0, pair, key, 0), b"")
 
     def add(self, label, data, path=None):
         """Append one image.
@@ -337,21 +353,31 @@ class RecordWriter:
         int
             The image's key.
         """
+        header = self._recordio.IRHeader(0, float(label), self._key, 0)
+        line = None if path is None else "1\t{}\t{}\n".format(path, label)
+        return self.add_payload(label, self._recordio.pack(header, data), line)
+
+    def add_payload(self, label, payload, line=None):
+        """Append one image as :meth:`RecordSet.payload` gives it, with its line of ``train.lst``.
+
+        The bytes stay as they are, so arrays of labels survive; ``label`` must be the class they
+        hold (:func:`relabel` changes it).
+        """
         if label != self._label:
-            if label in self._seen:
+            if self._identities and label in self._seen:
                 raise ValueError("images of class {} do not come together".format(label))
             self._seen.add(label)
             self._label = label
-            self._ranges.append([self._key, self._key])
+            if self._identities:
+                self._starts.append(self._key)
         key = self._key
-        self._write(key, float(label), data)
-        if path is not None:
+        self._write(key, payload)
+        if line is not None:
             if self._list is None:
                 self._list = open(self._temporary["train.lst"], "w", encoding="utf-8",
-                                  errors="surrogateescape")
-            self._list.write("1\t{}\t{}\n".format(path, label))
+                                  errors="surrogateescape", newline="\n")
+            self._list.write(line)
         self._key += 1
-        self._ranges[-1][1] = self._key
         return key
 
     def __enter__(self):
@@ -375,8 +401,9 @@ class RecordWriter:
                 self.directory))
         first = self._key
         if self._identities:
-            for begin, end in self._ranges:
-                self._write(self._key, (begin, end))
+            ends = itertools.chain(self._starts[1:], (first,))
+            for begin, end in zip(self._starts, ends):
+                self._write(self._key, self._pair(self._key, (begin, end)))
                 self._key += 1
         self._records.close()
         if self._list is not None:
