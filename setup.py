@@ -5,39 +5,36 @@ from setuptools import setup
 
 here = pathlib.Path(__file__).parent
 
-# Why each bound is what it is:
-#   numpy                 >=1.19: random.Generator and positional APIs we use; <2: mxnet 1.9.1 uses
-#                         names that numpy 2 removed (np.PZERO). 1.24 and later lack np.bool, which
-#                         `import unequal` puts back before it imports mxnet.
-#   opencv-python-headless  headless: no libGL needed; >=4.5: first with wheels for every Python
-#                         from 3.8; <4.12: from 4.12 on it needs numpy 2.
-#   scikit-learn          >=0.24: first with Python 3.8-3.9 wheels and the KFold/PCA we use.
-#   easydict              >=1.9: first that keeps nested lists intact.
-#   tqdm                  >=4.50: contrib.logging, used to keep log lines off the progress bar.
-#   setuptools            mxnet 1.9.1 imports distutils, which Python 3.12 no longer has;
-#                         setuptools brings it back. 81 and later warn about pkg_resources only.
+# Lower bounds: the oldest releases that the test suite has passed with, on Python 3.8.
+# Upper bounds are where something breaks:
+#   numpy                   mxnet 1.9.1 uses np.PZERO, which numpy 2 removed. (It also uses np.bool,
+#                           gone since 1.24: `import unequal` puts it back.)
+#   opencv-python-headless  4.12 and later need numpy 2. Headless: nothing here opens a window, and
+#                           the plain build needs libGL.
 INSTALL = [
     "numpy>=1.19,<2",
     "opencv-python-headless>=4.5,<4.12",
     "scikit-learn>=0.24",
     "easydict>=1.9",
     "tqdm>=4.50",
-    "setuptools; python_version>='3.12'",
+    # mxnet 1.9.1 imports distutils, which Python 3.12 no longer has: setuptools brings it, and
+    # 66.1 is its first release for 3.12.
+    "setuptools>=66.1; python_version>='3.12'",
 ]
 
-# mxnet-cu112 needs the CUDA 11 libraries; pip's are loaded by `import unequal` (see runtime.py).
-# 11.* : the wheel is linked against CUDA 11's sonames. cudnn 8.*: against libcudnn.so.8.
+# What libmxnet.so of mxnet-cu112 links against by name; `import unequal` loads it (runtime.py).
+# The releases of CUDA 11.8, the ones tried. cuDNN below 9, whose name is libcudnn.so.9.
 CUDA = [
-    "nvidia-cuda-runtime-cu11>=11.2,<12",
-    "nvidia-cublas-cu11>=11.2,<12",
-    "nvidia-cusolver-cu11>=11.2,<12",
-    "nvidia-cufft-cu11>=10.4,<11",
-    "nvidia-curand-cu11>=10.2,<11",
-    "nvidia-cusparse-cu11>=11.2,<12",
-    "nvidia-cuda-nvrtc-cu11>=11.2,<12",
-    "nvidia-nvtx-cu11>=11.2,<12",
-    "nvidia-nccl-cu11>=2.8,<3",
-    "nvidia-cudnn-cu11>=8.1,<9",
+    "nvidia-cuda-runtime-cu11==11.8.*",
+    "nvidia-cublas-cu11==11.11.*",
+    "nvidia-cusolver-cu11==11.4.1.*",
+    "nvidia-cufft-cu11==10.9.*",
+    "nvidia-curand-cu11==10.3.*",
+    "nvidia-cusparse-cu11==11.7.5.*",
+    "nvidia-cuda-nvrtc-cu11==11.8.*",
+    "nvidia-nvtx-cu11==11.8.*",
+    "nvidia-nccl-cu11>=2.21,<3",
+    "nvidia-cudnn-cu11>=8.9,<9",
 ]
 
 setup(
@@ -53,7 +50,7 @@ setup(
         "unequal.symbols": "symbols",
         "unequal.eval": "eval",
     },
-    python_requires=">=3.8,<3.13",  # 3.13 and later: no numpy 1.x wheel that mxnet accepts
+    python_requires=">=3.8,<3.13",  # numpy 1 has no wheels for 3.13
     install_requires=INSTALL,
     extras_require={
         # 1.9.1 is the last release, and the one the recorded reference was made with.
@@ -61,7 +58,7 @@ setup(
         "cu112": ["mxnet-cu112==1.9.1"] + CUDA,
         "plots": ["matplotlib>=3.3"],
         "dev": ["pytest>=7", "ruff>=0.4"],
-        # The peer of the step benchmark; channels_last convolutions are fast from 2.0 on.
+        # The peer of the step benchmark.
         "bench": ["torch>=2.0"],
     },
     entry_points={"console_scripts": ["unequal = unequal.cli:main"]},

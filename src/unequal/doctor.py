@@ -12,7 +12,12 @@ import unequal
 from unequal import runtime
 from unequal.errors import InputError
 
-MODULES = (("numpy", "numpy"), ("opencv", "cv2"), ("scikit-learn", "sklearn"))
+# (label, module, distribution)
+MODULES = (
+    ("numpy", "numpy", "numpy"),
+    ("opencv", "cv2", "opencv-python-headless"),
+    ("scikit-learn", "sklearn", "scikit-learn"),
+)
 MXNET_BUILDS = ("mxnet", runtime.CUDA_BUILD)
 
 
@@ -26,14 +31,14 @@ def run(options):
     _row("python", "{} ({})".format(platform.python_version(), sys.executable))
     _row("unequal", "{} ({})".format(unequal.__version__, os.path.dirname(unequal.__file__)))
     _report_mxnet(problems)
-    for label, name in MODULES:
+    for label, name, distribution in MODULES:
         try:
             _row(label, importlib.import_module(name).__version__)
         except Exception as error:
             _row(label, "cannot be imported ({})".format(_line(error)))
             problems.append(InputError("{} cannot be imported ({}): install it again with "
                                        "`pip install --force-reinstall {}`.".format(
-                                           name, _line(error), label)))
+                                           name, _line(error), distribution)))
     _row("threads", "{} (OMP_NUM_THREADS), {} processors".format(
         os.environ["OMP_NUM_THREADS"], runtime.available_cpus()))
     _report_gpus()
@@ -45,7 +50,7 @@ def run(options):
 
 
 def _row(label, text):
-    print("{:<15} {}".format(label, text))
+    print("{:<15} {}".format(label, text).rstrip())
 
 
 def _line(error):
