@@ -65,3 +65,22 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
             self._redirect.__exit__(None, None, None)
+
+
+def track(items, what, total=None):
+    """Yield ``items``, counting them in a :class:`Bar`.
+
+    Parameters
+    ----------
+    items : iterable
+    what : str
+        Plural noun for what is counted, such as ``"images"``.
+    total : int, optional
+        How many there will be; default ``len(items)`` where it has one.
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    with Bar(total, what, what) as bar:
+        for item in items:
+            yield item
+            bar.update()
