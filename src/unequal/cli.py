@@ -55,9 +55,16 @@ def report_errors(function, debug=False):
     return 1
 
 
-def setup_logging():
-    """Messages as plain lines on stderr, where progress belongs; stdout carries results."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+def setup_logging(stream=None):
+    """Messages as plain lines; on stderr unless told, since stdout carries results."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=stream or sys.stderr)
+
+
+def run_script(main, parser):
+    """Run an entry script: parse, log to stdout (``2>&1 | tee`` as in the recipe), call ``main``."""
+    options = parser.parse_args()
+    setup_logging(sys.stdout)
+    return report_errors(lambda: main(options), debug=options.debug)
 
 
 def build_parser(names=COMMANDS):

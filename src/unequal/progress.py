@@ -32,10 +32,12 @@ class Bar:
         What is done.
     unit : str
         What is counted, in the plural.
+    lines : bool
+        False where the work logs lines of its own: then nothing but the bar.
     """
 
-    def __init__(self, total, label, unit):
-        self._total, self._label, self._unit = total, label, unit
+    def __init__(self, total, label, unit, lines=True):
+        self._total, self._label, self._unit, self._lines = total, label, unit, lines
         self._done = 0
         self._start = self._last = time.monotonic()
         self._bar = self._redirect = None
@@ -51,7 +53,7 @@ class Bar:
             self._bar.update(count)
             return
         now = time.monotonic()
-        if now - self._last >= _SECONDS_BETWEEN_LINES:
+        if self._lines and now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now
             speed = self._done / (now - self._start)
             rest = ("" if self._total is None else "/{}, ends about {}".format(

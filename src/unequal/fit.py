@@ -1,0 +1,380 @@
+"""The training loop. A stage of the recipe is a value (:class:`Stage`), not a copy of this loop."""
+import json
+import logging
+import math
+import os
+import time
+from typing import Callable, NamedTuple, Optional, Sequence
+
+import mxnet as mx
+import numpy as np
+
+from unequal import checkpoints, progress
+from unequal.embedder import Embedder, PictureList
+from unequal.errors import InputError
+from unequal.eval import bins, verification
+from unequal.symbols import margin
+
+logger = logging.getLogger(__name__)
+
+LABEL = "label"  # the batch's labels, beside the symbol's outputs, for metrics
+
+
+class Metric(NamedTuple):
+    """A number per log line: the mean of ``function`` over what it returns for each batch.
+
+    ``inputs`` are names of symbol outputs, or ``label``; ``function`` takes them as numpy arrays
+    (of all devices together) and returns an array or a number.
+    """
+
+    name: str
+    inputs: Sequence[str]
+    function: Callable
+
+
+def accuracy(prediction, label):
+    """Share of samples whose largest margin logit is the label's."""
+    return prediction == label
+
+
+def cross_entropy(probability):
+    """Negative log of the label's probability."""
+    return -np.log(probability + 1e-12)
+
+
+class Stage(NamedTuple):
+    """What differs between the steps of the recipe.
+
+    Attributes
+    ----------
+    name : str
+        For the log.
+    symbol : mxnet.symbol.Symbol
+        A group of named outputs, among them the loss.
+    data : mxnet.io.DataIter
+        Training batches; has ``batches`` (per epoch) and ``position``.
+    lr_steps : list of int
+        Batches after which the learning rate falls tenfold.
+    metrics : list of Metric
+        Shown every 20 batches; the one called ``loss_name`` must stay finite.
+    loss_name : str
+        Which metric is the loss.
+    verify_first : bool
+        Verify and save after the first batch (steps 3 and 4 of the reference).
+    stop_after_first : bool
+        End once that checkpoint is saved (step 3.1).
+    before_batch : callable, optional
+        Called with the module and the number of batches done (loss type 1's annealing).
+    log_every : int
+        Batches between log lines (the reference's Speedometer).
+    """
+
+    name: str
+    symbol: mx.sym.Symbol
+    data: mx.io.DataIter
+    lr_steps: Sequence[int]
+    metrics: Sequence[Metric]
+    loss_name: str = "softmaxloss"
+    verify_first: bool = False
+    stop_after_first: bool = False
+    before_batch: Optional[Callable] = None
+    log_every: int = 20
+
+
+class EventLog:
+    """The machine-readable log: one JSON object a line, flushed at once.
+
+    Every event has ``event`` (start, train, lr, verify, save, end), ``time`` (seconds since the
+    epoch) and, but for start, ``step`` (batches done).
+    """
+
+    def __init__(self, path):
+        self.path = path
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        self._file = open(path, "a", encoding="utf-8")
+
+    def write(self, event, **fields):
+        record = dict(event=event, time=round(time.time(), 3), **fields)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self):
+        self._file.close()
+
+
+class Meter:
+    """Collect named outputs without waiting for the device; average them when asked."""
+
+    def __init__(self, metrics, symbol):
+        self._metrics = metrics
+        names = [name[:-len("_output")] for name in symbol.list_outputs()]
+        wanted = {name for metric in metrics for name in metric.inputs} - {LABEL}
+        self._index = {name: names.index(name) for name in wanted}
+        self._batches = []
+
+    def add(self, module, labels):
+        """Note the outputs of the batch just run (copies, queued on the device)."""
+        per_output = module.get_outputs(merge_multi_context=False)
+        outputs = {name: [part.copy() for part in per_output[index]]
+                   for name, index in self._index.items()}
+        self._batches.append(dict(outputs, **{LABEL: [labels]}))
+
+    def take(self):
+        """``{metric: mean}`` over the batches added since; waits for the device."""
+        values = {metric.name: [] for metric in self._metrics}
+        for batch in self._batches:
+            arrays = {name: np.concatenate([part.asnumpy() for part in parts])
+                      for name, parts in batch.items()}
+            for metric in self._metrics:
+                value = metric.function(*(arrays[name] for name in metric.inputs))
+                values[metric.name].append(float(np.mean(value)))
+        self._batches.clear()
+        return {name: float(np.mean(value)) for name, value in values.items() if value}
+
+
+class Verifier:
+    """Verification of the network in training on the target sets.
+
+    Keeps the encoded pictures (a few hundred MB for lfw, cfp_fp and agedb_30 at 112x112); decodes
+    them batch by batch each time.
+    """
+
+    def __init__(self, options, stage_symbol, records, devices):
+        self._symbol, self._devices = stage_symbol, devices
+        self._size = records.image_size
+        paths = bins.find_sets(options.data_dir, options.eval_dir, options.target.split(","))
+        self._sets = []
+        for name, path in paths.items():
+            pictures, issame = bins.load_bin(path)
+            self._sets.append((name, PictureList(pictures, path), issame))
+            logger.info("ver %s (%s, %d pairs)", name, path, len(issame))
+
+    def __len__(self):
+        return len(self._sets)
+
+    def __call__(self, arg_params, aux_params, step):
+        """``{target: verification.evaluate(...)}``, logged as InsightFace does."""
+        results = {}
+        if not self._sets:
+            return results
+        embedder = Embedder(self._symbol, arg_params, aux_params, self._size, self._devices,
+                            batch_size=64 * len(self._devices))
+        for name, pictures, issame in self._sets:
+            plain, flipped = embedder.embed(pictures, flip=True, label=name)
+            result = results[name] = verification.evaluate(plain, flipped, issame)
+            logger.info("[%s][%d]XNorm: %f", name, step, result.xnorm)
+            logger.info("[%s][%d]Accuracy: %1.5f+-%1.5f", name, step, result.accuracy,
+                        result.accuracy_std)
+            logger.info("[%s][%d]Accuracy-Flip: %1.5f+-%1.5f", name, step, result.accuracy_flip,
+                        result.accuracy_flip_std)
+        return results
+
+
+class Best:
+    """The best accuracies so far, and what follows from a new verification."""
+
+    def __init__(self):
+        self.first = self.last = self.mean = 0.0
+        self.epoch = None  # of the checkpoint with the best mean
+        self.stale = 0  # verifications since the mean rose
+
+    def update(self, accuracies, floor):
+        """Take the targets' accuracies; return whether this model is worth keeping.
+
+        The reference keeps one when the first target rises, or the last does not fall; we also keep
+        the best mean, which is what ends a stage (``--patience``).
+        """
+        mean = float(np.mean(accuracies))
+        better = (accuracies[0] > self.first or accuracies[-1] >= self.last or mean > self.mean)
+        self.stale = 0 if mean > self.mean else self.stale + 1
+        self.first = max(self.first, accuracies[0])
+        self.last = max(self.last, accuracies[-1])
+        self.mean = max(self.mean, mean)
+        return better and accuracies[0] >= floor
+
+
+def _optimizer(options, stage, devices):
+    """SGD as the reference builds it.
+
+    Given no parameter names, MXNet's optimizer decays every parameter, biases and BatchNorm's beta
+    included; the reference's does so too. ``rescale_grad`` makes the sum over devices a mean.
+    """
+    schedule = None
+    if stage.lr_steps:
+        schedule = mx.lr_scheduler.MultiFactorScheduler(
+            [options.beta_freeze + step for step in stage.lr_steps], factor=0.1,
+            base_lr=options.lr)
+    optimizer = mx.optimizer.SGD(
+        learning_rate=options.lr, momentum=options.mom, wd=options.wd,
+        rescale_grad=1.0 / len(devices), lr_scheduler=schedule)
+    optimizer.wd_mult = {"fc7_weight": options.fc7_wd_mult}
+    return optimizer
+
+
+def _module(stage, devices, fixed=()):
+    data = stage.data
+    module = mx.mod.Module(
+        stage.symbol, data_names=[desc.name for desc in data.provide_data],
+        label_names=[desc.name for desc in data.provide_label], context=devices,
+        fixed_param_names=list(fixed))
+    module.bind(data.provide_data, data.provide_label)
+    return module
+
+
+def _step_limit(stage, options):
+    """Batches until --max-steps or --end-epoch, whichever comes first."""
+    limit = stage.data.batches * options.end_epoch
+    return min(limit, options.max_steps) if options.max_steps else limit
+
+
+def _fixed_arguments(symbol):
+    """Arguments the loop sets and no gradient reaches."""
+    return [name for name in symbol.list_arguments() if name == margin.SPHERE_BETA]
+
+
+def _initialise(module, run):
+    """Pretrained weights where there are any; the rest drawn as the reference draws them."""
+    initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
+    try:
+        module.init_params(initializer, arg_params=run.arg_params, aux_params=run.aux_params,
+                           allow_missing=True, allow_extra=True)
+    except (mx.base.MXNetError, ValueError, AssertionError) as error:
+        raise InputError(
+            "--pretrained: the checkpoint's weights do not fit this network and data ({}); use the "
+            "flags it was trained with.".format(str(error).strip().splitlines()[-1])) from error
+
+
+def _log_speed(epoch, index, speed, metrics, limit, step, batch_size):
+    """A line as MXNet's Speedometer writes it, and when it will all end."""
+    logger.info("Epoch[%d] Batch [%d]\tSpeed: %.2f samples/sec\t%s\tends=%s", epoch, index, speed,
+                "\t".join("{}={:.6f}".format(*item) for item in metrics.items()),
+                progress.end_time((limit - step) * batch_size / speed))
+
+
+def fit(stage, run, options):
+    """Train until ``--max-steps``, ``--end-epoch`` or ``--patience`` ends it.
+
+    Parameters
+    ----------
+    stage : Stage
+    run : unequal.run.Run
+    options : argparse.Namespace
+        With the flags of :mod:`unequal.options`.
+
+    Returns
+    -------
+    Best
+        Accuracies and the epoch number of the best checkpoint.
+
+    Raises
+    ------
+    InputError
+        Bad data, weights that do not fit, or a loss that is no longer finite.
+    """
+    devices, prefix = run.devices, options.prefix
+    event_log = EventLog(os.path.join(
+        options.log_dir or os.path.dirname(prefix),
+        "{}-{}.jsonl".format(os.path.basename(prefix), options.log_file)))
+    event_log.write("start", stage=stage.name, options=vars(options),
+                    devices=[str(device) for device in devices])
+    verifier = Verifier(options, stage.symbol, run.records, devices)
+    module = _module(stage, devices, _fixed_arguments(stage.symbol))
+    _initialise(module, run)
+    optimizer = _optimizer(options, stage, devices)
+    module.init_optimizer(kvstore="device", optimizer=optimizer)
+    logger.info("lr_steps %s", list(stage.lr_steps))
+
+    best, saves, step = Best(), 0, 0
+    meter = Meter(stage.metrics, stage.symbol)
+    batch_size = stage.data.batch_size
+    limit = _step_limit(stage, options)
+    metrics, speed_start, speed_step = {}, time.time(), 0
+
+    def read_metrics():
+        nonlocal metrics
+        metrics = meter.take() or metrics
+        loss = metrics.get(stage.loss_name, 0.0)
+        if not math.isfinite(loss):
+            raise InputError(
+                "The loss is {} at batch {}: training has diverged; start again from the last "
+                "checkpoint ({}-*.params) with a lower --lr, and check the data with `unequal "
+                "inspect`.".format(loss, step, prefix))
+
+    def save(epoch):
+        checkpoints.save(prefix, epoch, stage.symbol, *module.get_params())
+        event_log.write("save", step=step, epoch=epoch)
+
+    def verify(first=False):
+        """Save, verify, keep when better; true when patience has run out."""
+        nonlocal saves
+        read_metrics()
+        save(0)
+        results = verifier(*module.get_params(), step)
+        event_log.write("verify", step=step, results=results)
+        if first:
+            return False
+        saves += 1
+        better = False
+        if results:
+            accuracies = [result.accuracy_flip for result in results.values()]
+            risen = np.mean(accuracies) > best.mean
+            better = best.update(accuracies, options.save_floor)
+        if options.ckpt > 1 or (options.ckpt == 1 and better):
+            logger.info("saving %d", saves)
+            save(saves)
+            if results and risen:
+                best.epoch = saves
+        if results:
+            logger.info("[%d]Accuracy-Highest: %1.5f", step, best.last)
+        return 0 < options.patience <= best.stale
+
+    ended = "--end-epoch {}".format(options.end_epoch)
+    with progress.Bar(limit, stage.name, "batches", lines=False) as bar:
+        for epoch in range(options.end_epoch):
+            if epoch:
+                stage.data.reset()
+            done = False
+            for index, batch in enumerate(stage.data):
+                if stage.before_batch is not None:
+                    stage.before_batch(module, step)
+                rate = optimizer.learning_rate
+                module.forward_backward(batch)
+                module.update()
+                step += 1
+                meter.add(module, batch.label[0])
+                bar.update()
+                if optimizer.learning_rate != rate:
+                    logger.info("lr change to %g", optimizer.learning_rate)
+                    event_log.write("lr", step=step, lr=optimizer.learning_rate)
+                if step % stage.log_every == 0:
+                    read_metrics()
+                    seconds = time.time() - speed_start
+                    speed = (step - speed_step) * batch_size / seconds
+                    _log_speed(epoch, index, speed, metrics, limit, step, batch_size)
+                    event_log.write("train", step=step, epoch=epoch, speed=round(speed, 2),
+                                    lr=optimizer.learning_rate, metrics=metrics)
+                    speed_start, speed_step = time.time(), step
+                if step % 1000 == 0:
+                    logger.info("lr-batch-epoch: %g %d %d", optimizer.learning_rate, index, epoch)
+                if step == 1 and stage.verify_first:
+                    verify(first=True)
+                    if stage.stop_after_first:
+                        ended, done = "the checkpoint is saved", True
+                if step % options.verbose == 0 and verify():
+                    ended = ("the mean accuracy has not risen for {} verifications "
+                             "(--patience)".format(best.stale))
+                    done = True
+                if step == options.max_steps:
+                    ended, done = "--max-steps {}".format(step), True
+                if done:
+                    break
+            if done:
+                break
+    if step % options.verbose and not stage.stop_after_first:
+        verify()
+    logger.info("ended after %d batches: %s", step, ended)
+    if best.epoch is not None:
+        logger.info("best model: %s,%d with mean accuracy %1.5f", prefix, best.epoch, best.mean)
+    event_log.write("end", step=step, reason=ended, best_epoch=best.epoch, best_mean=best.mean)
+    event_log.close()
+    return best
