@@ -5,6 +5,8 @@ only the opcodes that build lists, tuples, bytes, strings, booleans and numbers,
 only what numpy arrays and scalars are made of, each replaced by a stand-in of ours. Nothing the
 file names is ever imported or called.
 """
+import logging
+import os
 import pickle
 import struct
 
@@ -12,6 +14,8 @@ import numpy as np
 
 from unequal.errors import InputError
 from unequal.files import replacing
+
+logger = logging.getLogger(__name__)
 
 _MAX_DIGITS = 20  # of a number written in decimal: no honest one here is larger than a file
 
@@ -162,6 +166,39 @@ def _plain(image):
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         return image
     return None
+
+
+def find_sets(data_dir, eval_dir, targets):
+    """Where the verification sets lie.
+
+    Parameters
+    ----------
+    data_dir : str
+        The training set's directory.
+    eval_dir : str
+        When not empty, the only place that is searched. Otherwise ``data_dir``, ``./eval_dataset``
+        and ``data_dir/../eval_dataset``, in this order.
+    targets : iterable of str
+        Names such as ``lfw``.
+
+    Returns
+    -------
+    dict
+        Name -> path of ``NAME.bin``, in the order of ``targets``, without those that are nowhere;
+        a log line says which these are.
+    """
+    places = [eval_dir] if eval_dir else [
+        data_dir, "eval_dataset", os.path.join(data_dir, os.pardir, "eval_dataset")]
+    found = {}
+    for name in filter(None, map(str.strip, targets)):
+        paths = [os.path.join(place, name + ".bin") for place in places]
+        path = next(filter(os.path.isfile, paths), None)
+        if path is None:
+            logger.warning("%s.bin is in none of %s: not verified", name,
+                           ", ".join(os.path.normpath(place) for place in places))
+        else:
+            found[name] = path
+    return found
 
 
 def load_bin(path):

@@ -1,6 +1,13 @@
-"""Verification: are two pictures of the same person? Functions of arrays, no model."""
+"""Verification: are two pictures of the same person? Functions of arrays, no model.
+
+docs/evaluation.md states the protocol. Sizes: a set of P pairs costs 16 bytes a pair beside its
+embeddings, and the bootstrap 8 bytes a pair more.
+"""
+from typing import NamedTuple
+
 import numpy as np
 from easydict import EasyDict
+from sklearn import metrics
 from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import normalize
@@ -10,6 +17,7 @@ from unequal.errors import InputError
 # Squared L2 distances of unit vectors lie in [0, 4] (eval/verification.py of the reference).
 THRESHOLDS = np.arange(0, 4, 0.01)
 FAR_THRESHOLDS = np.arange(0, 4, 0.001)
+FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 def pair_distances(embeddings):
@@ -62,6 +70,12 @@ def _folds(count, folds):
     return KFold(folds, shuffle=False).split(np.arange(count))
 
 
+def exact_thresholds(distances):
+    """Every threshold that accepts another set of pairs: the distinct distances, and one above."""
+    distinct = np.unique(distances)
+    return np.append(distinct, np.nextafter(distinct[-1], np.inf))
+
+
 def accuracy_per_fold(distances, issame, folds=10, thresholds=THRESHOLDS):
     """Accuracy of each fold at the threshold that is best on the others.
 
@@ -73,8 +87,9 @@ def accuracy_per_fold(distances, issame, folds=10, thresholds=THRESHOLDS):
         (pairs,).
     folds : int
         Consecutive, unshuffled folds (the reference's KFold).
-    thresholds : numpy.ndarray
+    thresholds : numpy.ndarray or None
         Ascending; a pair is accepted when its distance is below. The first best one is used.
+        None: each fold searches the other folds' own distances (:func:`exact_thresholds`).
 
     Returns
     -------
@@ -86,7 +101,8 @@ def accuracy_per_fold(distances, issame, folds=10, thresholds=THRESHOLDS):
     accuracy, best = np.empty(folds), np.empty(folds)
     for fold, (train, test) in enumerate(_folds(len(issame), folds)):
         own = distances[fold] if distances.ndim == 2 else distances
-        best[fold] = thresholds[np.argmax(_rates(own[train], issame[train], thresholds)[2])]
+        grid = exact_thresholds(own[train]) if thresholds is None else thresholds
+        best[fold] = grid[np.argmax(_rates(own[train], issame[train], grid)[2])]
         accepted = own[test] < best[fold]
         accuracy[fold] = np.mean(accepted == issame[test])
     return accuracy, best
@@ -137,6 +153,10 @@ def pca_distances(embeddings, components, folds=10):
     folds' pairs, projections are normalised again.
     """
     first, second = _normalised_pairs(embeddings)
+    most = min(first.shape[1], 2 * (len(first) - -(-len(first) // folds)))
+    if not 1 <= components <= most:
+        raise InputError("--pca {}: choose 1 to {} components for these embeddings.".format(
+            components, most))
     distances = np.empty((folds, len(first)))
     for fold, (train, _) in enumerate(_folds(len(first), folds)):
         pca = PCA(components).fit(np.concatenate([first[train], second[train]]))
@@ -169,3 +189,232 @@ def evaluate(plain, flipped, issame, folds=10):
     result.threshold = float(best.mean())
     result.xnorm = (mean_norm(plain) + mean_norm(flipped)) / 2
     return result
+
+
+class Roc(NamedTuple):
+    """An exact ROC curve: rates at every threshold that makes a difference."""
+
+    far: np.ndarray  # false accept rate, rising from 0 to 1
+    tar: np.ndarray  # true accept rate, rising from 0 to 1
+    thresholds: np.ndarray  # a pair is accepted when its distance is below
+
+
+def roc(distances, issame):
+    """The ROC curve of all pairs, one point a distinct distance.
+
+    Parameters
+    ----------
+    distances : numpy.ndarray
+        (pairs,).
+    issame : array of bool
+        (pairs,).
+
+    Raises
+    ------
+    InputError
+        When the pairs are all of one kind.
+    """
+    issame = _check(distances, issame)
+    if issame.all() or not issame.any():
+        raise InputError("All {} pairs are of {}: a ROC curve needs both kinds.".format(
+            len(issame), "one person" if issame.all() else "two people"))
+    thresholds = exact_thresholds(distances)
+    tar, far, _ = _rates(distances, issame, thresholds)
+    return Roc(far, tar, thresholds)
+
+
+def area(curve):
+    """Area under a :class:`Roc` (AUC), by trapezoids: ties count one half."""
+    return float(metrics.auc(curve.far, curve.tar))
+
+
+def equal_error_rate(curve):
+    """Where a :class:`Roc`, drawn with straight lines, has a false accept rate of 1 - TAR."""
+    return float(np.interp(0, curve.far + curve.tar - 1, curve.far))
+
+
+def tar_at(curve, far):
+    """The highest true accept rate of a :class:`Roc` whose false accept rate is at most ``far``.
+
+    No interpolation: with fewer than ``1 / far`` pairs of two people this is the rate at no false
+    accept at all.
+    """
+    return float(curve.tar[np.searchsorted(curve.far, far, side="right") - 1])
+
+
+def _fold_of(count, folds):
+    """The fold in which each pair is tested."""
+    result = np.empty(count, np.int64)
+    for fold, (_, test) in enumerate(_folds(count, folds)):
+        result[test] = fold
+    return result
+
+
+def _resampled_counts(issame, over, folds, random):
+    """How often a bootstrap sample holds each pair."""
+    if over == "folds":
+        drawn = np.bincount(random.randint(folds, size=folds), minlength=folds)
+        return drawn[_fold_of(len(issame), folds)]
+    counts = np.empty(len(issame), np.int64)
+    # Both kinds apart: their numbers belong to the protocol, not to chance.
+    for kind in (issame, ~issame):
+        size = kind.sum()
+        counts[kind] = np.bincount(random.randint(size, size=size), minlength=size)
+    return counts
+
+
+# What is drawn again: see confidence().
+BOOTSTRAPS = ("pairs", "folds")
+
+
+def confidence(distances, issame, correct, fars=FARS, *, over="pairs", folds=10, replicates=1000,
+               level=0.95, seed=0):
+    """Confidence intervals by the percentile bootstrap.
+
+    Parameters
+    ----------
+    distances : numpy.ndarray
+        (pairs,).
+    issame, correct : array of bool
+        (pairs,): the truth, and whether the fold's threshold decided rightly.
+    fars : sequence of float
+        False accept rates of interest.
+    over : str
+        ``pairs``: pairs are drawn with replacement, each kind apart. ``folds``: whole folds are,
+        which allows for pairs of a fold that share people.
+    replicates : int
+        Samples drawn.
+    level : float
+        Share of the samples inside the interval.
+
+    Returns
+    -------
+    dict
+        ``accuracy``, ``auc``, ``eer`` and each far of ``fars`` -> (low, high).
+
+    Notes
+    -----
+    The thresholds of the folds are not searched again: the interval of the accuracy is that of
+    deciding new pairs with them.
+    """
+    if over not in BOOTSTRAPS:
+        raise InputError("bootstrap {!r} is unknown; known are {}.".format(
+            over, ", ".join(BOOTSTRAPS)))
+    issame = _check(distances, issame)
+    random = np.random.RandomState(seed)
+    order = np.argsort(distances, kind="stable")
+    ordered = distances[order]
+    # Pairs of equal distance are accepted together: one point of the curve for each group.
+    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
+    same = issame[order]
+    names = ["accuracy", "auc", "eer"] + list(fars)
+    samples = np.empty((replicates, len(names)))
+    for sample in samples:
+        counts = _resampled_counts(issame, over, folds, random)
+        drawn = counts[order]
+        true = np.append(0, np.cumsum(drawn * same)[ends])
+        false = np.append(0, np.cumsum(drawn * ~same)[ends])
+        # A fold may lack one kind of pairs; a rate over none is 0 as elsewhere.
+        curve = Roc(false / max(false[-1], 1), true / max(true[-1], 1), None)
+        sample[:3] = np.average(correct, weights=counts), area(curve), equal_error_rate(curve)
+        sample[3:] = [tar_at(curve, far) for far in fars]
+    tail = 50 * (1 - level)
+    low, high = np.percentile(samples, (tail, 100 - tail), axis=0)
+    return dict(zip(names, zip(low.tolist(), high.tolist())))
+
+
+class Decision(NamedTuple):
+    """Everything that follows from one kind of embedding; see :func:`decide`."""
+
+    distances: np.ndarray  # (pairs,): as the pair's own fold sees them
+    accuracy: np.ndarray  # (folds,)
+    thresholds: np.ndarray  # (folds,)
+    correct: np.ndarray  # bool (pairs,)
+
+
+def decide(embeddings, issame, folds=10, *, exact=False, pca=0):
+    """Decide each pair with a threshold, and a PCA if wanted, learnt on the other folds.
+
+    Parameters
+    ----------
+    embeddings : numpy.ndarray
+        (2 * pairs, D), not normalised.
+    issame : array of bool
+        (pairs,).
+    exact : bool
+        Search the thresholds at the data instead of the reference's grid.
+    pca : int
+        Components of :func:`pca_distances`; 0: none.
+
+    Returns
+    -------
+    Decision
+    """
+    issame = np.asarray(issame, bool)
+    distances = pca_distances(embeddings, pca, folds) if pca else pair_distances(embeddings)
+    accuracy, best = accuracy_per_fold(distances, issame, folds, None if exact else THRESHOLDS)
+    fold_of = _fold_of(len(issame), folds)
+    if pca:
+        distances = distances[fold_of, np.arange(len(issame))]
+    return Decision(distances, accuracy, best, (distances < best[fold_of]) == issame)
+
+
+def far_name(far):
+    """``tar_at_1e-03`` for 0.001: the name of a number of :func:`measure`."""
+    return "tar_at_{:.0e}".format(far)
+
+
+def measure(plain, flipped, issame, folds=10, *, exact=False, pca=0, fars=FARS, over="pairs",
+            replicates=1000, seed=0):
+    """Every number of the verification protocol, one at a time.
+
+    Parameters
+    ----------
+    plain, flipped : numpy.ndarray
+        (2 * pairs, D): embeddings of the pictures and of their mirror images, not normalised.
+    issame : array of bool
+        (pairs,).
+    folds, exact, pca
+        See :func:`decide`.
+    fars, over, replicates, seed
+        See :func:`confidence`; 0 replicates: no intervals.
+
+    Yields
+    ------
+    name : str
+    value : int or float
+        Rates in [0, 1]. ``pairs``; ``xnorm``; of the plain pictures ``accuracy``,
+        ``accuracy_std``; of the sum with the mirror images ``accuracy_flip``,
+        ``accuracy_flip_std``, ``threshold``, ``auc``, ``eer``, ``min_far`` (the smallest false
+        accept rate above 0 that the pairs can show), ``tar_at_1e-01`` ... (NaN where the rate is
+        below ``min_far``), ``val``, ``val_std``, ``val_far`` (InsightFace's: see
+        :func:`tar_at_far`, at 1e-3); with intervals, ``NAME_low`` and ``NAME_high`` of these.
+    """
+    yield "pairs", len(issame)
+    yield "xnorm", (mean_norm(plain) + mean_norm(flipped)) / 2
+    alone = decide(plain, issame, folds, exact=exact, pca=pca)
+    yield "accuracy", float(alone.accuracy.mean())
+    yield "accuracy_std", float(alone.accuracy.std())
+    summed = decide(plain + flipped, issame, folds, exact=exact, pca=pca)
+    yield "accuracy_flip", float(summed.accuracy.mean())
+    yield "accuracy_flip_std", float(summed.accuracy.std())
+    yield "threshold", float(summed.thresholds.mean())
+    curve = roc(summed.distances, issame)
+    least = 1 / int((~np.asarray(issame, bool)).sum())
+    yield "auc", area(curve)
+    yield "eer", equal_error_rate(curve)
+    yield "min_far", least
+    for far in fars:
+        yield far_name(far), tar_at(curve, far) if far >= least else float("nan")
+    yield from zip(("val", "val_std", "val_far"),
+                   map(float, tar_at_far(summed.distances, issame, 1e-3, folds)))
+    if not replicates:
+        return
+    shown = [far for far in fars if far >= least]
+    intervals = confidence(summed.distances, issame, summed.correct, shown, over=over,
+                           folds=folds, replicates=replicates, seed=seed)
+    for what, (low, high) in intervals.items():
+        name = {"accuracy": "accuracy_flip"}.get(what, what) if what not in shown else (
+            far_name(what))
+        yield name + "_low", low
+        yield name + "_high", high

@@ -85,6 +85,11 @@ class Embedder:
         self._module = module
 
     @property
+    def image_size(self):
+        """(height, width) of the pictures, in pixels."""
+        return self._shape[2:]
+
+    @property
     def embedding_size(self):
         """Length D of an embedding."""
         return self._module.output_shapes[0][1][1]
