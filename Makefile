@@ -1,19 +1,23 @@
-# make test   ruff and the test suite
-# make demo   the recipe on the built-in data set
-# make bench  the benchmarks
-# make clean  remove the environment and everything built
+# make test       ruff and the test suite
+# make demo       the recipe on the built-in data set
+# make bench      the benchmarks
+# make test-cuda  whether mxnet-cu112 is imported with pip's CUDA libraries; needs no GPU, but 5 GB
+# make clean      remove the environments and everything built
 #
 # PYTHON=python3.11  the interpreter the environment is made from (3.8 to 3.12)
-# TORCH=...          what `make bench` gives pip for its PyTorch peer. On Linux a plain `torch` is a
-#                    CUDA build of several GB; for the CPU build add PyTorch's own CPU index:
+# TORCH=...          what `make bench` gives pip for its PyTorch peer; the default is the release
+#                    of our figures. On Linux the plain package is a CUDA build of several GB; for
+#                    the CPU build name PyTorch's own CPU index, or a wheel:
 #                    make bench TORCH="torch --index-url URL"
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 
 VENV := .venv
 BIN := $(VENV)/bin
+CUDA_VENV := .venv-cuda
+CUDA_BIN := $(CUDA_VENV)/bin
 
-.PHONY: test demo bench clean
+.PHONY: test demo bench test-cuda clean
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -25,8 +29,13 @@ demo: $(VENV)/installed
 bench: $(VENV)/installed-torch
 	set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
+# Linking mxnet-cu112 needs the driver's library; a stub stands for it.
+test-cuda: $(CUDA_VENV)/installed
+	gcc -shared -fPIC -Wl,-soname,libcuda.so.1 -o $(CUDA_VENV)/libcuda.so.1 tests/stub_driver.c
+	LD_LIBRARY_PATH=$(CUDA_VENV) $(CUDA_BIN)/python -m pytest -q -m cuda tests/test_runtime.py
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache demo
+	rm -rf $(VENV) $(CUDA_VENV) build *.egg-info .pytest_cache .ruff_cache
 
 # The stamps make pip run again when setup.py changes, and only then.
 $(VENV)/installed: setup.py pyproject.toml
@@ -36,4 +45,9 @@ $(VENV)/installed: setup.py pyproject.toml
 
 $(VENV)/installed-torch: $(VENV)/installed
 	$(BIN)/python -m pip install $(TORCH)
+	touch $@
+
+$(CUDA_VENV)/installed: setup.py pyproject.toml
+	test -x $(CUDA_BIN)/python || $(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_BIN)/python -m pip install --quiet --editable '.[cu112,dev]'
 	touch $@
