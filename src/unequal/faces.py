@@ -18,21 +18,21 @@ import numpy as np
 # half-heights of the head; colours and strengths run from 0 to 1, "warm" and "hue" around 0.
 _TRAITS = (
     # name, mean, spread
-    ("width", 0.76, 0.045), ("taper", 0.24, 0.10), ("cheek", 0.03, 0.03),
-    ("skin_light", 0.62, 0.13), ("skin_warm", 0.0, 0.5),
-    ("hair_light", 0.26, 0.15), ("hair_warm", 0.1, 0.5), ("hairline", 0.52, 0.09),
-    ("hair_volume", 0.10, 0.05), ("hair_length", 0.1, 0.40), ("parting", 0.0, 0.14),
-    ("fringe", 0.30, 0.18),
-    ("eye_x", 0.30, 0.026), ("eye_y", -0.07, 0.030), ("eye_w", 0.130, 0.015),
-    ("eye_h", 0.060, 0.012), ("eye_tilt", 0.0, 0.020), ("iris_light", 0.32, 0.16),
-    ("iris_hue", 0.0, 0.6), ("socket", 0.20, 0.10),
-    ("brow_y", 0.150, 0.025), ("brow_w", 0.165, 0.022), ("brow_t", 0.032, 0.011),
-    ("brow_tilt", 0.0, 0.025), ("brow_arch", 0.030, 0.016),
-    ("nose_len", 0.36, 0.045), ("nose_w", 0.115, 0.024), ("nose_out", 0.17, 0.045),
-    ("bridge", 0.045, 0.012),
-    ("mouth_y", 0.545, 0.030), ("mouth_w", 0.225, 0.034), ("lip_up", 0.036, 0.012),
-    ("lip_low", 0.052, 0.015), ("lip_red", 0.45, 0.20),
-    ("beard", -0.10, 0.30), ("mole_x", 0.0, 0.25), ("mole_y", 0.25, 0.18), ("mole", -0.3, 0.5),
+    ("width", 0.76, 0.065), ("taper", 0.24, 0.14), ("cheek", 0.03, 0.04),
+    ("skin_light", 0.62, 0.20), ("skin_warm", 0.0, 0.9),
+    ("hair_light", 0.32, 0.24), ("hair_warm", 0.2, 0.8), ("hairline", 0.52, 0.13),
+    ("hair_volume", 0.10, 0.06), ("hair_length", 0.1, 0.50), ("parting", 0.0, 0.22),
+    ("fringe", 0.30, 0.28),
+    ("eye_x", 0.30, 0.038), ("eye_y", -0.07, 0.050), ("eye_w", 0.130, 0.022),
+    ("eye_h", 0.065, 0.017), ("eye_tilt", 0.0, 0.030), ("iris_light", 0.36, 0.22),
+    ("iris_hue", 0.0, 0.8), ("socket", 0.22, 0.16),
+    ("brow_y", 0.155, 0.035), ("brow_w", 0.165, 0.030), ("brow_t", 0.036, 0.018),
+    ("brow_tilt", 0.0, 0.040), ("brow_arch", 0.030, 0.024),
+    ("nose_len", 0.36, 0.065), ("nose_w", 0.120, 0.034), ("nose_out", 0.17, 0.060),
+    ("bridge", 0.050, 0.018),
+    ("mouth_y", 0.550, 0.042), ("mouth_w", 0.225, 0.048), ("lip_up", 0.040, 0.018),
+    ("lip_low", 0.056, 0.022), ("lip_red", 0.45, 0.32),
+    ("beard", -0.10, 0.45), ("mole_x", 0.0, 0.25), ("mole_y", 0.25, 0.18), ("mole", -0.3, 0.5),
 )
 LATENT = len(_TRAITS)
 _MEAN = np.array([mean for _, mean, _ in _TRAITS])
@@ -109,15 +109,15 @@ def sample_view(rng, situation="any"):
     else:
         yaw = uniform(*yaw_range) * rng.choice((-1, 1))
     return View(
-        yaw=yaw, pitch=pitch_spread * normal(), roll=5 * normal(),
-        zoom=float(np.exp(0.06 * normal())), shift_x=0.03 * normal(), shift_y=0.03 * normal(),
-        light_x=0.7 * normal(), light_y=0.5 * normal() - 0.3, ambient=uniform(0.25, 0.75),
-        exposure=float(np.exp(0.22 * normal())), tint=np.exp(0.10 * normal(3)),
-        age=uniform(*age), weight=normal(), haircut=normal(), shave=uniform(),
-        smile=uniform(-0.5, 1), mouth_open=max(0.0, uniform(-0.6, 1)), brow_raise=normal(),
-        eyes_shut=max(0.0, uniform(-0.8, 0.9)), gaze=0.4 * normal(),
-        cover=rng.choice(_COVERS, p=(0.66, 0.10, 0.06, 0.05, 0.06, 0.07)),
-        blur=max(0.0, uniform(-0.3, 0.8)), grain=uniform(1, 9),
+        yaw=yaw, pitch=pitch_spread * normal(), roll=4 * normal(),
+        zoom=float(np.exp(0.04 * normal())), shift_x=0.02 * normal(), shift_y=0.02 * normal(),
+        light_x=0.5 * normal(), light_y=0.3 * normal() - 0.2, ambient=uniform(0.40, 0.80),
+        exposure=float(np.exp(0.12 * normal())), tint=np.exp(0.04 * normal(3)),
+        age=uniform(*age), weight=0.7 * normal(), haircut=0.5 * normal(), shave=uniform(),
+        smile=uniform(-0.5, 1), mouth_open=max(0.0, uniform(-0.6, 1)),
+        brow_raise=0.7 * normal(), eyes_shut=max(0.0, uniform(-0.9, 0.7)), gaze=0.4 * normal(),
+        cover=rng.choice(_COVERS, p=(0.80, 0.08, 0.03, 0.03, 0.03, 0.03)),
+        blur=max(0.0, uniform(-0.3, 0.5)), grain=uniform(1, 5),
         seed=int(rng.integers(2**31)))
 
 
@@ -147,9 +147,13 @@ def _traits_at(identity, view):
         eye_h=max(0.012, (traits.eye_h - 0.016 * old + 0.4 * max(raised, -0.02))
                   * (1 - view.eyes_shut)),
         brow_y=traits.brow_y + raised - 0.03 * old,
-        brow_t=max(0.010, traits.brow_t - 0.008 * old),
+        brow_t=max(0.012, traits.brow_t - 0.008 * old),
+        bridge=max(0.01, traits.bridge), nose_w=max(0.05, traits.nose_w),
+        nose_out=max(0.04, traits.nose_out),
+        iris_light=float(np.clip(traits.iris_light, 0.05, 0.9)),
+        lip_red=float(np.clip(traits.lip_red, 0, 1)), socket=max(0.0, traits.socket),
         nose_len=traits.nose_len + 0.04 * old,
-        mouth_w=traits.mouth_w * (1 + 0.20 * view.smile),
+        mouth_w=max(0.10, traits.mouth_w) * (1 + 0.20 * view.smile),
         lip_up=max(0.010, traits.lip_up - 0.020 * old - 0.008 * view.smile),
         lip_low=max(0.014, traits.lip_low - 0.020 * old - 0.008 * view.smile),
         beard=min(1.0, traits.beard + 0.35 * (view.shave - 0.5)) if view.age > 0.2 else 0.0,
