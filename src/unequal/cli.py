@@ -15,7 +15,8 @@ from unequal.errors import InputError
 # name -> (module, one line of help)
 COMMANDS = {
     "synth": ("unequal.synth", "draw the built-in data set in MF2's format"),
-    "pack": ("unequal.packing", "folder per identity to record set"),
+    "pack": ("unequal.packing", "folder per identity, or .lst, to record set"),
+    "unpack": ("unequal.unpacking", "record set to folder per identity"),
     "verify": ("unequal.eval.verify", "verification accuracy of a model"),
     "parity": ("unequal.parity", "compare our symbols with a recorded reference"),
     "doctor": ("unequal.doctor", "what this machine can do"),

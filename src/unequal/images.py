@@ -1,4 +1,8 @@
 """One picture: encoded bytes to RGB pixels and back."""
+import os
+import sys
+import tempfile
+
 import cv2
 import numpy as np
 
@@ -57,3 +61,62 @@ def encode(pixels, quality):
     """JPEG bytes of RGB pixels (uint8, shape (height, width, 3)); ``quality`` from 1 to 100."""
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+class Complaints:
+    """Catch what the JPEG and PNG libraries print while they decode.
+
+    A JPEG with damaged data decodes to something, and the only sign is a line on the process's
+    stderr. Within the block that stream goes to a file; :meth:`take` returns what came since.
+    """
+
+    def __enter__(self):
+        sys.stderr.flush()
+        self._caught = tempfile.TemporaryFile()
+        self._real = os.dup(2)
+        os.dup2(self._caught.fileno(), 2)
+        return self
+
+    def take(self):
+        """What was printed since the last call, as one line; empty when nothing was."""
+        file = self._caught.fileno()
+        size = os.fstat(file).st_size
+        if not size:
+            return ""
+        text = os.pread(file, size, 0)
+        os.ftruncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
+        return " ".join(text.decode("utf-8", "replace").split())
+
+    def __exit__(self, *_):
+        os.dup2(self._real, 2)
+        os.close(self._real)
+        self._caught.close()
+
+
+def is_plain_jpeg(data, pixels):
+    """Whether any reader gets ``pixels``, which :func:`decode` made of ``data``, from these bytes.
+
+    Not so where it is no JPEG, has four colour components (CMYK) or an EXIF rotation: readers
+    differ in what they do with these.
+    """
+    if data[:2] != b"\xff\xd8" or _components(data) not in (1, 3):
+        return False
+    if b"Exif" not in data[:1 << 16]:
+        return True
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    unturned = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return np.array_equal(unturned[..., ::-1], pixels)
+
+
+def _components(jpeg):
+    cursor = 2
+    while cursor + 10 <= len(jpeg) and jpeg[cursor] == 0xFF:
+        marker = jpeg[cursor + 1]
+        if marker == 0xFF:  # padding between segments
+            cursor += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
+            return jpeg[cursor + 9]
+        else:
+            cursor += 2 + int.from_bytes(jpeg[cursor + 2:cursor + 4], "big")
+    return 0

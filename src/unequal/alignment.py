@@ -1,0 +1,135 @@
+"""Bring a face to the size a network takes: by five landmarks, by a box, or as it is."""
+import cv2
+import numpy as np
+
+from unequal.errors import InputError
+
+# Where ArcFace's networks expect the left eye, right eye, nose tip and the left and right corner of
+# the mouth (as seen in the picture) in 112x112 pixels: x, y.
+TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
+                     [41.5493, 92.3655], [70.7299, 92.2041]])
+
+
+def template(height, width):
+    """The five points for another size: scaled with the height, centred across the width.
+
+    112x96 gives the older, narrower template of SphereFace, as it should.
+    """
+    points = TEMPLATE * (height / 112)
+    points[:, 0] += (width - height) / 2
+    return points
+
+
+def similarity(points, targets):
+    """The turn, uniform scale and shift that bring ``points`` closest to ``targets``.
+
+    Least squares, no mirroring; Umeyama's estimate (PAMI 1991) where that does not mirror. As
+    complex numbers the map is ``z -> a z + b``, so it is a linear regression.
+
+    Parameters
+    ----------
+    points, targets : numpy.ndarray
+        Shape (n, 2), pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, shape (2, 3), as ``cv2.warpAffine`` takes it.
+
+    Raises
+    ------
+    InputError
+        When all points are the same.
+    """
+    source = np.asarray(points, float) @ (1, 1j)
+    target = np.asarray(targets, float) @ (1, 1j)
+    centred = source - source.mean()
+    spread = np.vdot(centred, centred).real
+    if spread < 1e-6:
+        raise InputError("the landmarks are one point")
+    a = np.vdot(centred, target - target.mean()) / spread
+    b = target.mean() - a * source.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def align(picture, landmarks, height, width):
+    """Warp a picture so that five landmarks fall on the template; outside it is black.
+
+    A face much larger than the result is first shrunk by area, because the warp reads only four
+    pixels for each it writes.
+
+    Parameters
+    ----------
+    picture : numpy.ndarray
+        uint8, shape (H, W, 3).
+    landmarks : numpy.ndarray
+        Shape (5, 2): left eye, right eye, nose, corners of the mouth; x, y in pixels.
+    height, width : int
+        Of the result.
+    """
+    landmarks = np.asarray(landmarks, float)
+    targets = template(height, width)
+    matrix = similarity(landmarks, targets)
+    scale = np.hypot(matrix[0, 0], matrix[1, 0])
+    if scale < 0.5:
+        rows, columns = (max(1, int(round(side * 2 * scale))) for side in picture.shape[:2])
+        ratio = (columns / picture.shape[1], rows / picture.shape[0])
+        picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
+        matrix = similarity((landmarks + 0.5) * ratio - 0.5, targets)  # pixel centres are whole
+    return cv2.warpAffine(picture, matrix, (width, height))
+
+
+def crop(picture, box, margin, height, width):
+    """Cut a box out of a picture, without distortion, and bring it to a size.
+
+    The box grows by ``margin`` of its sides in total, then on its shorter side to the shape of the
+    result. What lies outside the picture repeats its edge.
+
+    Parameters
+    ----------
+    picture : numpy.ndarray
+        uint8, shape (H, W, 3).
+    box : sequence of float
+        x1, y1, x2, y2 in pixels; x2 and y2 are the first column and row outside.
+    margin : float
+        0.4 turns a box of 100x100 pixels into one of 140x140 with the same centre.
+    height, width : int
+        Of the result.
+
+    Raises
+    ------
+    InputError
+        When the box is empty or lies outside the picture.
+    """
+    rows, columns = picture.shape[:2]
+    left, top, right, bottom = box
+    if not (max(left, 0) + 1 <= min(right, columns) and max(top, 0) + 1 <= min(bottom, rows)):
+        raise InputError("the box {:g}, {:g}, {:g}, {:g} is empty or outside the picture".format(
+            *box))
+    wide, high = (right - left) * (1 + margin), (bottom - top) * (1 + margin)
+    wide, high = max(wide, high * width / height), max(high, wide * height / width)
+    if max(wide, high) > 8 * max(rows, columns):  # the repeated edges would fill the memory
+        raise InputError("the box {:g}, {:g}, {:g}, {:g} is far larger than the picture".format(
+            *box))
+    x1 = int(round((left + right - wide) / 2))
+    y1 = int(round((top + bottom - high) / 2))
+    x2, y2 = x1 + max(1, int(round(wide))), y1 + max(1, int(round(high)))
+    inside = picture[max(y1, 0):y2, max(x1, 0):x2]
+    edges = (max(-y1, 0), max(y2 - rows, 0), max(-x1, 0), max(x2 - columns, 0))
+    if any(edges):
+        inside = cv2.copyMakeBorder(inside, *edges, cv2.BORDER_REPLICATE)
+    if inside.shape[:2] == (height, width):
+        return np.ascontiguousarray(inside)
+    shrinks = inside.shape[0] > height
+    return cv2.resize(inside, (width, height),
+                      interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def fit(picture, height, width):
+    """Bring a whole picture to a size: widened to its shape by repeating the edges, then resized.
+
+    Nothing of the face is lost and nothing distorted. The very picture where the size is right.
+    """
+    if picture.shape[:2] == (height, width):
+        return picture
+    return crop(picture, (0, 0, picture.shape[1], picture.shape[0]), 0.0, height, width)

@@ -1,0 +1,57 @@
+"""Independent pieces of work on several processes, results in order."""
+import itertools
+import multiprocessing
+import os
+import signal
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import cv2
+
+from unequal.errors import InputError
+
+
+def processors():
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _prepare():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    cv2.setNumThreads(1)  # the processes are the parallelism
+
+
+def ordered_map(function, items, processes):
+    """Yield ``function(item)`` for each item, in order; at most 4 a process wait to be fetched.
+
+    Workers come from a fork server: forking this process would copy MXNet's and OpenCV's threads
+    mid-work. So ``function`` must be importable, and a script that calls this with more than one
+    process needs the usual ``if __name__ == "__main__":``. With one process all happens here.
+
+    Raises
+    ------
+    InputError
+        When a worker was killed.
+    """
+    if processes == 1:
+        yield from map(function, items)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])
+    items, waiting = iter(items), deque()
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare)
+    try:
+        waiting.extend(pool.submit(function, item)
+                       for item in itertools.islice(items, 4 * processes))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
+            yield result
+    except BrokenProcessPool:
+        raise InputError("--processes {}: a worker process was killed, perhaps for lack of memory; "
+                         "use fewer.".format(processes)) from None
+    finally:
+        for future in waiting:
+            future.cancel()
+        pool.shutdown()
