@@ -153,7 +153,7 @@ def convert(picture, settings, complaints):
         return Converted(picture, data, complaint or None)
     except (InputError, OSError) as error:
         said = complaints.take()
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = getattr(error, "strerror", None) or str(error)
         if reason.startswith(picture.name + ": "):
             reason = reason[len(picture.name) + 2:]
         return Converted(picture, None, "{} [{}]".format(reason, said) if said else reason)
