@@ -12,7 +12,8 @@ import numpy as np
 
 from unequal.errors import InputError
 from unequal.eval import verification
-from unequal.symbols import fresnet, margin
+from unequal.mining import confusable_identities
+from unequal.symbols import dispersed, fresnet, margin, nra
 
 NAME = "losses_and_networks"
 
@@ -60,7 +61,8 @@ def recorded_margin(case):
 
 def _head_error(symbol, recorded, outputs):
     """Largest error over the outputs in ``outputs`` ({recorded name: ours}) and all gradients."""
-    ours, gradients = run_head(symbol, recorded, inputs=["label"])
+    logits = mx.sym.BlockGrad(symbol.get_internals()["logits_output"], name="margin_logits")
+    ours, gradients = run_head(mx.sym.Group([symbol, logits]), recorded, inputs=["label"])
     errors = [relative_error(ours[name].reshape(recorded[out].shape), recorded[out])
               for out, name in outputs.items()]
     errors += [relative_error(gradients[name[len("grad_"):]], value)
@@ -72,6 +74,36 @@ def _softmax(case, recorded):
     symbol = margin.softmax_head(mx.sym.Variable("emb"), mx.sym.Variable("label"),
                                  case["num_classes"], case["emb_size"], recorded_margin(case))
     return _head_error(symbol, recorded, {"out0": "embedding", "out1": "softmax"})
+
+
+def _nra(case, recorded):
+    symbol = nra.nra_head(mx.sym.Variable("emb"), mx.sym.Variable("label"), case["num_classes"],
+                          case["emb_size"], recorded_margin(case), beta=case["noise_beta"],
+                          normalizer=2 * case["batch"])
+    return _head_error(symbol, recorded,
+                       {"out0": "embedding", "out1": "margin_logits", "out2": "loss"})
+
+
+def _unequal(case, recorded):
+    per_identity = case["images_per_identity"]
+    symbol = dispersed.unequal_head(
+        mx.sym.Variable("emb"), mx.sym.Variable("label"), case["num_classes"], case["emb_size"],
+        recorded_margin(case), head_size=case["batch"],
+        tail_identities=case["batchsize_id"] // per_identity, images_per_identity=per_identity,
+        interweight=case["interweight"], beta=case["noise_beta"] if case["noise"] else 1.0,
+        normalizer=case["batch"] // 2)
+    return _head_error(symbol, recorded, {
+        "out0": "embedding", "out1": "head_label", "out2": "margin_logits", "out3": "tail_label",
+        "out5": "loss", "out6": "tail_loss", "out8": "tail_cosines"})
+
+
+def _mining(case, recorded):
+    per_identity = case["images_per_identity"]
+    embeddings = recorded["embeddings"]
+    chosen = confusable_identities(
+        embeddings, np.arange(len(embeddings)) // per_identity, case["batchsize_id"] // per_identity)
+    # Of the two identities of a pair the reference's unstable sort puts either one first.
+    return relative_error(np.sort(chosen), np.sort(recorded["selected"]))
 
 
 def parameters(names_and_shapes):
@@ -127,8 +159,11 @@ def _verification(case, recorded):
 # Prefix of a case's name -> how to compare it: (case, recorded arrays) -> relative error.
 CASES = {
     "softmax_": _softmax,
+    "nr_": _nra,
+    "unequal_": _unequal,
     "net_": _network,
     "verification": _verification,
+    "mining": _mining,
 }
 
 
