@@ -17,7 +17,12 @@ COMMANDS = {
     "synth": ("unequal.synth", "draw the built-in data set in MF2's format"),
     "pack": ("unequal.packing", "folder per identity, or .lst, to record set"),
     "unpack": ("unequal.unpacking", "record set to folder per identity"),
+    "split": ("unequal.splitting", "frequent (head) and rare (tail) identities of a set"),
+    "denoise": ("unequal.denoising", "record set minus a noise list"),
     "verify": ("unequal.eval.verify", "verification accuracy of a model"),
+    "identify": ("unequal.eval.identify", "identification among distractors (MF2, MegaFace)"),
+    "embed": ("unequal.embed", "features of pictures"),
+    "export": ("unequal.export", "ONNX model of the embedding"),
     "parity": ("unequal.parity", "compare our symbols with a recorded reference"),
     "doctor": ("unequal.doctor", "what this machine can do"),
 }

@@ -238,6 +238,10 @@ class RecordSet:
         """Return ``(flag, label, data)`` of any record: label is a float, or an array of ``flag``
         floats when ``flag`` > 0; data are the bytes after it."""
         payload = self.payload(key)
+        flag, label, start = self._header(key, payload)
+        return flag, label, payload[start:]
+
+    def _header(self, key, payload):
         if len(payload) < _HEADER.size:
             raise self._damaged(key, self._offsets[self._position(key)])
         flag, label, _, _ = _HEADER.unpack_from(payload)
@@ -246,7 +250,7 @@ class RecordSet:
             raise self._damaged(key, self._offsets[self._position(key)])
         if flag:
             label = np.frombuffer(payload, "<f4", flag, _HEADER.size)
-        return flag, label, payload[start:]
+        return flag, label, start
 
     def image(self, key):
         """Return ``(label, data)`` of an image record: the class as int and the encoded picture.
@@ -256,7 +260,16 @@ class RecordSet:
         InputError
             When the label is not a whole number in ``[0, num_classes)``.
         """
-        flag, label, data = self.record(key)
+        label, payload, start = self._image(key)
+        return label, payload[start:]
+
+    def image_payload(self, key):
+        """Return ``(label, payload)`` of an image record, for :meth:`RecordWriter.add_payload`."""
+        return self._image(key)[:2]
+
+    def _image(self, key):
+        payload = self.payload(key)
+        flag, label, start = self._header(key, payload)
         if flag:
             label = label[0]
         if not (0 <= label < self.num_classes and label == int(label)):
@@ -265,7 +278,7 @@ class RecordSet:
                 "correct property or pack the set again.".format(
                     self.path, key, label, self.num_classes,
                     os.path.join(self.directory, "property")))
-        return int(label), data
+        return int(label), payload, start
 
     def labels(self):
         """Labels of all images in the order of ``image_keys``: int64, shape (images,)."""
