@@ -50,18 +50,7 @@ def plot_lines(path, curves, *, xlabel, ylabel, log_x=True):
     InputError
         When matplotlib is missing or does not know the format.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("{}: plots need matplotlib; install the extra [plots] "
-                         "(`pip install '.[plots]'`).".format(path)) from None
-    # Not pyplot: it keeps global state and may want a display.
-    figure = Figure(figsize=(6.4, 4.8))
-    canvas = FigureCanvasAgg(figure)
-    kind = os.path.splitext(path)[1][1:].lower()
-    if kind not in canvas.get_supported_filetypes():
-        raise InputError("{}: no plot format; end the name in .png, .svg or .pdf.".format(path))
+    figure, kind = _figure(path)
     axes = figure.add_subplot()
     for name, (x, y) in curves.items():
         shown = x > 0 if log_x else slice(None)
@@ -73,3 +62,24 @@ def plot_lines(path, curves, *, xlabel, ylabel, log_x=True):
     axes.legend(loc="lower right")
     with replacing(path, binary=True) as file:
         figure.savefig(file, format=kind)
+
+
+def check_plot(path):
+    """Raise what :func:`plot_lines` would, before the work whose result it is to draw."""
+    _figure(path)
+
+
+def _figure(path):
+    """A new figure, and the format that ``path`` asks for."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("{}: plots need matplotlib; install the extra [plots] "
+                         "(`pip install '.[plots]'`).".format(path)) from None
+    # Not pyplot: it keeps global state and may want a display.
+    figure = Figure(figsize=(6.4, 4.8))
+    kind = os.path.splitext(path)[1][1:].lower()
+    if kind not in FigureCanvasAgg(figure).get_supported_filetypes():
+        raise InputError("{}: no plot format; end the name in .png, .svg or .pdf.".format(path))
+    return figure, kind

@@ -100,6 +100,8 @@ def run(options):
         raise InputError("--target {}: no such verification set (NAME.bin) beside --data-dir {}; "
                          "name its directory with --eval-dir.".format(
                              options.target, options.data_dir))
+    if options.plot:
+        tables.check_plot(options.plot)
     over = None if options.bootstrap == "none" else options.bootstrap
     results, curves = {}, {}
     for name, plain, flipped, issame in _embedded(options, paths):

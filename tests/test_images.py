@@ -77,3 +77,10 @@ def test_encode_quality():
     loss = [np.abs(images.decode(data, "x").astype(int) - PICTURE).mean() for data in (low, high)]
     assert loss[1] < loss[0] and loss[1] < 12
     assert images.encode(PICTURE, 95) == encoded(PICTURE, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 95)
+
+
+def test_blue_first():
+    for data in (PICTURE, cv2.imencode(".png", PICTURE[:, :, ::-1])[1].tobytes()):
+        np.testing.assert_array_equal(images.decode_bgr(data, "x", 12, 20), PICTURE[:, :, ::-1])
+    with pytest.raises(InputError, match="x: not a picture"):
+        images.decode_bgr(b"no", "x")

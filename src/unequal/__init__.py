@@ -10,10 +10,19 @@ from unequal import runtime
 from unequal.errors import InputError
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "__version__"]
+__all__ = ["Embedder", "InputError", "__version__"]
 
 runtime.prepare()
 # The command (as `unequal` or `python -m unequal`, when argv[0] is "-m") imports MXNet itself, in
 # cli.py: it reports a failure as one line, and `unequal doctor` must run where MXNet does not.
 if os.path.basename(sys.argv[0]) not in ("unequal", "-m"):
     runtime.import_mxnet()
+
+
+def __getattr__(name):
+    # At first use: it imports OpenCV and scikit-learn, which `import unequal` should not wait for.
+    if name == "Embedder":
+        from unequal.embedder import Embedder
+
+        return Embedder
+    raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))

@@ -19,6 +19,8 @@ COMMANDS = {
     "unpack": ("unequal.unpacking", "record set to folder per identity"),
     "split": ("unequal.splitting", "frequent (head) and rare (tail) identities of a set"),
     "denoise": ("unequal.denoising", "record set minus a noise list"),
+    "pack-bin": ("unequal.pairs", "list of pairs to verification set"),
+    "inspect": ("unequal.inspection", "what is in a set, and what is wrong with it"),
     "verify": ("unequal.eval.verify", "verification accuracy of a model"),
     "identify": ("unequal.eval.identify", "identification among distractors (MF2, MegaFace)"),
     "embed": ("unequal.embed", "features of pictures"),

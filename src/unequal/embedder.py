@@ -1,10 +1,14 @@
 """Turn pictures into embeddings: the one place where a network runs for inference."""
 import logging
+import os
 
+import cv2
 import mxnet as mx
 import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.preprocessing import normalize
 
-from unequal import checkpoints, progress
+from unequal import checkpoints, images, progress
 from unequal.errors import InputError
 from unequal.iterators import DATA_NAME, BatchBuffers, PictureLoader
 
@@ -26,8 +30,86 @@ class PictureList:
         return 0, self._pictures[key]
 
 
-class Embedder:
-    """A bound embedding network.
+class LoosePictures:
+    """Pictures that belong to no set, scaled to one size; read like a record set.
+
+    The whole picture is scaled: crop and align faces first, as the network was trained
+    (``unequal pack`` does).
+
+    Parameters
+    ----------
+    pictures : sequence
+        Of paths (str or os.PathLike), encoded bytes, or RGB arrays, uint8 (height, width, 3).
+    image_size : tuple of int
+        (height, width) in pixels.
+
+    Memory: the sequence; files are read when their turn comes.
+    """
+
+    path = "pictures"
+
+    def __init__(self, pictures, image_size):
+        self._pictures, self._size = pictures, tuple(image_size)
+        self.image_keys = np.arange(len(pictures))
+
+    def image(self, key):
+        """``(0, RGB pixels)``."""
+        picture, name = self._pictures[key], "picture {}".format(key)
+        if isinstance(picture, (str, os.PathLike)):
+            name = os.fspath(picture)
+            with open(name, "rb") as file:
+                picture = file.read()
+        pixels = images.decode(picture, name)
+        if pixels.shape[:2] == self._size:
+            return 0, pixels
+        # Averaging when shrinking: other interpolations skip pixels.
+        smaller = pixels.shape[0] > self._size[0] and pixels.shape[1] > self._size[1]
+        return 0, cv2.resize(pixels, self._size[::-1],
+                             interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+# Sides tried by input_size(): the usual one, then all that halve four times without a remainder.
+_SIDES = (112,) + tuple(side for side in range(16, 513, 16) if side != 112)
+
+
+def input_size(symbol, arg_params):
+    """(height, width) of the pictures a network was trained on, from the shapes of its weights.
+
+    A fully connected layer knows the size of its features. Where several sizes have features of
+    that size (112 and 97 both end in 7), 112 or else the smallest multiple of 16 is meant.
+
+    Raises
+    ------
+    InputError
+        When no square picture fits.
+    """
+    for side in _SIDES:
+        try:
+            shapes, _, _ = symbol.infer_shape_partial(**{DATA_NAME: (1, 3, side, side)})
+        except mx.base.MXNetError:  # too small for the network
+            continue
+        if all(arg_params[name].shape == tuple(shape)
+               for name, shape in zip(symbol.list_arguments(), shapes)
+               if shape and name in arg_params):
+            return side, side
+    raise InputError("The weights fit no square picture of {} to {} pixels; say --image-size "
+                     "HEIGHT,WIDTH.".format(min(_SIDES), max(_SIDES)))
+
+
+def embedding_symbol(symbol):
+    """The part of ``symbol`` that ends in ``fc1_output``: the training head is cut off."""
+    internals = symbol.get_internals()
+    if EMBEDDING not in internals.list_outputs():
+        raise InputError("The symbol has no output fc1: it is not an InsightFace embedding "
+                         "network.")
+    return internals[EMBEDDING]
+
+
+class Embedder(TransformerMixin, BaseEstimator):
+    """A bound embedding network: pictures in, embeddings out.
+
+    A scikit-learn transformer without anything to fit: ``transform`` turns pictures into
+    L2-normalised features, and an Embedder can be the first step of a pipeline.
 
     Parameters
     ----------
@@ -40,7 +122,10 @@ class Embedder:
     devices : list of mxnet.context.Context, optional
         Default ``[mx.cpu()]``.
     batch_size : int
-        Pictures a forward pass; split over the devices.
+        Pictures a forward pass; split over the devices. At least one a device.
+    flip : bool
+        Whether ``transform`` adds the mirror image's embedding (twice the work; the number papers
+        quote).
 
     Raises
     ------
@@ -48,22 +133,25 @@ class Embedder:
         When the symbol has no ``fc1`` or the parameters do not fit it.
     """
 
-    def __init__(self, symbol, arg_params, aux_params, image_size, devices=None, batch_size=64):
-        internals = symbol.get_internals()
-        if EMBEDDING not in internals.list_outputs():
-            raise InputError("The symbol has no output fc1: it is not an InsightFace embedding "
-                             "network.")
-        self._symbol = internals[EMBEDDING]
+    def __init__(self, symbol, arg_params, aux_params, image_size, devices=None, batch_size=64,
+                 flip=True):
+        self._symbol = embedding_symbol(symbol)
         self._devices = devices or [mx.cpu()]
         self._shape = (max(batch_size, len(self._devices)), 3) + tuple(image_size)
+        self.flip = flip
         self.set_params(arg_params, aux_params)
 
     @classmethod
-    def from_checkpoint(cls, checkpoint, image_size, devices=None, batch_size=64,
-                        flag="--model"):
-        """From ``'prefix,epoch'``; see :class:`Embedder` for the rest."""
+    def from_checkpoint(cls, checkpoint, image_size=None, devices=None, batch_size=64,
+                        flag="--model", flip=True):
+        """From ``'prefix,epoch'``; without ``image_size``, :func:`input_size` finds it.
+
+        ``flag`` is named in errors; see :class:`Embedder` for the rest.
+        """
         symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(checkpoint, flag))
-        return cls(symbol, arg_params, aux_params, image_size, devices, batch_size)
+        if image_size is None:
+            image_size = input_size(embedding_symbol(symbol), arg_params)
+        return cls(symbol, arg_params, aux_params, image_size, devices, batch_size, flip)
 
     def set_params(self, arg_params, aux_params):
         """Use other weights.
@@ -95,7 +183,7 @@ class Embedder:
         return self._module.output_shapes[0][1][1]
 
     def forward(self, data):
-        """Embeddings of one full batch: NDArray (batch_size, 3, H, W) to float32 (batch_size, D)."""
+        """Embeddings of one batch: NDArray (N, 3, H, W) to float32 (N, D)."""
         self._module.forward(mx.io.DataBatch([data]), is_train=False)
         return self._module.get_outputs()[0].asnumpy()
 
@@ -146,11 +234,82 @@ class Embedder:
                 labels = np.concatenate([future.result() for future in futures])
                 if following is not None:
                     pending.append(submit(following))
-                plain = self.forward(array)[:count]
-                flipped = self.forward(mx.nd.flip(array, axis=3))[:count] if flip else None
+                # A network is bound anew for another batch size, which half a batch is worth.
+                small = len(self._devices) <= count <= batch_size // 2
+                data = array[:count] if small else array
+                plain = self.forward(data)[:count]
+                flipped = self.forward(mx.nd.flip(data, axis=3))[:count] if flip else None
                 yield start, labels, plain, flipped
         finally:
             loader.close()
+
+    def features(self, source, keys=None):
+        """Normalised features batch by batch; see :meth:`stream` for the arguments.
+
+        Yields
+        ------
+        labels : numpy.ndarray
+            float32 (n,), as ``source`` gives them.
+        features : numpy.ndarray
+            float32 (n, D): the embedding (with ``flip``, plus the mirror image's), of length 1.
+        """
+        for _, labels, plain, flipped in self.stream(source, keys, self.flip):
+            yield labels, normalize(plain if flipped is None else plain + flipped, copy=False)
+
+    def source(self, X):
+        """``X`` of :meth:`transform` as something :meth:`stream` reads."""
+        if hasattr(X, "image_keys"):
+            return X
+        if isinstance(X, (str, bytes, os.PathLike)):
+            raise InputError("{}: expected a list of pictures; put a single one into brackets, and "
+                             "open a record set with unequal.records.RecordSet.".format(
+                                 X if not isinstance(X, bytes) else "bytes"))
+        return LoosePictures(X, self.image_size)
+
+    def fit(self, X=None, y=None):
+        """Nothing to learn; returns itself (scikit-learn's convention)."""
+        return self
+
+    def transform(self, X):
+        """Features of pictures.
+
+        Parameters
+        ----------
+        X : sequence, or unequal.records.RecordSet
+            Paths, encoded bytes, or RGB arrays, uint8 (height, width, 3), which are scaled to the
+            network's size (:class:`LoosePictures`); or an array (n, height, width, 3). Pictures of
+            a record set must have that size.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 (n, D), rows of length 1: 4 * D bytes a picture.
+
+        Raises
+        ------
+        InputError, OSError
+            For a picture that cannot be read; the text names it.
+        """
+        source = self.source(X)
+        result = np.empty((len(source.image_keys), self.embedding_size), np.float32)
+        done = 0
+        for _, some in self.features(source):
+            result[done:done + len(some)] = some
+            done += len(some)
+        return result
+
+    # What scikit-learn asks of an estimator, answered for one whose network is given: there is
+    # nothing to tune, and a clone may share it.
+
+    def get_params(self, deep=True):
+        """``{}``."""
+        return {}
+
+    def __sklearn_clone__(self):
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
 
     def embed(self, source, keys=None, flip=False, threads=None, label="embedding"):
         """Embed pictures into one array; see :meth:`stream`.

@@ -36,7 +36,20 @@ def decode(data, source, height=None, width=None):
     InputError
         When it is not a picture, is cut short, or has another size.
     """
-    if isinstance(data, np.ndarray) and data.ndim != 1:
+    pixels, bgr = _decode(data, source, height, width)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels) if bgr else pixels
+
+
+def decode_bgr(data, source, height=None, width=None):
+    """:func:`decode`, but blue first as OpenCV has it: one pass over the pixels less."""
+    pixels, bgr = _decode(data, source, height, width)
+    return pixels if bgr else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+
+
+def _decode(data, source, height, width):
+    """Pixels, and whether blue comes first (it does not in pixels that need no decoding)."""
+    bgr = not isinstance(data, np.ndarray) or data.ndim == 1
+    if not bgr:
         pixels = data
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
             raise InputError(
@@ -45,16 +58,17 @@ def decode(data, source, height=None, width=None):
     else:
         try:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
-        except (cv2.error, ValueError):  # no bytes at all; None; larger than OpenCV allows
+        except (cv2.error, ValueError):  # no bytes at all; larger than OpenCV allows
+            pixels = None
+        if pixels is None:
             raise InputError(
                 "{}: not a picture, or cut short ({} bytes); replace it or leave it out.".format(
-                    source, len(data))) from None
+                    source, len(data)))
     if height is not None and pixels.shape[:2] != (height, width):
         raise InputError("{}: the picture is {} pixels high and {} wide but should be {} and {}; "
                          "pack it again at that size.".format(
                              source, *pixels.shape[:2], height, width))
-    return pixels
+    return pixels, bgr
 
 
 def encode(pixels, quality):

@@ -1,5 +1,4 @@
 """Batches of training pictures from a record set."""
-import ctypes
 import logging
 import sys
 import threading
@@ -14,19 +13,12 @@ from mxnet.base import _LIB, check_call
 from unequal import augmentation as aug
 from unequal import images, runtime
 from unequal.errors import InputError
+from unequal.operators import numpy_view
 
 logger = logging.getLogger(__name__)
 
 DATA_NAME, LABEL_NAME = "data", "softmax_label"
 _CHUNK = 16  # pictures a decoding task takes: few enough to share a batch, enough to pay for itself
-
-
-def _numpy_view(array):
-    """The memory of a float32 NDArray on the CPU as a numpy array."""
-    pointer = ctypes.c_void_p()
-    check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
-    return np.ctypeslib.as_array(
-        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=array.shape)
 
 
 class BatchBuffers:
@@ -49,7 +41,7 @@ class BatchBuffers:
                 check_call(_LIB.MXNDArrayWaitToWrite(pair[0].handle))
                 return pair
         array = mx.nd.empty(self._shape)
-        self._pool.append((array, _numpy_view(array)))
+        self._pool.append((array, numpy_view(array)))
         return self._pool[-1]
 
 
@@ -146,6 +138,8 @@ class PictureLoader:
             new = key not in self._damaged
             self._damaged.add(key)
             count = len(self._damaged)
+        if not self._max_damaged:
+            raise error
         if count > self._max_damaged:
             raise InputError(
                 "{}: more than {} pictures are damaged, the last one being record {}; check the "
