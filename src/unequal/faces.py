@@ -41,7 +41,7 @@ _Traits = namedtuple("_Traits", [name for name, _, _ in _TRAITS])
 
 # People come in a few groups that resemble each other: some strangers are hard to tell apart.
 _MODES = np.random.RandomState(2019).randn(4, LATENT)
-_MODE_SHARE = 0.5  # of a trait's variance
+_MODE_SHARE = 0.35  # of a trait's variance
 
 View = namedtuple("View", [
     "yaw", "pitch", "roll",  # degrees
@@ -78,8 +78,8 @@ def sample_identity(rng):
 # How a situation draws head pose (degrees) and age; the rest is common to all.
 # name: (yaw spread, yaw range or None, pitch spread, age range)
 _SITUATIONS = {
-    "any": (24, None, 9, (0.10, 0.90)),
-    "frontal": (12, None, 7, (0.25, 0.75)),
+    "any": (30, None, 8, (0.10, 0.90)),
+    "frontal": (15, None, 7, (0.25, 0.75)),
     "front": (5, None, 5, (0.25, 0.75)),
     "profile": (0, (45, 70), 7, (0.25, 0.75)),
     "young": (12, None, 7, (0.0, 0.2)),
@@ -105,19 +105,19 @@ def sample_view(rng, situation="any"):
     yaw_spread, yaw_range, pitch_spread, age = _SITUATIONS[situation]
     normal, uniform = rng.standard_normal, rng.uniform
     if yaw_range is None:
-        yaw = float(np.clip(yaw_spread * normal(), -65, 65))
+        yaw = float(np.clip(yaw_spread * normal(), -70, 70))
     else:
         yaw = uniform(*yaw_range) * rng.choice((-1, 1))
     return View(
         yaw=yaw, pitch=pitch_spread * normal(), roll=4 * normal(),
-        zoom=float(np.exp(0.04 * normal())), shift_x=0.02 * normal(), shift_y=0.02 * normal(),
-        light_x=0.5 * normal(), light_y=0.3 * normal() - 0.2, ambient=uniform(0.40, 0.80),
-        exposure=float(np.exp(0.12 * normal())), tint=np.exp(0.04 * normal(3)),
+        zoom=float(np.exp(0.04 * normal())), shift_x=0.025 * normal(), shift_y=0.025 * normal(),
+        light_x=0.7 * normal(), light_y=0.4 * normal() - 0.2, ambient=uniform(0.35, 0.75),
+        exposure=float(np.exp(0.15 * normal())), tint=np.exp(0.06 * normal(3)),
         age=uniform(*age), weight=0.7 * normal(), haircut=0.5 * normal(), shave=uniform(),
         smile=uniform(-0.5, 1), mouth_open=max(0.0, uniform(-0.6, 1)),
         brow_raise=0.7 * normal(), eyes_shut=max(0.0, uniform(-0.9, 0.7)), gaze=0.4 * normal(),
-        cover=rng.choice(_COVERS, p=(0.80, 0.08, 0.03, 0.03, 0.03, 0.03)),
-        blur=max(0.0, uniform(-0.3, 0.5)), grain=uniform(1, 5),
+        cover=rng.choice(_COVERS, p=(0.84, 0.08, 0.02, 0.02, 0.02, 0.02)),
+        blur=max(0.0, uniform(-0.3, 0.4)), grain=uniform(1, 4),
         seed=int(rng.integers(2**31)))
 
 
@@ -190,7 +190,7 @@ class _Head:
         # Pictures are cropped around the features, as a face aligner does, not around the skull.
         focus = self.rotation @ np.array((0, 0.18, 0.55))
         self.focus = focus[:2]
-        self.scale = 0.56 * view.zoom
+        self.scale = 0.60 * view.zoom
         roll = np.radians(view.roll)
         self.roll = np.array(((np.cos(roll), -np.sin(roll)), (np.sin(roll), np.cos(roll))))
         self.shift = np.array((view.shift_x, view.shift_y))
@@ -271,7 +271,9 @@ _COS, _SIN = np.cos(_ROUND), np.sin(_ROUND)
 
 
 def _points(x, y, height=0.0):
-    return np.stack(np.broadcast_arrays(x, y, height), axis=1).astype(np.float64)
+    points = np.empty((max(np.size(x), np.size(y)), 3))
+    points[:, 0], points[:, 1], points[:, 2] = x, y, height
+    return points
 
 
 def _features(traits, view, skin, hair):
