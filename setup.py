@@ -5,18 +5,20 @@ from setuptools import setup
 
 here = pathlib.Path(__file__).parent
 
-# Lower bounds: the oldest releases that the test suite has passed with, on Python 3.8.
-# Upper bounds are where something breaks:
-#   numpy                   mxnet 1.9.1 uses np.PZERO, which numpy 2 removed. (It also uses np.bool,
-#                           gone since 1.24: `import unequal` puts it back.)
-#   opencv-python-headless  4.12 and later need numpy 2. Headless: nothing here opens a window, and
-#                           the plain build needs libGL.
+# Bounds where something breaks:
+#   numpy                   <2: mxnet 1.9.1 uses np.PZERO, which numpy 2 removed. (It also uses
+#                           np.bool, gone since 1.24: `import unequal` puts it back.)
+#   opencv-python-headless  >=4.11: up to 4.10 a JPEG that is cut short decodes, its end grey,
+#                           instead of being reported. <4.12: from there on it needs numpy 2.
+#                           Headless: nothing here opens a window, and the plain build needs libGL.
+#   tqdm                    >=4.60: the first with tqdm.contrib.logging.
+# The other lower bounds are the oldest releases that the test suite has passed with (Python 3.8).
 INSTALL = [
     "numpy>=1.19,<2",
-    "opencv-python-headless>=4.5,<4.12",
+    "opencv-python-headless>=4.11,<4.12",
     "scikit-learn>=0.24",
     "easydict>=1.9",
-    "tqdm>=4.50",
+    "tqdm>=4.60",
     # mxnet 1.9.1 imports distutils, which Python 3.12 no longer has: setuptools brings it, and
     # 66.1 is its first release for 3.12.
     "setuptools>=66.1; python_version>='3.12'",
@@ -57,7 +59,8 @@ setup(
         "cpu": ["mxnet==1.9.1"],
         "cu112": ["mxnet-cu112==1.9.1"] + CUDA,
         "plots": ["matplotlib>=3.3"],
-        "dev": ["pytest>=7", "ruff>=0.4"],
+        # ruff: a newer one may find new faults in unchanged code.
+        "dev": ["pytest>=8.3", "ruff>=0.17,<0.18"],
         # The peer of the step benchmark.
         "bench": ["torch>=2.0"],
     },

@@ -38,7 +38,8 @@ def ordered_map(function, items, processes):
         yield from map(function, items)
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__])
+    # Of a partial, the function's: on Python 3.8 a partial has no __module__.
+    context.set_forkserver_preload([getattr(function, "func", function).__module__])
     items, waiting = iter(items), deque()
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare)
     try:
