@@ -89,6 +89,8 @@ class RecordSet:
         ``(height, width)`` in pixels, from ``property``.
     image_keys : numpy.ndarray
         int64, shape (images,), ascending.
+    identity_keys : numpy.ndarray
+        int64, shape (identities,), ascending; empty for a plain set.
 
     Raises
     ------
@@ -124,7 +126,7 @@ class RecordSet:
         flag, label, _ = self.record(self._keys[0])
         if flag == 0 or self._keys[0] != 0:
             self.image_keys = self._keys
-            self._identity_keys = np.zeros(0, np.int64)
+            self.identity_keys = np.zeros(0, np.int64)
             return
         if flag != 2:
             raise InputError(
@@ -134,13 +136,13 @@ class RecordSet:
         images = slice(*np.searchsorted(self._keys, (1, first)))
         identities = slice(*np.searchsorted(self._keys, (first, last)))
         self.image_keys = self._keys[images]
-        self._identity_keys = self._keys[identities]
-        if not len(self.image_keys) or len(self._identity_keys) != last - first:
+        self.identity_keys = self._keys[identities]
+        if not len(self.image_keys) or len(self.identity_keys) != last - first:
             raise InputError(
                 "{}: the header says that keys 1 to {} are images and {} to {} identities, but the "
                 "index holds {} and {} of these; copy train.rec and train.idx again.".format(
                     self.path, first - 1, first, last - 1, len(self.image_keys),
-                    len(self._identity_keys)))
+                    len(self.identity_keys)))
 
     def __len__(self):
         return len(self.image_keys)
@@ -169,8 +171,8 @@ class RecordSet:
             When a range is empty or reaches outside the image keys.
         """
         if self._ranges is None:
-            self._ranges = np.empty((len(self._identity_keys), 2), np.int64)
-            for row, key in enumerate(self._identity_keys):
+            self._ranges = np.empty((len(self.identity_keys), 2), np.int64)
+            for row, key in enumerate(self.identity_keys):
                 flag, label, _ = self.record(key)
                 if flag != 2:
                     raise InputError(
@@ -186,7 +188,7 @@ class RecordSet:
                     raise InputError(
                         "{}: identity record {} has the key range [{}, {}), which is empty or "
                         "reaches outside the image keys {} to {}; pack the set again.".format(
-                            self.path, self._identity_keys[row], *self._ranges[row], low, high - 1))
+                            self.path, self.identity_keys[row], *self._ranges[row], low, high - 1))
         return self._ranges
 
     def _position(self, key):
