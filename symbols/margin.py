@@ -11,8 +11,8 @@ import mxnet as mx
 from unequal.errors import InputError
 from unequal.symbols.fresnet import lookup
 
-# 1 - cos^2 below which sin is held constant: float32 rounds cos to about 6e-8, and the square root's
-# slope at 0 would make the gradient infinite (the reference yields NaN there).
+# 1 - cos^2 below which sin is held constant: float32 rounds cos to about 6e-8, and the square
+# root's slope at 0 would make the gradient infinite (the reference yields NaN there).
 _SMALLEST_SIN_SQUARED = 1e-7
 
 SPHERE_BETA = "sphere_beta"  # argument of loss type 1 that the training loop sets before each batch
@@ -67,8 +67,8 @@ def sphereface(embedding, label, num_classes, embedding_size, margin):
     """Loss type 1, multiplicative: ``|x| (beta cos t + psi(t)) / (1 + beta)`` for the label.
 
     ``psi(t) = (-1)^k cos(m t) - 2k`` on ``t in [k pi/m, (k+1) pi/m]`` (SphereFace, equation 7),
-    annealed by beta (L-Softmax, section 5.1), which is the argument :data:`SPHERE_BETA`, shape (1,).
-    The reference needs an operator that MXNet does not ship; this is the same function of standard
+    annealed by beta (L-Softmax, section 5.1), the argument :data:`SPHERE_BETA`, shape (1,). The
+    reference needs an operator that MXNet does not ship; this is the same function of standard
     ones: cos(m t) is the Chebyshev polynomial T_m of cos t, and k counts thresholds passed.
     """
     weight = mx.sym.L2Normalization(_weight(num_classes, embedding_size), mode="instance")
@@ -99,8 +99,8 @@ def cosface(embedding, label, num_classes, embedding_size, margin):
 def arcface(embedding, label, num_classes, embedding_size, margin):
     """Loss type 4: ``s cos(t + m)``.
 
-    Where t + m would pass pi (cos t <= cos(pi - m)) the penalty is ``s m sin(pi - m)`` instead; with
-    ``easy_margin`` there is none where cos t <= 0.
+    Where t + m would pass pi (cos t <= cos(pi - m)) the penalty is ``s m sin(pi - m)`` instead;
+    with ``easy_margin`` there is none where cos t <= 0.
     """
     s, m = margin.margin_s, margin.margin_m
     logits = _scaled_cosine(embedding, num_classes, embedding_size, s)

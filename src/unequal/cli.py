@@ -69,7 +69,7 @@ def setup_logging(stream=None):
 
 
 def run_script(main, parser):
-    """Run an entry script: parse, log to stdout (``2>&1 | tee`` as in the recipe), call ``main``."""
+    """Run an entry script: parse, log to stdout as the recipe's ``| tee`` expects, ``main``."""
     options = parser.parse_args()
     setup_logging(sys.stdout)
     return report_errors(lambda: main(options), debug=options.debug)

@@ -150,7 +150,7 @@ class PictureLoader:
 
 
 class FaceIter(mx.io.DataIter):
-    """Shuffled, augmented training batches: ``data`` (N, 3, H, W) RGB 0-255, ``softmax_label`` (N,).
+    """Shuffled, augmented batches: ``data`` (N, 3, H, W), RGB 0-255, and ``softmax_label`` (N,).
 
     The order and the augmentation of a batch depend on the seed, the epoch and the batch's number
     only, so that an epoch can be entered at any batch (:meth:`seek`). An incomplete last batch is

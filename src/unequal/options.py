@@ -29,7 +29,7 @@ MARGIN = (
     ("--margin", int, 4, "loss type 1: factor of the angle"),
     ("--beta", float, 1000.0, "loss type 1: annealing, start value"),
     ("--beta-min", float, 5.0, "loss type 1: annealing, least value"),
-    ("--beta-freeze", int, 0, "loss type 1: batches before annealing begins; also delays --lr-steps"),
+    ("--beta-freeze", int, 0, "loss type 1: batches before annealing; also delays --lr-steps"),
     ("--gamma", float, 0.12, "loss type 1: beta * (1 + gamma * batch) ** -power"),
     ("--power", float, 1.0, "loss type 1: see --gamma"),
     ("--scale", float, 0.9993, "(unused)"),
@@ -38,14 +38,14 @@ MARGIN = (
 
 RUN = (
     ("--data-dir", str, "", "record set to train on"),
-    ("--prefix", str, "../model/model", "where checkpoints go: PREFIX-symbol.json, PREFIX-NNNN.params"),
+    ("--prefix", str, "../model/model", "of the checkpoints PREFIX-symbol.json, PREFIX-NNNN.params"),
     ("--pretrained", str, "", "PREFIX,EPOCH of a checkpoint to start from"),
     ("--ckpt", int, 1, "PREFIX-NNNN at a verification: 0 never, 1 when better, 2 always"),
     ("--verbose", int, 2000, "batches between verifications"),
     ("--max-steps", int, 0, "stop after so many batches; 0: no limit"),
     ("--end-epoch", int, 100000, "stop after so many epochs"),
     ("--lr", float, 0.1, "learning rate"),
-    ("--lr-steps", str, "", "batches after which it falls tenfold, a,b,c; default by loss and batch"),
+    ("--lr-steps", str, "", "batches after which lr falls tenfold: a,b,c; empty: scaled"),
     ("--wd", float, 0.0005, "weight decay"),
     ("--mom", float, 0.9, "momentum"),
     ("--rand-mirror", int, 1, "1: mirror half of the pictures"),
@@ -60,11 +60,11 @@ BATCH = (("--per-batch-size", int, 100, "batch size of each device"),)
 # Not in the reference.
 OURS = (
     ("--seed", int, 0, "of the order, the augmentation and the initial weights"),
-    ("--patience", int, 10, "stop when the mean accuracy over the targets has not risen for so many "
-                            "verifications; 0: never"),
+    ("--patience", int, 10, "stop when the mean accuracy over the targets has not risen for so "
+                            "many verifications; 0: never"),
     ("--eval-dir", str, "", "directory of the verification sets"),
-    ("--save-floor", float, 0.0, "PREFIX-NNNN only when the first target reaches this accuracy (the "
-                                 "reference asks 0.975 to 0.99)"),
+    ("--save-floor", float, 0.0, "PREFIX-NNNN only when the first target reaches this accuracy "
+                                 "(the reference asks 0.975 to 0.99)"),
     ("--devices", str, "", "cpu, cpu:N (N contexts) or gpu:0,1; default by CUDA_VISIBLE_DEVICES"),
 )
 

@@ -19,7 +19,7 @@ NAME = "losses_and_networks"
 
 
 def relative_error(ours, reference):
-    """Largest absolute difference over the largest absolute reference value (nan: unequal shapes)."""
+    """Largest absolute difference over the largest absolute reference value; nan: other shapes."""
     ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
     if ours.shape != reference.shape:
         return float("nan")
@@ -100,14 +100,14 @@ def _unequal(case, recorded):
 def _mining(case, recorded):
     per_identity = case["images_per_identity"]
     embeddings = recorded["embeddings"]
-    chosen = confusable_identities(
-        embeddings, np.arange(len(embeddings)) // per_identity, case["batchsize_id"] // per_identity)
+    identities = np.arange(len(embeddings)) // per_identity
+    chosen = confusable_identities(embeddings, identities, case["batchsize_id"] // per_identity)
     # Of the two identities of a pair the reference's unstable sort puts either one first.
     return relative_error(np.sort(chosen), np.sort(recorded["selected"]))
 
 
 def parameters(names_and_shapes):
-    """The reproducible weights of REFERENCE: drawn by name, so any implementation can have them."""
+    """Weights drawn by name, so that any implementation can have the same ones."""
     scales = (  # suffix -> value of a standard normal v
         (lambda name: "relu" in name and name.endswith("_gamma"), lambda v: 0.25 + 0.05 * v),
         (lambda name: name.endswith("_gamma"), lambda v: 1 + 0.1 * v),

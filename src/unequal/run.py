@@ -49,8 +49,8 @@ def prepare(options):
         For a flag, a file or a checkpoint that cannot be used.
     """
     if not options.data_dir:
-        raise InputError("--data-dir is missing: name a record set (`unequal synth DIR` makes one to "
-                         "try).")
+        raise InputError("--data-dir is missing: name a record set (`unequal synth DIR` makes one "
+                         "to try).")
     for flag in ("verbose", "end_epoch", "lr"):
         if getattr(options, flag) <= 0:
             raise InputError("--{} must be above 0.".format(flag.replace("_", "-")))
