@@ -1,0 +1,70 @@
+"""Identification of 1,000 probes among 1,000,000 distractors of 512 numbers: time and memory.
+
+The peer, in the same run, is the matrix product alone: the same blocks, the same buffer, nothing
+kept. Distractors are drawn in memory once (2 GB), so that neither side waits for a disk.
+
+    python benchmarks/identification.py [--distractors N] [--probes P]
+"""
+import argparse
+import resource
+import statistics
+import time
+
+import unequal  # noqa: F401  first: it sets the number of threads
+
+import numpy as np  # isort: skip
+
+from unequal.eval import features, identification
+
+
+def draw(count, size):
+    """Unit rows, drawn block by block: a whole float64 array would need twice the memory."""
+    random = np.random.default_rng(0)
+    result = np.empty((count, size), np.float32)
+    for start in range(0, count, 8192):
+        block = result[start:start + 8192]
+        random.standard_normal(out=block, dtype=np.float32)
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+    return result
+
+
+def product_alone(probes, distractors):
+    """The matrix product of the blocks that identify() takes."""
+    count = identification.block_size(len(probes))
+    buffer = np.empty((len(probes), count), np.float32)
+    for start in range(0, len(distractors), count):
+        block = distractors[start:start + count]
+        np.matmul(probes, block.T, out=buffer[:, :len(block)] if len(block) == count else None)
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--probes", type=int, default=1000)
+    parser.add_argument("--distractors", type=int, default=1000000)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args()
+    probes = draw(options.probes, options.size)
+    identities = np.arange(options.probes) // 5
+    distractors = draw(options.distractors, options.size)
+    opened = features.from_array(distractors)
+    alone, whole = [], []
+    for _ in range(options.repeat):  # in turns, so that both meet the same machine
+        alone.append(seconds(lambda: product_alone(probes, distractors)))
+        whole.append(seconds(lambda: identification.identify(probes, identities, opened)))
+    ratio = statistics.median(whole) / statistics.median(alone)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+    print("identification of {:,} probes among {:,} distractors of {}: {:.2f} s; matrix product "
+          "alone {:.2f} s; ratio {:.2f}; peak memory {:.2f} GiB".format(
+              options.probes, options.distractors, options.size, statistics.median(whole),
+              statistics.median(alone), ratio, peak))
+
+
+if __name__ == "__main__":
+    main()

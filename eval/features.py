@@ -1,0 +1,317 @@
+"""Files of features: ``.npy``, ``.npz`` (``unequal embed``) and the MegaFace devkit's ``.bin``.
+
+The devkit's file is OpenCV's matrix: four little-endian int32 ``rows, cols, stride, type`` (stride
+in bytes from row to row; type 5 float32, 6 float64), then the rows. It keeps one file a picture, a
+column of D rows named ``PICTURE_SUFFIX.bin``, in the folders of the pictures.
+"""
+import os
+import struct
+import zipfile
+from dataclasses import dataclass, replace
+from typing import Callable, List, Optional
+
+import numpy as np
+
+from unequal.errors import InputError
+from unequal.files import replacing
+
+_HEADER = struct.Struct("<4i")
+_TYPES = {5: np.dtype("<f4"), 6: np.dtype("<f8")}
+
+
+def read_mat(path):
+    """Read a matrix file of the MegaFace devkit.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 or float64 (rows, cols).
+
+    Raises
+    ------
+    InputError
+        When the header makes no sense or the file has another length than it says.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    header = content[:_HEADER.size]
+    rows, cols, stride, kind = (_HEADER.unpack(header) if len(header) == _HEADER.size
+                                else (0, 0, 0, 0))
+    # The last row may end without the padding of the others.
+    expected = _HEADER.size + (rows - 1) * stride
+    if kind not in _TYPES or min(rows, cols) < 1 or stride < cols * _TYPES[kind].itemsize or not (
+            expected + cols * _TYPES[kind].itemsize <= len(content) <= expected + stride):
+        raise InputError("{}: not a feature file of the MegaFace devkit (rows, cols, stride, type "
+                         "as int32, type 5 or 6, then the rows), or cut short; write it "
+                         "again.".format(path))
+    return np.ndarray((rows, cols), _TYPES[kind], content, _HEADER.size,
+                      (stride, _TYPES[kind].itemsize)).copy()
+
+
+def mat_bytes(array):
+    """What a matrix file of the devkit holds; a vector becomes a column, as the devkit has it."""
+    array = np.asarray(array)
+    array = array[:, None] if array.ndim == 1 else array
+    kind = 6 if array.dtype == np.float64 else 5
+    data = np.ascontiguousarray(array, _TYPES[kind])
+    return _HEADER.pack(*data.shape, data.strides[0], kind) + data.tobytes()
+
+
+def write_mat(path, array):
+    """Write a matrix file of the devkit, (rows, cols) or a vector; see :func:`mat_bytes`."""
+    with replacing(path, binary=True) as file:
+        file.write(mat_bytes(array))
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features that are read block by block.
+
+    Attributes
+    ----------
+    source : str
+        What to call them in errors.
+    names : list of str
+        (n,); about 100 bytes each.
+    size : int
+        Length D of a feature.
+    read : callable
+        ``read(count)`` yields consecutive arrays of at most ``count`` rows.
+    keep : numpy.ndarray or None
+        bool (n,): rows that count; None: all.
+    """
+
+    source: str
+    names: List[str]
+    size: int
+    read: Callable
+    keep: Optional[np.ndarray] = None
+
+    def __len__(self):
+        return len(self.names) if self.keep is None else int(self.keep.sum())
+
+    def without(self, rows):
+        """The same without some rows: bool (n,)."""
+        return replace(self, keep=~rows)
+
+    def kept_names(self):
+        """Names of the rows that count."""
+        if self.keep is None:
+            return self.names
+        return [name for name, keep in zip(self.names, self.keep) if keep]
+
+    def blocks(self, count):
+        """Yield float32 arrays (at most ``count``, D) of unit rows, those that count.
+
+        Raises
+        ------
+        InputError
+            For a feature that is not finite.
+        """
+        start = 0
+        for block in self.read(count):
+            end = start + len(block)
+            if self.keep is not None:
+                block = block[self.keep[start:end]]
+            yield unit_rows(block, self.source)
+            start = end
+
+    def array(self):
+        """All rows that count at once, of unit length: float32 (n, D)."""
+        return np.concatenate([np.empty((0, self.size), np.float32)] + list(self.blocks(8192)))
+
+
+def unit_rows(block, source):
+    """Rows of length 1, float32; a row of zeros stays. InputError when one is not finite."""
+    block = np.asarray(block, np.float32)
+    norms = np.sqrt(np.einsum("ij,ij->i", block, block))
+    if not np.isfinite(norms).all():
+        raise InputError("{}: a feature holds nan or infinity; embed the pictures again.".format(
+            source))
+    return block / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+
+
+def from_array(array, names=None, source="features"):
+    """Features in memory."""
+    if names is None:
+        names = [str(number) for number in range(len(array))]
+    if array.ndim != 2 or len(names) != len(array):
+        raise InputError("{}: expected features (n, D) with n names but got shape {} and {} "
+                         "names.".format(source, array.shape, len(names)))
+
+    def read(count):
+        for start in range(0, len(array), count):
+            yield array[start:start + count]
+
+    return Features(source, list(names), array.shape[1], read)
+
+
+def _open_npy(path):
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise InputError("{}: not an array numpy can read ({}).".format(path, error)) from None
+    names = None
+    if os.path.exists(path + ".txt"):
+        with open(path + ".txt", encoding="utf-8", errors="surrogateescape") as lines:
+            names = lines.read().splitlines()
+    return from_array(array, names, path)
+
+
+def _read_npz_block_by_block(path, shape, dtype):
+    def read(count):
+        row = shape[1] * dtype.itemsize
+        with zipfile.ZipFile(path) as archive, archive.open("features.npy") as member:
+            _array_header(member)
+            for start in range(0, shape[0], count):
+                rows = min(count, shape[0] - start)
+                yield np.frombuffer(member.read(rows * row), dtype).reshape(rows, shape[1])
+    return read
+
+
+def _array_header(file):
+    """(shape, fortran_order, dtype) of the ``.npy`` array that begins here."""
+    version = np.lib.format.read_magic(file)
+    return {(1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0}[version](file)
+
+
+def _open_npz(path):
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("features.npy") as member:
+            shape, fortran, dtype = _array_header(member)
+        with np.load(path, allow_pickle=False) as arrays:
+            names = arrays["names"].tolist()
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError("{}: no arrays `features` and `names` that numpy can read ({}); write it "
+                         "with `unequal embed`.".format(path, error)) from None
+    if len(shape) != 2 or fortran or dtype.kind != "f" or len(names) != shape[0]:
+        raise InputError("{}: expected float features (n, D) with n names but found {} of shape {} "
+                         "and {} names.".format(path, dtype, shape, len(names)))
+    return Features(path, names, shape[1], _read_npz_block_by_block(path, shape, dtype))
+
+
+def _open_mat(path):
+    array = read_mat(path)
+    return from_array(array.T if array.shape[1] == 1 else array, source=path)
+
+
+def _open_tree(path):
+    names = sorted(os.path.relpath(os.path.join(folder, name), path)
+                   for folder, _, files in os.walk(path) for name in files
+                   if name.endswith(".bin"))
+    if not names:
+        raise InputError("{}: no .bin feature file in this folder.".format(path))
+    size = read_mat(os.path.join(path, names[0])).size
+
+    def read(count):
+        for start in range(0, len(names), count):
+            some = names[start:start + count]
+            block = np.empty((len(some), size), np.float32)
+            for row, name in zip(block, some):
+                vector = read_mat(os.path.join(path, name)).ravel()
+                if len(vector) != size:
+                    raise InputError("{}: has {} numbers but the first feature of the folder has "
+                                     "{}; all must come from one model.".format(
+                                         os.path.join(path, name), len(vector), size))
+                row[:] = vector
+            yield block
+
+    return Features(path, names, size, read)
+
+
+_OPENERS = {".npy": _open_npy, ".npz": _open_npz, ".bin": _open_mat}
+
+
+def open_features(path):
+    """Features of a file (by its ending) or of a folder of devkit files.
+
+    ``.npy`` arrays and ``.npz`` members are read block by block, a folder file by file; only a
+    single devkit matrix is read at once.
+
+    Raises
+    ------
+    InputError
+        When they cannot be read; the text names the file.
+    """
+    if os.path.isdir(path):
+        return _open_tree(path)
+    ending = os.path.splitext(path)[1]
+    if ending not in _OPENERS:
+        raise InputError("{}: features are .npy, .npz or .bin files, or a folder of the MegaFace "
+                         "devkit's .bin files.".format(path))
+    return _OPENERS[ending](path)
+
+
+def identities(names):
+    """Who each picture shows: the folder it lies in, as in FaceScrub and ``unequal embed``.
+
+    Parameters
+    ----------
+    names : list of str
+        ``FOLDER/PICTURE``.
+
+    Returns
+    -------
+    numpy.ndarray
+        str (n,).
+
+    Raises
+    ------
+    InputError
+        When a name has no folder.
+    """
+    folders = [os.path.basename(os.path.dirname(name)) for name in names]
+    for name, folder in zip(names, folders):
+        if not folder:
+            raise InputError("{!r}: names must be IDENTITY/PICTURE to tell who is shown; embed "
+                             "pictures that lie in a folder for each person.".format(name))
+    return np.array(folders, str)
+
+
+def _stem(name):
+    """A name without what follows the first dot of its last part: ``.jpg``, ``.png_r50.bin``."""
+    folder, last = os.path.split(name)
+    return os.path.join(folder, last.split(".")[0])
+
+
+def read_noise_list(path):
+    """Names in a noise list: one a line, the second column where there are tabs; ``#`` comments.
+
+    The form of the lists published with InsightFace's MegaFace evaluation.
+    """
+    names = []
+    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            columns = line.strip().split("\t")
+            if columns[0] and not line.startswith("#"):
+                names.append(columns[min(1, len(columns) - 1)])
+    return names
+
+
+def noisy(names, noise):
+    """Which names a noise list means.
+
+    An entry means every name that ends in it, folder by folder, endings such as ``.jpg`` or the
+    devkit's ``.png_r50.bin`` aside: ``A/A_1.jpg`` means ``set/A/A_1.png`` but not ``set/B/A_1``.
+
+    Parameters
+    ----------
+    names, noise : list of str
+
+    Returns
+    -------
+    noisy : numpy.ndarray
+        bool (names,).
+    unknown : int
+        How many entries mean no name at all.
+    """
+    wanted = {_stem(os.path.normpath(entry)) for entry in noise}
+    depths = sorted({entry.count(os.sep) + 1 for entry in wanted})
+    result, met = np.zeros(len(names), bool), set()
+    for number, name in enumerate(names):
+        parts = _stem(os.path.normpath(name)).split(os.sep)
+        found = {os.sep.join(parts[-depth:]) for depth in depths} & wanted
+        result[number] = bool(found)
+        met |= found
+    return result, len(wanted - met)
