@@ -73,9 +73,21 @@ def lookup(table, key, what):
     return table[key]
 
 
+def _slope(channels, name):
+    return mx.sym.Variable(name + "_gamma", shape=(channels,), init=mx.init.Constant(0.25))
+
+
 def prelu(data, channels, name):
-    """PReLU as MXNet's own operator: the fast form on GPUs."""
-    return mx.sym.LeakyReLU(data, act_type="prelu", name=name)
+    """PReLU as ``relu(x) + a * min(x, 0)`` by elementwise operators: the form for GPUs.
+
+    MXNet 1.9.1's own operator (LeakyReLU) will not do: in a bound symbol the gradient of the data
+    is written over the incoming one before the slope's is computed from it, so the gradient of
+    ``a`` comes out multiplied by ``a``.
+    """
+    slope = mx.sym.reshape(_slope(channels, name), shape=(1, channels, 1, 1))
+    positive = mx.sym.Activation(data, act_type="relu")
+    negative = data - positive
+    return mx.sym.elemwise_add(positive, mx.sym.broadcast_mul(negative, slope), name=name)
 
 
 def prelu_depthwise(data, channels, name):
@@ -86,8 +98,7 @@ def prelu_depthwise(data, channels, name):
     memory layout before and after it, while this form stays in the convolutions' blocked layout
     (``benchmarks/step.py``).
     """
-    gamma = mx.sym.Variable(name + "_gamma", shape=(channels,), init=mx.init.Constant(0.25))
-    slope = mx.sym.reshape(gamma, shape=(channels, 1, 1, 1))
+    slope = mx.sym.reshape(_slope(channels, name), shape=(channels, 1, 1, 1))
     scale = dict(num_filter=channels, num_group=channels, kernel=(1, 1), no_bias=True)
     positive = mx.sym.Convolution(
         mx.sym.Activation(data, act_type="relu"), weight=1 - slope, **scale)
