@@ -38,14 +38,15 @@ MARGIN = (
 
 RUN = (
     ("--data-dir", str, "", "record set to train on"),
-    ("--prefix", str, "../model/model", "of the checkpoints PREFIX-symbol.json, PREFIX-NNNN.params"),
+    ("--prefix", str, "../model/model",
+     "of the checkpoints: PREFIX-symbol.json, PREFIX-NNNN.params"),
     ("--pretrained", str, "", "PREFIX,EPOCH of a checkpoint to start from"),
     ("--ckpt", int, 1, "PREFIX-NNNN at a verification: 0 never, 1 when better, 2 always"),
     ("--verbose", int, 2000, "batches between verifications"),
     ("--max-steps", int, 0, "stop after so many batches; 0: no limit"),
     ("--end-epoch", int, 100000, "stop after so many epochs"),
     ("--lr", float, 0.1, "learning rate"),
-    ("--lr-steps", str, "", "batches after which lr falls tenfold: a,b,c; empty: scaled"),
+    ("--lr-steps", str, "", "batches after which lr falls tenfold: a,b,c"),
     ("--wd", float, 0.0005, "weight decay"),
     ("--mom", float, 0.9, "momentum"),
     ("--rand-mirror", int, 1, "1: mirror half of the pictures"),
