@@ -36,7 +36,7 @@ def robust_outputs(logits, label, beta, normalizer, threshold=0.0):
     """
     probability, prediction, label_log, largest_log = noise_robust(
         logits, label, beta, normalizer, threshold)
-    weight = mx.sym.exp(largest_log) > threshold
+    weight = mx.sym.pick(probability, prediction, axis=1) > threshold
     loss = weight * (beta * label_log + (1 - beta) * largest_log)
     named = {
         "loss": mx.sym.sum(loss, axis=0, keepdims=True) * (-1.0 / normalizer),

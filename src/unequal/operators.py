@@ -48,7 +48,7 @@ def forward_rows(logits, label, out):
     for i, row in enumerate(logits):
         largest = row.argmax()
         target = probability[i]
-        np.subtract(row, row[largest], out=target)
+        np.subtract(row, row[largest], out=target, dtype=np.float32)  # not in float16
         behind = target[int(label[i])]  # log-odds of the label against the largest, at most 0
         np.exp(target, out=target)
         total = target.sum(dtype=np.float64)
@@ -61,9 +61,9 @@ def forward_rows(logits, label, out):
 
 def backward_rows(label, out, gradient, beta, scale, threshold, add=False):
     """The gradient for :func:`forward_rows`, written to (or added to) ``gradient``, (N, C)."""
-    probability, prediction, _, largest_log = out
+    probability, prediction = out[:2]
     for i, row in enumerate(probability):
-        factor = np.float32(scale if np.exp(largest_log[i]) > threshold else 0.0)
+        factor = np.float32(scale if row[int(prediction[i])] > threshold else 0.0)
         target = gradient[i]
         if add:
             target += row * factor
@@ -75,18 +75,19 @@ def backward_rows(label, out, gradient, beta, scale, threshold, add=False):
 
 def forward_arrays(logits, label):
     """The operator's forward by NDArray operators, for GPUs; returns its four outputs."""
-    probability = mx.nd.softmax(logits, axis=1, dtype="float32")
-    prediction = mx.nd.argmax(logits, axis=1).astype("float32")
+    logits = logits.astype("float32", copy=False)  # softmax would sum in the type it is given
+    probability = mx.nd.softmax(logits, axis=1)
+    prediction = mx.nd.argmax(logits, axis=1)
     largest_log = mx.nd.log(mx.nd.pick(probability, prediction, axis=1))
     behind = mx.nd.pick(logits, label, axis=1) - mx.nd.pick(logits, prediction, axis=1)
-    return probability, prediction, behind.astype("float32") + largest_log, largest_log
+    return probability, prediction, behind + largest_log, largest_log
 
 
 def backward_arrays(label, out, beta, scale, threshold):
     """The gradient for :func:`forward_arrays`, float32 (N, C)."""
-    probability, prediction, _, largest_log = out
+    probability, prediction = out[:2]
     classes = probability.shape[1]
-    factor = (mx.nd.exp(largest_log) > threshold) * scale
+    factor = (mx.nd.pick(probability, prediction, axis=1) > threshold) * scale
     gradient = mx.nd.broadcast_mul(probability, factor.reshape((-1, 1)))
     for column, share in ((prediction, 1 - beta), (label, beta)):
         # The second pass picks what the first has written: equal columns get both shares.
@@ -114,8 +115,8 @@ class _NoiseRobust(mx.operator.CustomOp):
     def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
         numbers = (self._beta, self._scale, self._threshold)
         if req[0] == "null":
-            return
-        if in_grad[0].context.device_type == "cpu":
+            pass
+        elif in_grad[0].context.device_type == "cpu":
             backward_rows(numpy_view(in_data[1]), [numpy_view(array) for array in out_data],
                           numpy_view(in_grad[0]), *numbers, add=req[0] == "add")
         else:
