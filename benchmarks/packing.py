@@ -1,0 +1,74 @@
+"""Packing speed beside bare decode + encode of the same pictures, one core each.
+
+    python benchmarks/packing.py [--pictures 2000]
+
+Two kinds of pictures: ready faces (112x112 JPEG, copied byte for byte) and snapshots (600x800 JPEG,
+fitted to 112x112). The peer is OpenCV alone on bytes in memory: imdecode, for snapshots one resize,
+imencode. Best of three runs of each, alternating.
+"""
+import argparse
+import os
+import tempfile
+import time
+
+import cv2
+import numpy as np
+
+from unequal.packing import Settings, pack
+
+KINDS = {"ready 112x112": (112, 112), "snapshot 600x800": (600, 800)}
+
+
+def picture(height, width, seed):
+    """JPEG bytes of something with as much detail as a face (about 6 kB at 112x112)."""
+    random = np.random.RandomState(seed)
+    coarse = cv2.resize(random.randint(0, 256, (7, 7, 3), np.uint8), (width, height),
+                        interpolation=cv2.INTER_CUBIC)
+    noise = random.randint(-6, 7, coarse.shape)
+    pixels = np.clip(coarse + noise, 0, 255).astype(np.uint8)
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def bare(pictures):
+    """Decode and encode again, with nothing around it."""
+    for data in pictures:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if pixels.shape[0] != 112:
+            pixels = cv2.resize(pixels, (112, 112), interpolation=cv2.INTER_AREA)
+        cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+
+
+def seconds(function, *arguments):
+    begin = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - begin
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=2000)
+    count = parser.parse_args().pictures
+    cv2.setNumThreads(1)
+    for kind, size in KINDS.items():
+        number = count if size[0] == 112 else count // 4
+        pictures = [picture(*size, seed=seed) for seed in range(min(number, 200))]
+        pictures = (pictures * (number // len(pictures) + 1))[:number]
+        with tempfile.TemporaryDirectory() as scratch:
+            faces = os.path.join(scratch, "faces")
+            for place, data in enumerate(pictures):
+                folder = os.path.join(faces, "{:05}".format(place // 10))
+                os.makedirs(folder, exist_ok=True)
+                with open(os.path.join(folder, "{}.jpg".format(place % 10)), "wb") as file:
+                    file.write(data)
+            best = {"pack": np.inf, "bare": np.inf}
+            for _ in range(3):
+                best["bare"] = min(best["bare"], seconds(bare, pictures))
+                best["pack"] = min(best["pack"], seconds(
+                    pack, faces, os.path.join(scratch, "set"), Settings(faces)))
+        print("{}: unequal pack {:,.0f} pictures/s per core, bare decode+encode {:,.0f}, "
+              "ratio {:.2f}".format(kind, number / best["pack"], number / best["bare"],
+                                    best["bare"] / best["pack"]))
+
+
+if __name__ == "__main__":
+    main()

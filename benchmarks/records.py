@@ -1,0 +1,151 @@
+"""Memory and time of record sets at the size of MF2's head set, and of copying parts of one.
+
+    python benchmarks/records.py [--images 2003574] [--identities 96499]
+
+1. Open a set with that many records and read its identity records: seconds, bytes a record.
+2. Split it (its records hold no picture bytes): seconds and memory per 100,000 images.
+3. Split and denoise 100,000 images of 5 kB: seconds, and that memory does not follow the bytes.
+
+Each figure comes from a process of its own; memory is the rise of its peak over the start.
+"""
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from unequal.denoising import denoise
+from unequal.records import RecordSet, RecordWriter
+from unequal.splitting import split
+
+
+def write_empty_set(directory, images, identities):
+    """A set of records without pictures, written in one go: a long tail of identities."""
+    os.makedirs(directory)
+    weights = 1 / np.arange(1, identities + 1) ** 0.7
+    counts = np.maximum(1, np.floor(weights / weights.sum() * images)).astype(np.int64)
+    counts[0] += images - counts.sum()
+    ends = np.cumsum(counts) + 1
+    # magic, length; flag, label, id, id2; labels (a scalar label leaves them out)
+    image = np.dtype("<u4, <u4, <u4, <f4, <u8, <u8")
+    pair = np.dtype("<u4, <u4, <u4, <f4, <u8, <u8, <f4, <f4")
+    records = np.zeros(images, image)
+    records["f0"], records["f1"] = 0xCED7230A, 24
+    records["f3"] = np.repeat(np.arange(identities), counts)
+    pairs = np.zeros(identities + 1, pair)
+    pairs["f0"], pairs["f1"], pairs["f2"] = 0xCED7230A, 32, 2
+    pairs["f6"] = np.append(images + 1, ends - counts)
+    pairs["f7"] = np.append(images + 1 + identities, ends)
+    with open(os.path.join(directory, "train.rec"), "wb") as file:
+        file.write(pairs[:1].tobytes() + records.tobytes() + pairs[1:].tobytes())
+    sizes = np.full(images + identities + 1, image.itemsize)
+    sizes[0] = sizes[images + 1:] = pair.itemsize
+    offsets = np.cumsum(sizes) - sizes
+    np.savetxt(os.path.join(directory, "train.idx"),
+               np.stack([np.arange(len(offsets)), offsets], 1), fmt="%d", delimiter="\t")
+    with open(os.path.join(directory, "property"), "w") as line:
+        line.write("{},112,112\n".format(identities))
+
+
+def write_full_set(directory, images, size):
+    data = np.random.RandomState(0).bytes(size)
+    with RecordWriter(directory, (112, 112)) as writer:
+        for place in range(images):
+            # identities of 5 and 20 images in turn
+            writer.add(place // 25 * 2 + (place % 25 >= 5), data)
+
+
+def stage_open(directory):
+    begin = time.perf_counter()
+    records = RecordSet(directory)
+    opened = time.perf_counter()
+    identities = len(records.identity_ranges)
+    return {"open": opened - begin, "ranges": time.perf_counter() - opened,
+            "images": len(records), "identities": identities,
+            "kept": sum(array.nbytes for array in vars(records).values()
+                        if isinstance(array, np.ndarray) and array.base is None)}
+
+
+def stage_split(directory):
+    sides = split(directory, directory + ".head", directory + ".tail")
+    return {"images": sum(images for images, _ in sides)}
+
+
+def stage_denoise(directory):
+    with RecordSet(directory) as records:
+        keys = records.image_keys[::10]
+        lines = ["{} {} 0.001 0.0001\n".format(records.image(key)[0], key) for key in keys]
+    with open(directory + ".noise", "w") as file:
+        file.writelines(lines)
+    begin = time.perf_counter()
+    images, _, dropped = denoise(directory, directory + ".noise", directory + ".out")
+    return {"images": images + dropped, "time": time.perf_counter() - begin}
+
+
+STAGES = {"open": stage_open, "split": stage_split, "denoise": stage_denoise}
+
+
+def peak():
+    # Not getrusage: its peak begins with that of the process we were forked from.
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def measured(stage, directory):
+    """Run a stage in a process of its own; its figures, with seconds and the rise of memory."""
+    output = subprocess.run([sys.executable, __file__, "--stage", stage, directory], check=True,
+                            stdout=subprocess.PIPE).stdout
+    return json.loads(output.decode().splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=2003574)
+    parser.add_argument("--identities", type=int, default=96499)
+    parser.add_argument("--stage", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.stage:
+        name, directory = options.stage
+        before, begin = peak(), time.perf_counter()
+        figures = STAGES[name](directory)
+        figures.setdefault("time", time.perf_counter() - begin)
+        figures["memory"] = peak() - before
+        print(json.dumps(figures))
+        return
+    scratch = tempfile.mkdtemp()
+    try:
+        path = os.path.join(scratch, "large")
+        write_empty_set(path, options.images, options.identities)
+        found = measured("open", path)
+        print("{:,} images + {:,} identities: opened in {:.1f} s, identity records read in {:.1f} "
+              "s; {:.1f} MB kept ({:.1f} bytes a record), peak {:.0f} MB".format(
+                  found["images"], found["identities"], found["open"], found["ranges"],
+                  found["kept"] / 1e6, found["kept"] / (found["images"] + found["identities"]),
+                  found["memory"] / 1e6))
+        found = measured("split", path)
+        scale = 100000 / found["images"]
+        print("split of it: {:.1f} s per 100,000 images; peak {:.0f} MB, {:.0f} bytes an image"
+              .format(found["time"] * scale, found["memory"] / 1e6,
+                      found["memory"] / found["images"]))
+        path = os.path.join(scratch, "pictures")
+        write_full_set(path, 100000, 5000)
+        begin = time.perf_counter()
+        shutil.copyfile(os.path.join(path, "train.rec"), os.path.join(scratch, "copy"))
+        with open(os.path.join(scratch, "copy"), "rb") as file:
+            os.fsync(file.fileno())
+        copied = time.perf_counter() - begin
+        for stage in ("split", "denoise"):
+            found = measured(stage, path)
+            print("{} of 100,000 images of 5 kB (500 MB): {:.1f} s (copying the file {:.1f} s), "
+                  "peak {:.0f} MB".format(stage, found["time"], copied, found["memory"] / 1e6))
+    finally:
+        shutil.rmtree(scratch)
+
+
+if __name__ == "__main__":
+    main()
