@@ -11,12 +11,15 @@ here = pathlib.Path(__file__).parent
 #   opencv-python-headless  >=4.11: up to 4.10 a JPEG that is cut short decodes, its end grey,
 #                           instead of being reported. <4.12: from there on it needs numpy 2.
 #                           Headless: nothing here opens a window, and the plain build needs libGL.
+#   scikit-learn            >=1.3: the first that asks an Embedder to clone itself.
+#   scipy                   <2: mx.nd.array uses scipy.sparse.csr, which SciPy says 2 will remove.
 #   tqdm                    >=4.60: the first with tqdm.contrib.logging.
 # The other lower bounds are the oldest releases that the test suite has passed with (Python 3.8).
 INSTALL = [
     "numpy>=1.19,<2",
     "opencv-python-headless>=4.11,<4.12",
-    "scikit-learn>=0.24",
+    "scikit-learn>=1.3",
+    "scipy>=1.10,<2",
     "easydict>=1.9",
     "tqdm>=4.60",
     # mxnet 1.9.1 imports distutils, which Python 3.12 no longer has: setuptools brings it, and
