@@ -34,10 +34,11 @@ _TRAITS = (
     ("lip_low", 0.056, 0.022), ("lip_red", 0.45, 0.32),
     ("beard", -0.10, 0.45), ("mole_x", 0.0, 0.25), ("mole_y", 0.25, 0.18), ("mole", -0.3, 0.5),
 )
-LATENT = len(_TRAITS)
+TRAITS = tuple(name for name, _, _ in _TRAITS)
+LATENT = len(TRAITS)
 _MEAN = np.array([mean for _, mean, _ in _TRAITS])
 _SPREAD = np.array([spread for _, _, spread in _TRAITS])
-_Traits = namedtuple("_Traits", [name for name, _, _ in _TRAITS])
+_Traits = namedtuple("_Traits", TRAITS)
 
 # People come in a few groups that resemble each other: some strangers are hard to tell apart.
 _MODES = np.random.RandomState(2019).randn(4, LATENT)
@@ -112,7 +113,7 @@ def sample_view(rng, situation="any"):
         yaw=yaw, pitch=pitch_spread * normal(), roll=4 * normal(),
         zoom=float(np.exp(0.04 * normal())), shift_x=0.025 * normal(), shift_y=0.025 * normal(),
         light_x=0.7 * normal(), light_y=0.4 * normal() - 0.2, ambient=uniform(0.35, 0.75),
-        exposure=float(np.exp(0.15 * normal())), tint=np.exp(0.06 * normal(3)),
+        exposure=float(np.exp(0.20 * normal())), tint=np.exp(0.06 * normal(3)),
         age=uniform(*age), weight=0.7 * normal(), haircut=0.5 * normal(), shave=uniform(),
         smile=uniform(-0.5, 1), mouth_open=max(0.0, uniform(-0.6, 1)),
         brow_raise=0.7 * normal(), eyes_shut=max(0.0, uniform(-0.9, 0.7)), gaze=0.4 * normal(),

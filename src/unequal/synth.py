@@ -29,29 +29,25 @@ draw.
 import contextlib
 import csv
 import functools
-import logging
-import multiprocessing
+import itertools
 import os
 import pickle
 import shutil
-import sys
 import tempfile
-import time
 from collections import namedtuple
-from concurrent.futures import ProcessPoolExecutor
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from unequal import faces
 from unequal.errors import InputError
 from unequal.faces import draw_face
+from unequal.packing import process_count
+from unequal.parallel import ordered_map, processors
+from unequal.progress import track
 from unequal.records import RecordWriter
 
 __all__ = ["KINDS", "draw_face", "make_dataset"]
-
-LOG = logging.getLogger(__name__)
 
 KINDS = ("clean", "flip", "split", "outlier")
 _CLEAN, _FLIP, _SPLIT, _OUTLIER = range(len(KINDS))
@@ -163,8 +159,9 @@ def plan_pairs(rng, target, pairs, people):
         np.tile(np.repeat((True, False), half), FOLDS))
 
 
-def _draw_chunk(seed, size, stream, start, people, situations):
-    """Encoded pictures ``start, start + 1, ...`` of a set."""
+def _draw_chunk(seed, size, chunk):
+    """Encoded pictures of a ``_chunks`` item."""
+    stream, start, people, situations = chunk
     encoded = []
     for number, (person, situation) in enumerate(zip(people, situations), start):
         rng = _rng(seed, stream, number)
@@ -172,64 +169,20 @@ def _draw_chunk(seed, size, stream, start, people, situations):
             picture = faces.draw_clutter(rng, size)
         else:
             identity = faces.sample_identity(_rng(seed, _PEOPLE, int(person)))
-            picture = draw_face(identity, faces.sample_view(rng, faces.SITUATIONS[situation]),
-                                size)
+            view = faces.sample_view(rng, faces.SITUATIONS[situation])
+            picture = draw_face(identity, view, size)
         _, jpeg = cv2.imencode(".jpg", picture[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))
         encoded.append(jpeg.tobytes())
     return encoded
 
 
-def _one_thread():
-    # The processes share the cores already.
-    cv2.setNumThreads(1)
-
-
-@contextlib.contextmanager
-def _mapping(workers):
-    """A ``map`` over ``workers`` processes, in order."""
-    if workers == 1:
-        yield map
-        return
-    # Not fork: MXNet's threads do not survive it.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        yield pool.map
-
-
-class _Progress:
-    """A bar on a terminal, else a line now and then."""
-
-    def __init__(self, total):
-        self.total, self.done, self.reported = total, 0, time.monotonic()
-        self.bar = tqdm(total=total, unit="pictures") if sys.stderr.isatty() else None
-
-    def step(self):
-        self.done += 1
-        if self.bar is not None:
-            self.bar.update()
-        elif self.done == self.total or time.monotonic() - self.reported > 5:
-            self.reported = time.monotonic()
-            LOG.info("synth: %d of %d pictures", self.done, self.total)
-
-    def close(self):
-        if self.bar is not None:
-            self.bar.close()
-
-
-def _draw(run, progress, seed, size, stream, pictures):
-    """Encoded pictures of a set, one after the other."""
-    starts = range(0, len(pictures.people), _CHUNK)
-    batches = run(functools.partial(_draw_chunk, seed, size, stream), starts,
-                  (pictures.people[start:start + _CHUNK] for start in starts),
-                  (pictures.situations[start:start + _CHUNK] for start in starts))
-    try:
-        for batch in batches:
-            for jpeg in batch:
-                yield jpeg
-                progress.step()
-    finally:
-        if hasattr(batches, "close"):
-            batches.close()  # forget what is not drawn yet
+def _chunks(sets):
+    """All pictures of all sets in pieces (stream, number of the first, people, situations)."""
+    for name, planned in sets.items():
+        people, situations = planned.pictures
+        for start in range(0, len(people), _CHUNK):
+            stop = start + _CHUNK
+            yield _STREAMS[name], start, people[start:stop], situations[start:stop]
 
 
 def _check(condition, message, *values):
@@ -239,7 +192,7 @@ def _check(condition, message, *values):
 
 def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_images=24,
                  tail_identities=300, eval_identities=300, eval_pairs=600, noise=0.30,
-                 outliers=0.10, split=0.05, workers=1):
+                 outliers=0.10, split=0.05, processes=1):
     """Draw the built-in data set into ``directory`` (see the module's text for what it holds).
 
     Parameters
@@ -266,9 +219,9 @@ def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_
         Share of the head pictures that show a stranger or no face, 0 to 1.
     split : float
         Share of the head's people whose pictures lie under two labels, 0 to 1.
-    workers : int
-        Processes; with more than one, a script that calls this needs the
-        ``if __name__ == "__main__"`` guard that multiprocessing asks for.
+    processes : int
+        How many draw; see :func:`unequal.parallel.ordered_map` for what more than one asks of a
+        script.
 
     Raises
     ------
@@ -296,7 +249,6 @@ def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_
         _check(0 <= rate <= 1, "--{} {}: must be a share from 0 to 1.", flag, rate)
     _check(noise + outliers <= 1, "--noise {} and --outliers {}: together more than 1; lower one.",
            noise, outliers)
-    _check(workers >= 1, "--workers {}: must be 1 or more.", workers)
     directory = os.path.abspath(directory)
     if os.path.exists(directory):
         _check(os.path.isdir(directory), "{}: is a file; name a new directory.", directory)
@@ -308,18 +260,19 @@ def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_
     parent = os.path.dirname(directory)
     os.makedirs(parent, exist_ok=True)
     building = tempfile.mkdtemp(prefix="." + os.path.basename(directory) + ".", dir=parent)
-    progress = _Progress(sum(len(planned.pictures.people) for planned in sets.values()))
+    total = sum(len(planned.pictures.people) for planned in sets.values())
+    batches = ordered_map(functools.partial(_draw_chunk, seed, image_size), _chunks(sets),
+                          processes)
     try:
-        with _mapping(workers) as run:
+        with contextlib.closing(batches):
+            drawn = track(itertools.chain.from_iterable(batches), "pictures", total)
             for name, planned in sets.items():
-                stream = _STREAMS[name]
-                drawn = _draw(run, progress, seed, image_size, stream, planned.pictures)
-                with contextlib.closing(drawn):
-                    _WRITERS[type(planned)](building, name, planned, drawn, image_size)
-        os.chmod(building, 0o777 & ~_umask())
+                count = len(planned.pictures.people)
+                _WRITERS[type(planned)](building, name, planned,
+                                        itertools.islice(drawn, count), image_size)
+        os.chmod(building, 0o777 & ~_umask())  # mkdtemp keeps others out
         os.replace(building, directory)
     finally:
-        progress.close()
         shutil.rmtree(building, ignore_errors=True)
 
 
@@ -408,8 +361,8 @@ def configure(parser):
             ("split", float, 0.05, "share of head people with two labels")):
         parser.add_argument("--" + flag, type=kind, default=default,
                             help=text + " (default %(default)s)")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)),
-                        help="processes that draw (default: one a processor)")
+    parser.add_argument("--processes", type=process_count, default=processors(),
+                        help="how many draw (default: one a processor)")
 
 
 def run(options):
@@ -419,7 +372,7 @@ def run(options):
         head_identities=options.head_identities, head_images=options.head_images,
         tail_identities=options.tail_identities, eval_identities=options.eval_identities,
         eval_pairs=options.eval_pairs, noise=options.noise, outliers=options.outliers,
-        split=options.split, workers=options.workers)
+        split=options.split, processes=options.processes)
     print("{}: MF2_pic9_head ({} identities), MF2_pic9_tail ({} identities), truth.csv, "
           "eval_dataset and validation_dataset ({} pairs each of {})".format(
               options.directory, options.head_identities, options.tail_identities,
