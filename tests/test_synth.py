@@ -143,6 +143,11 @@ def test_everyone_split():
     head = synth._plan(**{**SMALL, "noise": 0, "outliers": 0, "split": 1})["MF2_pic9_head"]
     labels_of = Counter(true for _, true in {*zip(head.labels, head.true_identities)})
     assert sorted(labels_of.values()) == [1] + [2] * 10
+    # Even then a flip shows somebody else.
+    head = synth._plan(**{**SMALL, "noise": 1, "outliers": 0, "split": 1,
+                          "head_identities": 3})["MF2_pic9_head"]
+    assert len(set(head.true_identities)) == 2
+    assert (head.labels != head.true_identities).all()
 
 
 def test_nobody_is_in_two_sets():
@@ -221,7 +226,8 @@ def test_image_size(tmp_path):
     (dict(image_size=8), "--image-size 8: must be from 16 to 512"),
     (dict(image_size=1000), "--image-size 1000"),
     (dict(head_identities=1), "--head-identities 1: must be 2 or more"),
-    (dict(head_images=9.5), "--head-images 9.5: must be 10 or more"),
+    (dict(head_images=9.5), r"--head-images 9.5: must be from 10 \("),
+    (dict(head_images=float("inf")), "--head-images inf"),
     (dict(tail_identities=0), "--tail-identities 0"),
     (dict(eval_identities=19), "--eval-identities 19: must be 20 or more"),
     (dict(eval_pairs=50), "--eval-pairs 50: must be a multiple of 20"),

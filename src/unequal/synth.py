@@ -106,10 +106,11 @@ def plan_head(rng, identities, mean_images, noise, outliers, split, strangers_fr
     Returns
     -------
     Head
-        Arrays over the pictures, ordered by label. Memory: 40 bytes a picture.
+        Arrays over the pictures, ordered by label.
     """
     owner = np.arange(identities)
-    splits = min(int(split * identities / (1 + split) + 0.5), identities // 2)
+    # At least two people remain, so that a flip can show another one.
+    splits = min(int(split * identities / (1 + split) + 0.5), identities // 2, identities - 2)
     first, second = np.sort(rng.permutation(identities)[:2 * splits].reshape(-1, 2), axis=1).T
     owner[second] = first
     people = np.unique(owner)
@@ -230,14 +231,14 @@ def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_
 
     Notes
     -----
-    Drawing takes about 2 ms a picture of 32x32 on one core. Memory grows by 40 bytes a head or
-    tail picture, plus the pictures of one verification set.
+    Drawing takes about 2 ms a picture of 32x32 on one core. Memory grows by about 80 bytes a
+    head or tail picture, plus the pictures of one verification set.
     """
     _check(seed >= 0, "--seed {}: must be 0 or more.", seed)
     _check(16 <= image_size <= 512, "--image-size {}: must be from 16 to 512 pixels.", image_size)
     _check(head_identities >= 2, "--head-identities {}: must be 2 or more.", head_identities)
-    _check(head_images >= HEAD_MIN,
-           "--head-images {}: must be 10 or more, since head identities have more than 9 pictures.",
+    _check(HEAD_MIN <= head_images <= 1e6,
+           "--head-images {}: must be from 10 (head identities have more than 9 pictures) to 1e6.",
            head_images)
     _check(tail_identities >= 1, "--tail-identities {}: must be 1 or more.", tail_identities)
     _check(eval_identities >= 2 * FOLDS,
@@ -264,8 +265,8 @@ def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_
     batches = ordered_map(functools.partial(_draw_chunk, seed, image_size), _chunks(sets),
                           processes)
     try:
-        with contextlib.closing(batches):
-            drawn = track(itertools.chain.from_iterable(batches), "pictures", total)
+        with contextlib.closing(batches), contextlib.closing(
+                track(itertools.chain.from_iterable(batches), "pictures", total)) as drawn:
             for name, planned in sets.items():
                 count = len(planned.pictures.people)
                 _WRITERS[type(planned)](building, name, planned,
