@@ -72,7 +72,8 @@ def slopes(function, array, step=1e-5):
 
 
 def unit(vector):
-    return np.asarray(vector, np.float64) / math.sqrt(sum(float(x) * float(x) for x in vector))
+    vector = np.asarray(vector, np.float64)
+    return vector / max(math.sqrt((vector * vector).sum()), 1e-300)
 
 
 def sphere_psi(t, m):
@@ -103,13 +104,14 @@ def margin_logits(embedding, weight, label, margin, bias=None, beta=None):
     embedding = np.asarray(embedding, np.float64)
     weight = np.asarray(weight, np.float64)
     logits = np.zeros((len(embedding), len(weight)))
+    directions = [unit(w) for w in weight]
     for i, x in enumerate(embedding):
-        length = math.sqrt((x * x).sum())
+        length, direction = math.sqrt((x * x).sum()), unit(x)
         for j, w in enumerate(weight):
             if margin.loss_type == 0:
                 logits[i, j] = (x * w).sum() + bias[j]
                 continue
-            cos_t = (unit(x) * unit(w)).sum()
+            cos_t = (direction * directions[j]).sum()
             if j == int(label[i]):
                 logits[i, j] = target_logit(cos_t, length, margin, beta)
             else:
