@@ -84,3 +84,21 @@ def test_blue_first():
         np.testing.assert_array_equal(images.decode_bgr(data, "x", 12, 20), PICTURE[:, :, ::-1])
     with pytest.raises(InputError, match="x: not a picture"):
         images.decode_bgr(b"no", "x")
+
+
+def test_reduction_rounds_up():
+    assert images.decode(encoded(smooth(101, 200)), "x", reduction=4).shape == (26, 50, 3)
+    flat = encoded(np.full((64, 64, 3), 90, np.uint8))
+    assert (images.decode(flat, "x", 8, 8, reduction=8) == 90).all()
+
+
+def test_jpeg_frame():
+    assert images.jpeg_frame(encoded(PICTURE)) == (12, 20, 3)
+    assert images.jpeg_frame(encoded(PICTURE[..., 0])) == (12, 20, 1)
+    assert images.jpeg_frame(rotated_jpeg(PICTURE, 6)) == (12, 20, 3)
+    assert images.jpeg_frame(CMYK_RED) == (8, 8, 4)
+    progressive = encoded(PICTURE, ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    assert images.jpeg_frame(progressive) == (12, 20, 3)
+    for other in (b"", b"\xff\xd8", b"\xff\xd8\xff\xff\xff", encoded(PICTURE, ".png"),
+                  encoded(PICTURE)[:150]):
+        assert images.jpeg_frame(other) is None

@@ -252,7 +252,36 @@ def test_list_with_absolute_paths_below_the_root(tmp_path):
     assert _pack_list(path, tmp_path / "set", tmp_path) == (2, 1, 2, 0)
     assert [row[2] for row in _table(tmp_path / "set" / "problems.csv")[1:]] == [
         "No such file or directory",
-        "the box 500, 500, 600, 600 is empty or outside the picture"]
+        "the box is empty or outside the picture"]
+
+
+@pytest.mark.parametrize("rotation, turn", [(1, lambda p: p), (6, lambda p: np.rot90(p, -1))])
+def test_large_jpegs_decoded_small_show_the_same(tmp_path, rotation, turn):
+    picture = smooth(901, 1203, seed=3)
+    upright = np.ascontiguousarray(turn(picture))  # what a detector measured on
+    (tmp_path / "a.jpg").write_bytes(rotated_jpeg(picture, rotation, 100))
+    (tmp_path / "a.png").write_bytes(encoded(upright, ".png"))  # never decoded small
+    points = alignment.TEMPLATE * 2 + (150, 250)
+    for extra in ("1\t{}\t0", "0\t{}\t0\t200\t240\t460\t610",
+                  "0\t{}\t0\t0\t0\t9\t9\t" + "\t".join(map(str, points.T.ravel()))):
+        stored = []
+        for name in ("a.jpg", "a.png"):
+            path = _list(tmp_path, extra.format(name))
+            assert _pack_list(path, tmp_path / "set", tmp_path)[0] == 1
+            with RecordSet(str(tmp_path / "set")) as records:
+                stored.append(images.decode(records.image(1)[1], "x").astype(int))
+        assert np.abs(stored[0] - stored[1]).mean() < 2
+
+
+@pytest.mark.parametrize("side, fields, reduction", [
+    (63, "", 1), (127, "", 1), (128, "", 2), (256, "", 4), (512, "", 8), (4000, "", 8),
+    (512, "\t0\t0\t90\t90", 1), (512, "\t0\t0\t64\t128", 2),
+    (512, "\t0\t0\t9\t9" + "\t7" * 10, 1)])
+def test_reduction(side, fields, reduction):
+    picture = packing.parse_line("0\tx\t0" + fields, "w", "/r")[1]
+    data = encoded(np.zeros((side // 2, side, 3), np.uint8))
+    assert packing._reduction(data, picture, Settings("/r", SIZE)) == reduction
+    assert packing._reduction(encoded(smooth(999, 999), ".png"), picture, Settings("/r", SIZE)) == 1
 
 
 def test_parse_line():

@@ -104,25 +104,34 @@ def crop(picture, box, margin, height, width):
     rows, columns = picture.shape[:2]
     left, top, right, bottom = box
     if not (max(left, 0) + 1 <= min(right, columns) and max(top, 0) + 1 <= min(bottom, rows)):
-        raise InputError("the box {:g}, {:g}, {:g}, {:g} is empty or outside the picture".format(
-            *box))
+        raise InputError("the box is empty or outside the picture")
     wide, high = (right - left) * (1 + margin), (bottom - top) * (1 + margin)
     wide, high = max(wide, high * width / height), max(high, wide * height / width)
-    if max(wide, high) > 8 * max(rows, columns):  # the repeated edges would fill the memory
-        raise InputError("the box {:g}, {:g}, {:g}, {:g} is far larger than the picture".format(
-            *box))
+    if max(wide, high) > 8 * max(rows, columns):  # hardly a pixel of the result would be face
+        raise InputError("the box is far larger than the picture")
     x1 = int(round((left + right - wide) / 2))
     y1 = int(round((top + bottom - high) / 2))
     x2, y2 = x1 + max(1, int(round(wide))), y1 + max(1, int(round(high)))
     inside = picture[max(y1, 0):y2, max(x1, 0):x2]
-    edges = (max(-y1, 0), max(y2 - rows, 0), max(-x1, 0), max(x2 - columns, 0))
-    if any(edges):
-        inside = cv2.copyMakeBorder(inside, *edges, cv2.BORDER_REPLICATE)
-    if inside.shape[:2] == (height, width):
-        return np.ascontiguousarray(inside)
-    shrinks = inside.shape[0] > height
-    return cv2.resize(inside, (width, height),
-                      interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    # Resized before the edges are repeated: a camera's picture need not be copied for that.
+    above, inner_height, below = _place(y1, y2, rows, height)
+    before, inner_width, after = _place(x1, x2, columns, width)
+    if inside.shape[:2] != (inner_height, inner_width):
+        shrinks = inside.shape[0] > inner_height
+        inside = cv2.resize(inside, (inner_width, inner_height),
+                            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cv2.copyMakeBorder(inside, above, below, before, after, cv2.BORDER_REPLICATE)
+
+
+def _place(begin, end, side, length):
+    """How ``length`` pixels are shared out when ``[begin, end)`` of ``side`` pixels is cut.
+
+    Pixels before the picture, of it, and after it.
+    """
+    scale = length / (end - begin)
+    inner = min(length, max(1, int(round((min(end, side) - max(begin, 0)) * scale))))
+    before = min(length - inner, int(round(max(-begin, 0) * scale)))
+    return before, inner, length - before - inner
 
 
 def fit(picture, height, width):

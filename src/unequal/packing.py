@@ -130,6 +130,36 @@ def in_list(path, root):
             yield parse_line(line, path, root)[1]
 
 
+def _face(pixels, picture, settings, reduction):
+    """The face at its size, from a picture that was decoded ``reduction`` times smaller."""
+    height, width = settings.size
+    if picture.landmarks is not None:
+        points = np.reshape(picture.landmarks, (2, 5)).T
+        points = (points + 0.5) / reduction - 0.5  # pixel centres are whole numbers
+        return alignment.align(pixels, points, height, width)
+    if picture.box is not None:
+        box = tuple(side / reduction for side in picture.box)
+        return alignment.crop(pixels, box, settings.margin, height, width)
+    return alignment.fit(pixels, height, width)
+
+
+def _reduction(data, picture, settings):
+    """How much smaller a JPEG may be decoded and still have twice the pixels that are needed."""
+    frame = images.jpeg_frame(data)
+    if frame is None:
+        return 1
+    if picture.landmarks is not None:
+        sides = np.ptp(np.reshape(picture.landmarks, (2, 5)), axis=1)
+        needed = np.ptp(alignment.template(*settings.size), axis=0)
+        spare = max(sides) / max(needed)
+    elif picture.box is not None:
+        left, top, right, bottom = picture.box
+        spare = max((right - left) / settings.size[1], (bottom - top) / settings.size[0])
+    else:
+        spare = max(frame[:2]) / max(settings.size)
+    return max([factor for factor in (2, 4, 8) if 2 * factor <= spare], default=1)
+
+
 def convert(picture, settings, complaints):
     """Read one picture and bring it to size; see :class:`Converted`."""
     try:
@@ -139,14 +169,9 @@ def convert(picture, settings, complaints):
             raise InputError("has a tab or a line break in its name, which train.lst cannot hold")
         with open(os.path.join(settings.root, picture.name), "rb") as file:
             data = file.read()
-        pixels = images.decode(data, picture.name)
-        height, width = settings.size
-        if picture.landmarks is not None:
-            face = alignment.align(pixels, np.reshape(picture.landmarks, (2, 5)).T, height, width)
-        elif picture.box is not None:
-            face = alignment.crop(pixels, picture.box, settings.margin, height, width)
-        else:
-            face = alignment.fit(pixels, height, width)
+        reduction = _reduction(data, picture, settings)
+        pixels = images.decode(data, picture.name, reduction=reduction)
+        face = _face(pixels, picture, settings, reduction)
         complaint = complaints.take()
         if face is not pixels or complaint or not images.is_plain_jpeg(data, pixels):
             data = images.encode(face, settings.quality)
