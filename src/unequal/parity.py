@@ -5,6 +5,7 @@ DIR holds ``losses_and_networks.json`` (hyper-parameters, names, shapes) and
 """
 import json
 import os
+import zipfile
 import zlib
 
 import mxnet as mx
@@ -167,6 +168,36 @@ CASES = {
 }
 
 
+def read(directory):
+    """Cases {name: settings} and arrays {"name/array": values} of a recording.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or unreadable.
+    """
+    path = os.path.join(directory, NAME + ".json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            cases = json.load(file)
+        if not isinstance(cases, dict):
+            raise ValueError("expected an object of cases")
+        for name, case in cases.items():
+            if not isinstance(case, dict):
+                raise ValueError("case {} is not an object".format(name))
+        path = os.path.join(directory, NAME + ".npz")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        with file:
+            return cases, {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise InputError("{}: no such file; DIR must hold {}.json and {}.npz.".format(
+            path, NAME, NAME)) from None
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError("{}: not a readable recording ({}).".format(path, error)) from None
+
+
 def compare(directory):
     """Yield ``(name, relative error)`` for each recorded case, in order of name.
 
@@ -176,27 +207,25 @@ def compare(directory):
     Raises
     ------
     InputError
-        When the recording is missing, unreadable, or holds a case of unknown kind.
+        When the recording is missing or unreadable, or a case is of unknown kind or incomplete.
     """
-    paths = [os.path.join(directory, NAME + ending) for ending in (".json", ".npz")]
-    try:
-        with open(paths[0], encoding="utf-8") as file:
-            cases = json.load(file)
-        arrays = np.load(paths[1], allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InputError("{}: no such file; DIR must hold {}.json and {}.npz.".format(
-            error.filename, NAME, NAME)) from None
-    except ValueError as error:
-        raise InputError("{}: not a readable recording ({}).".format(directory, error)) from None
+    cases, arrays = read(directory)
     for name in sorted(cases):
         compare_case = next((function for prefix, function in CASES.items()
                              if name.startswith(prefix)), None)
         if compare_case is None:
             raise InputError("{}: case {} is of no known kind ({}).".format(
-                paths[0], name, ", ".join(CASES)))
-        recorded = {key[len(name) + 1:]: arrays[key] for key in arrays.files
+                os.path.join(directory, NAME + ".json"), name, ", ".join(CASES)))
+        recorded = {key[len(name) + 1:]: value for key, value in arrays.items()
                     if key.startswith(name + "/")}
-        yield name, compare_case(dict(cases[name], name=name), recorded)
+        try:
+            error = compare_case(dict(cases[name], name=name), recorded)
+        except KeyError as missing:
+            raise InputError("{}: case {} lacks {}.".format(directory, name, missing)) from None
+        except mx.base.MXNetError as failure:
+            raise InputError("{}: case {} cannot be computed ({}).".format(
+                directory, name, str(failure).strip().splitlines()[-1].strip())) from None
+        yield name, error
 
 
 def configure(parser):
