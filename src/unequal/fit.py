@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import time
+import warnings
 from typing import Callable, NamedTuple, Optional, Sequence
 
 import mxnet as mx
@@ -281,7 +282,9 @@ def fit(stage, run, options):
     module = _module(stage, devices, _fixed_arguments(stage.symbol))
     _initialise(module, run)
     optimizer = _optimizer(options, stage, devices)
-    module.init_optimizer(kvstore="device", optimizer=optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rescale_grad is not 1/batch: the loss is a mean already
+        module.init_optimizer(kvstore="device", optimizer=optimizer)
     logger.info("lr_steps %s", list(stage.lr_steps))
 
     best, saves, step = Best(), 0, 0
@@ -300,8 +303,14 @@ def fit(stage, run, options):
                 "checkpoint ({}-*.params) with a lower --lr, and check the data with `unequal "
                 "inspect`.".format(loss, step, prefix))
 
+    def params():
+        # BatchNorm's backward writes its moving averages without telling MXNet's engine, so a copy
+        # may be taken before they are there.
+        mx.nd.waitall()
+        return module.get_params()
+
     def save(epoch):
-        checkpoints.save(prefix, epoch, stage.symbol, *module.get_params())
+        checkpoints.save(prefix, epoch, stage.symbol, *params())
         event_log.write("save", step=step, epoch=epoch)
 
     def verify(first=False):
@@ -309,7 +318,7 @@ def fit(stage, run, options):
         nonlocal saves
         read_metrics()
         save(0)
-        results = verifier(*module.get_params(), step)
+        results = verifier(*params(), step)
         event_log.write("verify", step=step, results=results)
         if first:
             return False
