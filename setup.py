@@ -42,6 +42,10 @@ CUDA = [
     "nvidia-cudnn-cu11>=8.9,<9",
 ]
 
+# `unequal export` needs onnx; onnxruntime runs what it writes. Bounds: the oldest pair the export
+# tests have passed with. Both have releases for Python 3.8 (1.17, 1.19) and accept numpy 1.
+ONNX = ["onnx>=1.13", "onnxruntime>=1.15"]
+
 setup(
     name="unequal-training",
     version="0.1.0",
@@ -62,8 +66,9 @@ setup(
         "cpu": ["mxnet==1.9.1"],
         "cu112": ["mxnet-cu112==1.9.1"] + CUDA,
         "plots": ["matplotlib>=3.3"],
+        "onnx": ONNX,
         # ruff: a newer one may find new faults in unchanged code.
-        "dev": ["pytest>=8.3", "ruff>=0.17,<0.18"],
+        "dev": ["pytest>=8.3", "ruff>=0.17,<0.18"] + ONNX,
         # The peer of the step benchmark.
         "bench": ["torch>=2.0"],
     },
