@@ -10,6 +10,7 @@ import unequal
 from unequal import checkpoints, cli, embedder
 from unequal.embedder import Embedder, LoosePictures, PictureList
 from unequal.errors import InputError
+from unequal.eval import features
 from unequal.records import RecordSet, RecordWriter
 from unequal.symbols import fresnet
 
@@ -79,9 +80,9 @@ def test_features_of_arrays_bytes_and_files(network, faces, tmp_path, flip, batc
         paths[-1].write_bytes(png(picture))
     for source in (faces, np.array(faces), [png(picture) for picture in faces], paths,
                    [str(path) for path in paths]):
-        features = model.transform(source)
-        assert features.dtype == np.float32
-        np.testing.assert_allclose(features, expected, atol=2e-5)
+        result = model.transform(source)
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, expected, atol=2e-5)
 
 
 def test_features_of_a_record_set(network, faces, tmp_path):
@@ -213,7 +214,6 @@ def test_embed_command(checkpoint, network, faces, tmp_path, capsys):
     with np.load(out) as written:
         np.testing.assert_allclose(written["features"], expected, atol=2e-5)
         assert written["names"].tolist() == names
-        assert written["labels"].tolist() == [0] * 11
     first = out.read_bytes()
     assert cli.main(command + [str(out)]) == 0
     assert out.read_bytes() == first
@@ -230,8 +230,25 @@ def test_embed_command_on_a_record_set(checkpoint, network, faces, tmp_path):
     assert cli.main(["embed", "--model", checkpoint, str(tmp_path / "set"), "--out", str(out)]) == 0
     with np.load(out) as written:
         np.testing.assert_allclose(written["features"], by_hand(network, faces, True), atol=2e-5)
-        assert written["names"].tolist() == [str(key) for key in keys]
-        assert written["labels"].tolist() == [number // 4 for number in range(11)]
+        assert written["names"].tolist() == [
+            "{}/{}".format(number // 4, key) for number, key in enumerate(keys)]
+
+
+def test_embed_command_for_the_devkit(checkpoint, network, faces, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number, picture in enumerate(faces):
+        folder = tmp_path / "set" / "p{}".format(number // 4)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "{:02}.png".format(number)).write_bytes(png(picture))
+    command = ["embed", "--model", checkpoint, "set/../set", "--batch-size", "4", "--out", "out/"]
+    assert cli.main(command) == 0
+    opened = features.open_features("out")
+    assert opened.names == ["set/p{}/{:02}.png.bin".format(number // 4, number)
+                            for number in range(11)]
+    np.testing.assert_allclose(opened.array(), by_hand(network, faces, True), atol=2e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
+    assert cli.main(command) == 1
+    assert "out: is not empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments, message", (

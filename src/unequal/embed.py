@@ -1,6 +1,7 @@
 """``unequal embed``: features of pictures, of folders of pictures and of record sets."""
 import logging
 import os
+import shutil
 import zipfile
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from unequal import progress, runtime
 from unequal.embedder import Embedder
 from unequal.errors import InputError
+from unequal.eval.features import mat_bytes
 from unequal.files import replacing
 from unequal.records import RecordSet
 
@@ -28,7 +30,7 @@ def find_pictures(path):
     return found
 
 
-def write_array(file, shape, dtype, parts):
+def _write_array(file, shape, dtype, parts):
     """Write a ``.npy`` array of ``shape`` into an open file from consecutive parts of its rows."""
     np.lib.format.write_array_header_1_0(
         file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)})
@@ -36,52 +38,85 @@ def write_array(file, shape, dtype, parts):
         file.write(np.ascontiguousarray(part, dtype).tobytes())
 
 
-def write_features(path, shape, features, names, labels):
-    """Write features as they come, so that memory does not grow with their number.
+def _write_npy(path, shape, batches):
+    with replacing(path, binary=True) as file, replacing(path + ".txt") as lines:
+        def rows():
+            for names, features in batches:
+                lines.writelines(name + "\n" for name in names)
+                yield features
+
+        _write_array(file, shape, np.float32, rows())
+
+
+def _write_npz(path, shape, batches):
+    every = []
+
+    def rows():
+        for names, features in batches:
+            every.extend(names)
+            yield features
+
+    with replacing(path, binary=True) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, write in (
+                ("features.npy", lambda member: _write_array(member, shape, np.float32, rows())),
+                ("names.npy", lambda member: np.save(member, np.array(every, str)))):
+            # A fixed date: the same features are the same bytes.
+            with archive.open(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), "w",
+                              force_zip64=True) as member:
+                write(member)
+
+
+def _write_tree(path, shape, batches):
+    path = path.rstrip(os.sep)
+    if os.path.isdir(path) and os.listdir(path):
+        raise InputError("{}: is not empty; name a new folder, or remove this one.".format(path))
+    building = "{}.{}".format(path, os.getpid())
+    try:
+        for names, features in batches:
+            for name, feature in zip(names, features):
+                # Never outside of the folder, wherever the picture came from.
+                inside = os.path.normpath(os.sep + name).lstrip(os.sep)
+                target = os.path.join(building, inside + ".bin")
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                with open(target, "wb") as file:
+                    file.write(mat_bytes(feature))
+        os.replace(building, path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _writer(path):
+    if path.endswith(os.sep):
+        return _write_tree
+    writers = {".npy": _write_npy, ".npz": _write_npz}
+    ending = os.path.splitext(path)[1]
+    if ending not in writers:
+        raise InputError("--out {}: end the name in .npy (features; names in a .txt beside it), "
+                         ".npz (features and names) or {} (a folder of the MegaFace devkit's "
+                         "files).".format(path, os.sep))
+    return writers[ending]
+
+
+def write_features(path, shape, batches):
+    """Write features as they come, so that memory does not grow with them; whole or not at all.
 
     Parameters
     ----------
     path : str
         ``.npy``: the features, and their names in ``path + ".txt"``, one a line. ``.npz``: arrays
-        ``features`` float32 (n, D), ``names`` str (n,), ``labels`` float32 (n,).
+        ``features`` float32 (n, D) and ``names`` str (n,). A path that ends in a slash: a folder
+        of the MegaFace devkit's feature files, ``NAME.bin``.
     shape : tuple of int
         (n, D).
-    features : iterable of numpy.ndarray
-        Consecutive rows.
-    names : sequence of str
-        (n,).
-    labels : list of numpy.ndarray
-        Filled by the time ``features`` ends; only ``.npz`` keeps them.
+    batches : iterable of tuple
+        ``(names, features)``: a list of str and float32 (some, D).
 
     Raises
     ------
     InputError
-        For another ending.
+        For another ending, or a folder that is not empty.
     """
-    check_output(path)
-    if path.endswith(".npy"):
-        with replacing(path, binary=True) as file, replacing(path + ".txt") as lines:
-            write_array(file, shape, np.float32, features)
-            lines.writelines(name + "\n" for name in names)
-        return
-    with replacing(path, binary=True) as file, zipfile.ZipFile(file, "w") as archive:
-        with archive.open(_member("features.npy"), "w", force_zip64=True) as member:
-            write_array(member, shape, np.float32, features)
-        for name, array in (("names", np.array(names, str)), ("labels", np.concatenate(labels))):
-            with archive.open(_member(name + ".npy"), "w", force_zip64=True) as member:
-                write_array(member, array.shape, array.dtype, [array])
-
-
-def _member(name):
-    # A fixed date: the same features are the same bytes.
-    return zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-
-
-def check_output(path):
-    """InputError unless ``path`` ends in a format :func:`write_features` knows."""
-    if not path.endswith((".npy", ".npz")):
-        raise InputError("--out {}: end the name in .npy (features; names in a .txt beside it) or "
-                         ".npz (features, names and labels).".format(path))
+    _writer(path)(path, shape, batches)
 
 
 def configure(parser):
@@ -93,7 +128,8 @@ def configure(parser):
                         help="picture files and folders of them, or one record set")
     parser.add_argument("--model", required=True, metavar="PREFIX,EPOCH", help="checkpoint")
     parser.add_argument("--out", required=True, metavar="FILE",
-                        help=".npy (names go to FILE.txt), or .npz with features, names, labels")
+                        help=".npy (names go to FILE.txt), .npz with features and names, or a "
+                             "folder FILE/ of the MegaFace devkit's files")
     parser.add_argument("--no-flip", action="store_true",
                         help="do not add the mirror image's embedding (twice as fast)")
     add_image_size(parser)
@@ -127,28 +163,31 @@ def run(options):
     InputError
         When there is nothing to embed, or a picture that cannot be read.
     """
-    check_output(options.out)
+    _writer(options.out)
     sets = [path for path in options.images if os.path.exists(os.path.join(path, "train.rec"))]
     if sets and len(options.images) > 1:
         raise InputError("{}: is a record set; give it alone, as its pictures must not be mixed "
                          "with others.".format(sets[0]))
     if sets:
         pictures = RecordSet(sets[0])
-        names = [str(key) for key in pictures.image_keys]
+        keys = pictures.image_keys
     else:
-        pictures = names = [found for path in options.images for found in find_pictures(path)]
+        pictures = keys = [found for path in options.images for found in find_pictures(path)]
     embedder = Embedder.from_checkpoint(
         options.model, image_size(options.image_size), runtime.devices(options.devices or None),
         options.batch_size, flip=not options.no_flip)
-    labels = []
 
-    def features(bar):
-        for some, rows in embedder.features(embedder.source(pictures)):
-            labels.append(some)
-            yield rows
-            bar.update(len(rows))
+    def batches(bar):
+        start = 0
+        for labels, features in embedder.features(embedder.source(pictures)):
+            names = keys[start:start + len(features)]
+            if sets:  # the identity is the folder, as in a folder of pictures
+                names = ["{:.0f}/{}".format(label, key) for label, key in zip(labels, names)]
+            yield names, features
+            start += len(features)
+            bar.update(len(features))
 
-    shape = (len(names), embedder.embedding_size)
-    with progress.Bar(len(names), "embedding", "images") as bar:
-        write_features(options.out, shape, features(bar), names, labels)
+    shape = (len(keys), embedder.embedding_size)
+    with progress.Bar(shape[0], "embedding", "images") as bar:
+        write_features(options.out, shape, batches(bar))
     print("{}: {} features of length {}".format(options.out, *shape))
