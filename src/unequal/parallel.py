@@ -38,8 +38,9 @@ def ordered_map(function, items, processes):
         yield from map(function, items)
         return
     context = multiprocessing.get_context("forkserver")
-    # Of a partial, the function's: on Python 3.8 a partial has no __module__.
-    context.set_forkserver_preload([getattr(function, "func", function).__module__])
+    # Imported once, by the server. Of a partial, the function's module: on Python 3.8 a partial
+    # has none.
+    context.set_forkserver_preload([__name__, getattr(function, "func", function).__module__])
     items, waiting = iter(items), deque()
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare)
     try:
