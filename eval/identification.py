@@ -12,10 +12,10 @@ from unequal import progress
 from unequal.errors import InputError
 from unequal.eval.verification import far_name
 
-FARS = (1e-3, 1e-4, 1e-5, 1e-6)
+FARS = (1e-4, 1e-5, 1e-6)  # of a higher rate more scores would have to be kept
 RANKS = (1, 5, 10, 100)
 _SCORES = 1 << 26  # similarities held at once, about: 256 MB, and a quarter more for the mask
-_FIRST = 1 << 22
+_FIRST = 1 << 20
 _BLOCK = 8192  # distractors a matrix product; more brings no speed
 
 

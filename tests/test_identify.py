@@ -127,7 +127,7 @@ def test_identify(arrays, tmp_path, capsys, kind):
     assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["probes", "identities", "distractors", "pairs", "rank-1", "%",
-                                "rank-5", "%", "TAR@1e-03", "%", "TAR@1e-04", "%", "TAR@1e-05",
+                                "rank-5", "%", "TAR@1e-04", "%", "TAR@1e-05",
                                 "%", "TAR@1e-06", "%"]
     assert lines[1].split()[:5] == ["14", "5", "38", "26",
                                     "{:.2f}".format(100 * expected["rank_1"])]
