@@ -203,6 +203,22 @@ def test_same_seed_same_bytes_with_any_number_of_processes(dataset, tmp_path):
     assert same_bytes(dataset, tmp_path / "again")
 
 
+def test_identification_set(dataset, tmp_path):
+    assert cli.main(["synth", str(tmp_path / "data"), "--distractors", "70"] + FLAGS) == 0
+    folder = tmp_path / "data" / "identification"
+    probes, distractors = RecordSet(str(folder / "probes")), RecordSet(str(folder / "distractors"))
+    labels = [int(probes.image(key)[0]) for key in probes.image_keys]
+    assert labels == np.repeat(np.arange(50), 5).tolist()
+    assert [int(distractors.image(key)[0]) for key in distractors.image_keys] == list(range(70))
+    # Nothing else changes, and nobody is drawn twice.
+    assert same_bytes(dataset / "MF2_pic9_head", tmp_path / "data" / "MF2_pic9_head")
+    assert same_bytes(dataset / "eval_dataset", tmp_path / "data" / "eval_dataset")
+    sets = synth.plan_identification(70)
+    people = [set(planned.pictures.people.tolist()) for planned in sets.values()]
+    assert [len(group) for group in people] == [50, 70]
+    assert not people[0] & people[1] and min(people[0]) >= 1 << 40
+
+
 def test_other_seed_other_bytes(dataset, tmp_path):
     synth.make_dataset(str(tmp_path / "other"), **{**SMALL, "seed": 4})
     names = files_of(dataset)
@@ -236,6 +252,7 @@ def test_image_size(tmp_path):
     (dict(noise=float("nan")), "--noise nan"),
     (dict(outliers=-0.1), "--outliers -0.1"),
     (dict(split=2), "--split 2"),
+    (dict(distractors=-1), "--distractors -1: must be 0 or more"),
     (dict(noise=0.8, outliers=0.3), "--noise 0.8 and --outliers 0.3: together more than 1"),
 ])
 def test_wrong_options(tmp_path, wrong, text):

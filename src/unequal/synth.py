@@ -22,6 +22,9 @@ nothing about people. What is written into the directory:
     fold as many pairs of one person as of two.
 ``validation_dataset/{lfw,cfp_fp,agedb_30}.bin``
     The same of yet other people. Choose settings on these, and never on the pairs you report.
+``identification/probes``, ``identification/distractors``
+    Only with ``--distractors N``: record sets of 50 unseen people with 5 pictures each, and of N
+    more people with one picture each, for ``unequal identify``.
 
 One seed gives the same bytes (with the same versions of numpy and OpenCV), however many processes
 draw.
@@ -65,6 +68,9 @@ _CHUNK = 64  # pictures drawn in one go by a process
 # depends on how many were drawn before it.
 _PEOPLE, _PLAN, _HEAD, _TAIL = range(4)
 _EVAL, _VALIDATION = 10, 20  # one stream more for each target
+_PROBES, _DISTRACTORS = 30, 31
+PROBE_PEOPLE, PROBE_IMAGES = 50, 5
+_SEARCHED_FROM = 1 << 40  # number of the first person to identify: beyond all strangers
 
 # Pictures of one set, in order: who is shown (or _NO_FACE) and in which situation (index into
 # faces.SITUATIONS).
@@ -144,6 +150,18 @@ def plan_tail(rng, identities, first_person):
     return Tail(Pictures(first_person + labels, situations), labels)
 
 
+def plan_identification(distractors):
+    """Probes, PROBE_IMAGES a person, and distractors, one a person; each person is a label."""
+    sets, first = {}, _SEARCHED_FROM
+    for name, people, images in (("probes", PROBE_PEOPLE, PROBE_IMAGES),
+                                 ("distractors", distractors, 1)):
+        labels = np.repeat(np.arange(people), images)
+        situations = np.full(len(labels), faces.SITUATIONS.index("any"), np.int8)
+        sets["identification/" + name] = Tail(Pictures(first + labels, situations), labels)
+        first += people
+    return sets
+
+
 def plan_pairs(rng, target, pairs, people):
     """Pairs of a verification set: FOLDS folds of their own people, half of each fold's pairs of
     one person (these come first, as in LFW)."""
@@ -193,7 +211,7 @@ def _check(condition, message, *values):
 
 def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_images=24,
                  tail_identities=300, eval_identities=300, eval_pairs=600, noise=0.30,
-                 outliers=0.10, split=0.05, processes=1):
+                 outliers=0.10, split=0.05, distractors=0, processes=1):
     """Draw the built-in data set into ``directory`` (see the module's text for what it holds).
 
     Parameters
@@ -220,6 +238,8 @@ def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_
         Share of the head pictures that show a stranger or no face, 0 to 1.
     split : float
         Share of the head's people whose pictures lie under two labels, 0 to 1.
+    distractors : int
+        Strangers in the identification set; 0: no such set. The rest does not depend on it.
     processes : int
         How many draw; see :func:`unequal.parallel.ordered_map` for what more than one asks of a
         script.
@@ -250,6 +270,7 @@ def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_
         _check(0 <= rate <= 1, "--{} {}: must be a share from 0 to 1.", flag, rate)
     _check(noise + outliers <= 1, "--noise {} and --outliers {}: together more than 1; lower one.",
            noise, outliers)
+    _check(distractors >= 0, "--distractors {}: must be 0 or more.", distractors)
     directory = os.path.abspath(directory)
     if os.path.exists(directory):
         _check(os.path.isdir(directory), "{}: is a file; name a new directory.", directory)
@@ -258,6 +279,8 @@ def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_
 
     sets = _plan(seed, head_identities, head_images, tail_identities, eval_identities, eval_pairs,
                  noise, outliers, split)
+    if distractors:
+        sets.update(plan_identification(distractors))
     parent = os.path.dirname(directory)
     os.makedirs(parent, exist_ok=True)
     building = tempfile.mkdtemp(prefix="." + os.path.basename(directory) + ".", dir=parent)
@@ -283,7 +306,8 @@ def _umask():
     return mask
 
 
-_STREAMS = {"MF2_pic9_head": _HEAD, "MF2_pic9_tail": _TAIL}
+_STREAMS = {"MF2_pic9_head": _HEAD, "MF2_pic9_tail": _TAIL,
+            "identification/probes": _PROBES, "identification/distractors": _DISTRACTORS}
 for _number, _target in enumerate(TARGETS):
     _STREAMS["eval_dataset/" + _target] = _EVAL + _number
     _STREAMS["validation_dataset/" + _target] = _VALIDATION + _number
@@ -359,7 +383,8 @@ def configure(parser):
             ("eval-pairs", int, 600, "pairs in each verification set, a multiple of 20"),
             ("noise", float, 0.30, "share of head pictures under another identity's label"),
             ("outliers", float, 0.10, "share of head pictures of strangers or of no face"),
-            ("split", float, 0.05, "share of head people with two labels")):
+            ("split", float, 0.05, "share of head people with two labels"),
+            ("distractors", int, 0, "strangers in an identification set; 0: no such set")):
         parser.add_argument("--" + flag, type=kind, default=default,
                             help=text + " (default %(default)s)")
     parser.add_argument("--processes", type=process_count, default=processors(),
@@ -373,8 +398,10 @@ def run(options):
         head_identities=options.head_identities, head_images=options.head_images,
         tail_identities=options.tail_identities, eval_identities=options.eval_identities,
         eval_pairs=options.eval_pairs, noise=options.noise, outliers=options.outliers,
-        split=options.split, processes=options.processes)
+        split=options.split, distractors=options.distractors, processes=options.processes)
     print("{}: MF2_pic9_head ({} identities), MF2_pic9_tail ({} identities), truth.csv, "
-          "eval_dataset and validation_dataset ({} pairs each of {})".format(
+          "eval_dataset and validation_dataset ({} pairs each of {}){}".format(
               options.directory, options.head_identities, options.tail_identities,
-              options.eval_pairs, ", ".join(TARGETS)))
+              options.eval_pairs, ", ".join(TARGETS),
+              ", identification ({} people among {} distractors)".format(
+                  PROBE_PEOPLE, options.distractors) if options.distractors else ""))
