@@ -5,6 +5,7 @@ in bytes from row to row; type 5 float32, 6 float64), then the rows. It keeps on
 column of D rows named ``PICTURE_SUFFIX.bin``, in the folders of the pictures.
 """
 import os
+import re
 import struct
 import zipfile
 from dataclasses import dataclass, replace
@@ -272,10 +273,13 @@ def identities(names):
     return np.array(folders, str)
 
 
+# .jpg, .png_r50.bin, .png.bin, .bin; a dot before them belongs to the name (A.J._Buckley_1.jpg).
+_ENDING = re.compile(r"(\.(jpe?g|png|gif|bmp|p[gp]m|tiff?|webp)(_[^/]*)?)?(\.bin)?$", re.IGNORECASE)
+
+
 def _stem(name):
-    """A name without what follows the first dot of its last part: ``.jpg``, ``.png_r50.bin``."""
-    folder, last = os.path.split(name)
-    return os.path.join(folder, last.split(".")[0])
+    """A name without the endings of pictures and of the devkit's feature files."""
+    return _ENDING.sub("", os.path.normpath(name), count=1)
 
 
 def read_noise_list(path):
@@ -309,11 +313,11 @@ def noisy(names, noise):
     unknown : int
         How many entries mean no name at all.
     """
-    wanted = {_stem(os.path.normpath(entry)) for entry in noise}
+    wanted = {_stem(entry) for entry in noise}
     depths = sorted({entry.count(os.sep) + 1 for entry in wanted})
     result, met = np.zeros(len(names), bool), set()
     for number, name in enumerate(names):
-        parts = _stem(os.path.normpath(name)).split(os.sep)
+        parts = _stem(name).split(os.sep)
         found = {os.sep.join(parts[-depth:]) for depth in depths} & wanted
         result[number] = bool(found)
         met |= found

@@ -96,6 +96,10 @@ def test_noise_lists(tmp_path):
         ["p1/p1_0.png_r50.bin", "p1/p1_1.png", "s/p2/p2_1.png", "p3/p2_1.png", "p1/p1_0x"], entries)
     assert noisy.tolist() == [True, False, True, False, False]
     assert unknown == 2
+    names = ["A.J._Buckley/A.J._Buckley_{}.png{}".format(number, ending)
+             for number in (1, 2) for ending in ("", "_r50.bin", ".bin")]
+    noisy, unknown = features.noisy(names, ["A.J._Buckley_2.JPEG"])
+    assert noisy.tolist() == [False] * 3 + [True] * 3 and unknown == 0
 
 
 @pytest.mark.parametrize("kind", WRITERS)
