@@ -1,7 +1,9 @@
 """``unequal parity DIR``: our symbols, verification and mining beside a recorded reference.
 
-DIR holds ``losses_and_networks.json`` (hyper-parameters, names, shapes) and
-``losses_and_networks.npz`` (inputs, outputs, gradients) as described in docs/parity.md.
+DIR holds ``losses_and_networks.json`` (for each case: hyper-parameters, or names and shapes) and
+``losses_and_networks.npz`` (arrays ``CASE/NAME``: inputs, outputs ``out0``..., gradients
+``grad_NAME`` before ``rescale_grad``). ``tests/golden/reference`` is one, recorded from the
+authors' own symbols.
 """
 import json
 import os
