@@ -54,6 +54,5 @@ def ordered_map(function, items, processes):
         raise InputError("--processes {}: a worker process was killed, perhaps for lack of memory; "
                          "use fewer.".format(processes)) from None
     finally:
-        for future in waiting:
-            future.cancel()
+        # What was handed out is finished: after a cancel, Python 3.8 may wait here for ever.
         pool.shutdown()
