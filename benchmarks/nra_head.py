@@ -1,0 +1,128 @@
+"""Time and peak memory of the NRA head at MF2's 96,499 classes, batch 100, embedding of 512.
+
+Beside two peers in the same run, each in a process of its own so that its peak memory is its own:
+the matrix products alone (logits, and the gradients of embedding and weight), and a symbol in the
+reference's style (one-hot matrices, log-softmax, MakeLoss). Rounds alternate between them, so that
+all meet the same machine; medians over the rounds.
+
+    python benchmarks/nra_head.py [--classes 96499] [--rounds 5]
+"""
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import unequal  # noqa: F401  first: it sets the number of threads
+
+import mxnet as mx  # isort: skip
+import numpy as np
+
+from unequal.symbols import margin, nra
+
+BETA, S, M = 0.9, 64.0, 0.5
+
+
+def products(embedding, label, options):
+    """What no head can do without: z = x W^T, and backward dx = g W and dW = g^T x."""
+    return mx.sym.FullyConnected(embedding, weight=mx.sym.Variable("fc7_weight"), no_bias=True,
+                                 num_hidden=options.classes)
+
+
+def ours(embedding, label, options):
+    return nra.nra_head(embedding, label, options.classes, options.size, margin.Margin(4, S, M),
+                        beta=BETA, normalizer=2 * options.batch)
+
+
+def reference_style(embedding, label, options):
+    """The loss as a graph of standard operators, every selection by a dense one-hot matrix."""
+    def one_hot(index):
+        return mx.sym.one_hot(index, depth=options.classes)
+
+    weight = mx.sym.L2Normalization(mx.sym.Variable("fc7_weight"), mode="instance")
+    embedding = mx.sym.L2Normalization(embedding, mode="instance") * S
+    logits = mx.sym.FullyConnected(embedding, weight=weight, no_bias=True,
+                                   num_hidden=options.classes)
+    target = mx.sym.pick(logits, label, axis=1)
+    cos_t = target / S
+    sin_t = mx.sym.sqrt(1.0 - cos_t * cos_t)
+    harder = S * (cos_t * float(np.cos(M)) - sin_t * float(np.sin(M)))
+    passed = mx.sym.Activation(cos_t + float(np.cos(M)), act_type="relu")
+    change = mx.sym.where(passed, harder, target - S * M * float(np.sin(M))) - target
+    logits = logits + mx.sym.broadcast_mul(one_hot(label), mx.sym.expand_dims(change, axis=1))
+    log_probability = mx.sym.log_softmax(logits)
+    prediction = mx.sym.argmax(log_probability, axis=1)
+
+    def entropy(index):
+        return -mx.sym.sum(mx.sym.broadcast_mul(one_hot(index), log_probability), axis=(0, 1))
+
+    loss = (BETA * entropy(label) + (1 - BETA) * entropy(prediction)) / (2 * options.batch)
+    return mx.sym.Group([mx.sym.BlockGrad(logits), mx.sym.MakeLoss(loss)])
+
+
+VARIANTS = {"products": products, "ours": ours, "reference": reference_style}
+
+
+def measure(build, options):
+    """Seconds of each forward + backward pass, and the process's peak memory in MB above its
+    beginning, when MXNet was imported and nothing allocated."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    symbol = build(mx.sym.Variable("emb"), mx.sym.Variable("label"), options)
+    shapes = {"emb": (options.batch, options.size), "fc7_weight": (options.classes, options.size)}
+    if "label" in symbol.list_arguments():
+        shapes["label"] = (options.batch,)
+    executor = symbol.simple_bind(mx.cpu(), grad_req={
+        name: "null" if name == "label" else "write" for name in shapes}, **shapes)
+    mx.random.seed(0)
+    for name, array in executor.arg_dict.items():
+        array[:] = (mx.nd.arange(options.batch) * 7 if name == "label"
+                    else mx.nd.random.normal(shape=shapes[name]))
+    # The products have no loss: a gradient of ones stands for it.
+    head = None if "label" in shapes else [mx.nd.ones((options.batch, options.classes))]
+    mx.nd.waitall()
+
+    seconds = []
+    for _ in range(options.steps + 1):
+        start = time.perf_counter()
+        executor.forward(is_train=True)
+        executor.backward(head)
+        mx.nd.waitall()
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": statistics.median(seconds[1:]), "megabytes": (peak - before) / 1024}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--classes", type=int, default=96499)
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="timed passes a process")
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)  # in the child
+    options = parser.parse_args()
+    if options.variant:
+        print(json.dumps(measure(VARIANTS[options.variant], options)))
+        return
+    found = {name: [] for name in VARIANTS}
+    for _ in range(options.rounds):
+        for name in VARIANTS:
+            found[name].append(json.loads(subprocess.run(
+                [sys.executable, __file__, *sys.argv[1:], "--variant", name], check=True,
+                stdout=subprocess.PIPE).stdout))
+    medians = {name: {key: statistics.median(result[key] for result in results)
+                      for key in results[0]} for name, results in found.items()}
+    print("forward and backward at {:,} classes, batch {}, embedding of {}; medians of {} rounds".
+          format(options.classes, options.batch, options.size, options.rounds))
+    for name, result in medians.items():
+        print("{:12s} {:6.3f} s  {:4.2f} x the products  {:6.0f} MB".format(
+            name, result["seconds"], result["seconds"] / medians["products"]["seconds"],
+            result["megabytes"]))
+    print("ours / reference: time {:.2f}, memory {:.2f}".format(
+        *(medians["ours"][key] / medians["reference"][key] for key in ("seconds", "megabytes"))))
+
+
+if __name__ == "__main__":
+    main()
