@@ -25,6 +25,7 @@ COMMANDS = {
     "identify": ("unequal.eval.identify", "identification among distractors (MF2, MegaFace)"),
     "embed": ("unequal.embed", "features of pictures"),
     "export": ("unequal.export", "ONNX model of the embedding"),
+    "noise": ("unequal.noise_list", "list the images that look mislabelled"),
     "parity": ("unequal.parity", "compare our symbols with a recorded reference"),
     "doctor": ("unequal.doctor", "what this machine can do"),
 }

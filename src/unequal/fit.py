@@ -18,14 +18,15 @@ from unequal.symbols import margin
 
 logger = logging.getLogger(__name__)
 
-LABEL = "label"  # the batch's labels, beside the symbol's outputs, for metrics
+# Beside the symbol's outputs, for metrics: the batch's labels and record keys.
+LABEL, KEY = "label", "key"
 
 
 class Metric(NamedTuple):
-    """A number per log line: the mean of ``function`` over what it returns for each batch.
+    """A number per log line: the mean of all that ``function`` returns since the last one.
 
-    ``inputs`` are names of symbol outputs, or ``label``; ``function`` takes them as numpy arrays
-    (of all devices together) and returns an array or a number.
+    ``inputs`` are names of symbol outputs, ``label`` or ``key``; ``function`` takes them as numpy
+    arrays (of all devices together) and returns one, which may be empty.
     """
 
     name: str
@@ -109,28 +110,30 @@ class Meter:
     def __init__(self, metrics, symbol):
         self._metrics = metrics
         names = [name[:-len("_output")] for name in symbol.list_outputs()]
-        wanted = {name for metric in metrics for name in metric.inputs} - {LABEL}
+        wanted = {name for metric in metrics for name in metric.inputs} - {LABEL, KEY}
         self._index = {name: names.index(name) for name in wanted}
         self._batches = []
 
-    def add(self, module, labels):
+    def add(self, module, batch):
         """Note the outputs of the batch just run (copies, queued on the device)."""
         per_output = module.get_outputs(merge_multi_context=False)
         outputs = {name: [part.copy() for part in per_output[index]]
                    for name, index in self._index.items()}
-        self._batches.append(dict(outputs, **{LABEL: [labels]}))
+        self._batches.append((outputs, batch.label[0], batch.index))
 
     def take(self):
         """``{metric: mean}`` over the batches added since; waits for the device."""
         values = {metric.name: [] for metric in self._metrics}
-        for batch in self._batches:
+        for outputs, label, keys in self._batches:
             arrays = {name: np.concatenate([part.asnumpy() for part in parts])
-                      for name, parts in batch.items()}
+                      for name, parts in outputs.items()}
+            arrays.update({LABEL: label.asnumpy(), KEY: keys})
             for metric in self._metrics:
                 value = metric.function(*(arrays[name] for name in metric.inputs))
-                values[metric.name].append(float(np.mean(value)))
+                values[metric.name].append(np.ravel(value))
         self._batches.clear()
-        return {name: float(np.mean(value)) for name, value in values.items() if value}
+        joined = {name: np.concatenate(parts) for name, parts in values.items() if parts}
+        return {name: float(np.mean(value)) for name, value in joined.items() if len(value)}
 
 
 class Verifier:
@@ -350,7 +353,7 @@ def fit(stage, run, options):
                 module.forward_backward(batch)
                 module.update()
                 step += 1
-                meter.add(module, batch.label[0])
+                meter.add(module, batch)
                 bar.update()
                 if optimizer.learning_rate != rate:
                     logger.info("lr change to %g", optimizer.learning_rate)

@@ -58,7 +58,19 @@ RUN = (
 
 BATCH = (("--per-batch-size", int, 100, "batch size of each device"),)
 
+# Step 3.
+NOISE = (
+    ("--noise-beta", float, 1.0, "trust in the label; the rest goes to the model's prediction"),
+    ("--bin-dir", str, "", "directory of the noise list 0_noiselist.txt; empty: the checkpoints'"),
+    ("--batch_size_mining", int, 20, "batch size of the pass that makes the noise list"),
+)
+
 # Not in the reference.
+OURS_NOISE = (
+    ("--mean-loss", int, 0, "1: the mean loss; 0: the sum over twice the batch, as the reference"),
+    ("--gate", float, 0.0, "samples whose largest probability does not exceed it carry no weight"),
+    ("--truth", str, "", "truth.csv of `unequal synth`: log how often predictions are right"),
+)
 OURS = (
     ("--seed", int, 0, "of the order, the augmentation and the initial weights"),
     ("--patience", int, 10, "stop when the mean accuracy over the targets has not risen for so "

@@ -1,0 +1,58 @@
+"""Step 3 as a stage of the training loop, for its two entry scripts."""
+import numpy as np
+
+from unequal import fit, noise_list, options, run
+from unequal.augmentation import COLOR
+from unequal.iterators import FaceIter
+from unequal.symbols import nra
+
+TABLES = (options.NETWORK, options.MARGIN, options.RUN, options.BATCH, options.NOISE,
+          options.OURS_NOISE, options.OURS)
+
+
+def batch_size(args, setup):
+    """Pictures a batch, over all devices."""
+    return (args.per_batch_size or 128) * len(setup.devices)
+
+
+def _disagree(prediction, label):
+    return prediction != label
+
+
+def _right_when_it_differs(truth):
+    """Metric: of the samples whose prediction is not the label, how many show the predicted one."""
+    people = {key: identity for key, (identity, _) in truth.items()}
+
+    def right(prediction, label, keys):
+        differs = prediction != label
+        shown = np.array([people.get(int(key), -1) for key in keys])
+        return (prediction == shown)[differs]
+
+    return right
+
+
+def stage(name, args, setup, keys=None, stop_after_first=False):
+    """The NRA stage on the images ``keys`` of the set (default all).
+
+    At ``d`` devices and batch size ``n`` over all of them, the reference divides the summed loss by
+    ``2 n`` and the gradient by ``d``: 1 / (2 d) of the mean loss's update. ``--mean-loss 1`` takes
+    the mean.
+    """
+    size = batch_size(args, setup)
+    symbol = nra.nra_head(
+        setup.embedding, setup.label, setup.num_classes, args.emb_size, setup.margin,
+        beta=args.noise_beta, threshold=args.gate,
+        normalizer=size // len(setup.devices) if args.mean_loss else 2 * size)
+    data = FaceIter(setup.records, size, COLOR._replace(mirror=0.5 * args.rand_mirror,
+                                                        cutoff=args.cutoff),
+                    keys=keys, seed=args.seed)
+    metrics = [fit.Metric("acc", ["prediction", fit.LABEL], fit.accuracy),
+               fit.Metric("loss", ["loss"], np.ravel),
+               fit.Metric("differ", ["prediction", fit.LABEL], _disagree)]
+    if args.truth:
+        metrics.append(fit.Metric("right", ["prediction", fit.LABEL, fit.KEY],
+                                  _right_when_it_differs(noise_list.read_truth(args.truth))))
+    return fit.Stage(
+        name, symbol, data, run.lr_steps(args, (100000, 140000, 160000), size), metrics,
+        loss_name="loss", verify_first=True, stop_after_first=stop_after_first,
+        before_batch=run.sphere_annealing(args, setup.num_classes))

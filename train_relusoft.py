@@ -1,0 +1,59 @@
+"""Step 3.2 of the recipe: training with the noise-robust loss (NRA). `sh NRA.sh` calls it.
+
+    CUDA_VISIBLE_DEVICES='0,1' python -u train_relusoft.py --network r50 --loss-type 4 \\
+        --margin-m 0.5 --data-dir ./MF2_pic9_head/ --lr 0.01 --lr-steps 50000,90000 \\
+        --per-batch-size 100 --noise-beta 0.9 --prefix ../models/NRA_r50pic9/model \\
+        --bin-dir ./src/ --pretrained ../models/NRA_r50pic9/model_t,0
+
+Images that look like nobody are listed in BIN_DIR/0_noiselist.txt and left out; the classifier of
+the pretrained model is dropped and learned again.
+"""
+import logging
+import os
+import sys
+
+import numpy as np
+
+from unequal import cli, denoising, fit, noise_list, nra_stage, options, run
+from unequal.errors import InputError
+
+LIST = (
+    ("--noise-threshold", float, 0.0, "drop images whose largest probability under --pretrained is "
+                                      "below (the authors' iterator: 0.007)"),
+    ("--noise-list", str, "", "a noise list to use instead of making one"),
+)
+FLAGS = nra_stage.TABLES + (LIST,)
+
+
+def clean_keys(args, setup):
+    """Keys of the images that are not on the noise list, which is read or made."""
+    path = args.noise_list
+    if not path:
+        if not args.pretrained:
+            raise InputError("--pretrained is missing: step 3.2 starts from the model of step 3.1 "
+                             "(train_relusoft_savemodel.py).")
+        path = os.path.join(args.bin_dir or os.path.dirname(args.prefix), noise_list.NAME)
+        if args.noise_threshold > 0:
+            noise_list.make_list(
+                setup.records, args.pretrained, setup.margin, args.noise_threshold, path,
+                devices=setup.devices, batch_size=args.batch_size_mining)
+        else:  # no probability is below 0: the reference makes the pass all the same
+            noise_list.write_list(path, {}, [])
+    _, noisy = denoising.read_noise_list(path)
+    keys = np.setdiff1d(setup.records.image_keys, noisy)
+    logging.info("%s: %d of %d images left out", path, len(setup.records) - len(keys),
+                 len(setup.records))
+    return keys
+
+
+def main(args):
+    setup = run.prepare(args)
+    keys = clean_keys(args, setup)
+    if setup.arg_params is not None:
+        for name in ("fc7_weight", "fc7_bias"):
+            setup.arg_params.pop(name, None)
+    fit.fit(nra_stage.stage("step 3.2", args, setup, keys), setup, args)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_script(main, options.parser(__doc__.splitlines()[0], *FLAGS)))
