@@ -4,14 +4,14 @@ In one run, each in a process of its own: MXNet as `unequal embed` uses it; MXNe
 fusion of BatchNorm into convolution that its oneDNN backend does by itself (what a fused symbol of
 ours could gain at most); onnxruntime on what `unequal export` writes; PyTorch, a network of the
 same layers, channels last (left out when torch is not installed). Rounds alternate between them,
-so that all meet the same machine; medians over the rounds.
+so that all meet the same machine, and the best round of each counts: other work on the machine only
+ever slows one down.
 
-    python benchmarks/inference.py [--network r50] [--batch-size 32] [--rounds 3]
+    python benchmarks/inference.py [--network r50] [--batch-size 32] [--rounds 5]
 """
 import argparse
 import importlib.util
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -166,7 +166,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="r50")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--only", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -189,13 +189,14 @@ def main():
                                       stdout=subprocess.PIPE, check=True, text=True)
                 speeds[name].append(float(done.stdout))
         outputs = {name: np.load(os.path.join(folder, name + ".npy")) for name in names}
-    ours = statistics.median(speeds["mxnet"])
+    ours = max(speeds["mxnet"])
     for name in names:
-        speed = statistics.median(speeds[name])
-        print("{:14} {:6.1f} images/s  {:.2f} times mxnet  largest difference {:.1e} of the "
-              "largest output".format(
-                  name, speed, speed / ours,
-                  np.abs(outputs[name] - outputs["mxnet"]).max() / np.abs(outputs["mxnet"]).max()))
+        speed = max(speeds[name])
+        difference = np.abs(outputs[name] - outputs["mxnet"]).max()
+        print("{:14} {:5.1f} images/s (worst round {:.1f}), {:.2f} times mxnet; largest difference "
+              "{:.1e} of the largest output".format(
+                  name, speed, min(speeds[name]), speed / ours,
+                  difference / np.abs(outputs["mxnet"]).max()))
 
 
 if __name__ == "__main__":
