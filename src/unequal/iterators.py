@@ -1,5 +1,6 @@
 """Batches of training pictures from a record set."""
 import logging
+import math
 import sys
 import threading
 from collections import deque
@@ -18,7 +19,7 @@ from unequal.operators import numpy_view
 logger = logging.getLogger(__name__)
 
 DATA_NAME, LABEL_NAME = "data", "softmax_label"
-_CHUNK = 16  # pictures a decoding task takes: few enough to share a batch, enough to pay for itself
+_CHUNK = 16  # pictures that a decoding task has at least, to pay for itself
 
 
 class BatchBuffers:
@@ -96,24 +97,28 @@ class PictureLoader:
         """
         count = len(out)
         draws = aug.draw(self.augmentation, random, count, *out.shape[2:])
+        chunk = max(_CHUNK, math.ceil(count / self.threads))
         return [self._pool.submit(self._load, out, sequence, start, draws, first,
-                                  min(first + _CHUNK, count))
-                for first in range(0, count, _CHUNK)]
+                                  min(first + chunk, count))
+                for first in range(0, count, chunk)]
 
-    def _planes(self, height, width):
+    def _thread_scratch(self, height, width):
+        """Memory of this thread for one mirrored picture and one in planes."""
         if not hasattr(self._scratch, "planes"):
+            self._scratch.mirrored = np.empty((height, width, 3), np.uint8)
             self._scratch.planes = np.empty((3, height, width), np.uint8)
-        return self._scratch.planes
+        return self._scratch.mirrored, self._scratch.planes
 
     def _load(self, out, sequence, start, draws, first, last):
-        planes = self._planes(*out.shape[2:])
+        height, width = out.shape[2:]
+        mirrored, planes = self._thread_scratch(height, width)
         blue_green_red = [planes[2], planes[1], planes[0]]
         labels = np.empty(last - first, np.float32)
         cutoff = self.augmentation.cutoff
         for i in range(first, last):
-            labels[i - first], picture = self._picture(sequence, start + i, *out.shape[2:])
+            labels[i - first], picture = self._picture(sequence, start + i, height, width)
             if draws.mirror[i]:
-                picture = aug.flip(picture)
+                picture = aug.flip(picture, mirrored)
             cv2.split(picture, blue_green_red)
             out[i] = planes
             if draws.gray[i] or draws.jitter[i]:
@@ -188,6 +193,7 @@ class FaceIter(mx.io.DataIter):
         self.keys = records.image_keys if keys is None else np.asarray(keys, np.int64)
         self._shuffle = shuffle
         self._seed = seed
+        self._random = np.random.RandomState()  # seeded for each batch; a new one takes longer
         self._parts = (num_parts, part_index)
         if not 0 <= part_index < num_parts:
             raise ValueError("part_index must be in [0, num_parts)")
@@ -200,6 +206,7 @@ class FaceIter(mx.io.DataIter):
         self._prefetch = prefetch
         self._data_shape = (batch_size, 3) + records.image_size
         self._buffers = BatchBuffers(self._data_shape)
+        self._label_buffers = BatchBuffers((batch_size,))
         self._pending = deque()  # (NDArray, futures) of the batches being decoded
         self.epoch = -1
         self.reset()
@@ -244,8 +251,9 @@ class FaceIter(mx.io.DataIter):
 
     def _submit(self):
         array, view = self._buffers.take()
-        random = np.random.RandomState([self._seed, self.epoch, self._next, self._parts[1]])
-        futures = self._loader.submit(view, self._order, self._next * self.batch_size, random)
+        self._random.seed([self._seed, self.epoch, self._next, self._parts[1]])
+        futures = self._loader.submit(view, self._order, self._next * self.batch_size,
+                                      self._random)
         self._pending.append((array, futures))
         self._next += 1
 
@@ -256,9 +264,11 @@ class FaceIter(mx.io.DataIter):
         if not self._pending:
             raise StopIteration
         array, futures = self._pending.popleft()
-        labels = np.concatenate([future.result() for future in futures])
+        label, view = self._label_buffers.take()
+        np.concatenate([future.result() for future in futures], out=view)
         self._returned += 1
-        return mx.io.DataBatch([array], [mx.nd.array(labels)], pad=0)
+        keys = self._order[(self._returned - 1) * self.batch_size:self._returned * self.batch_size]
+        return mx.io.DataBatch([array], [label], pad=0, index=keys)
 
     def close(self):
         """Stop the decoding threads."""

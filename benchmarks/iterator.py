@@ -1,0 +1,172 @@
+"""Speed of the training iterator on 112x112 JPEGs beside its peers, all in one run.
+
+    python benchmarks/iterator.py [--pictures 4000] [--rounds 7]
+
+Images a second of
+
+- FaceIter with step 2's augmentation (mirror) and with step 3's (grey, jitter, mirror);
+- the reference's way for both: picture by picture through mx.image and mx.nd, one Python thread;
+- mx.io.ImageRecordIter on the same pictures (in a plain set: it cannot read header records);
+- cv2.imdecode alone, from memory.
+
+All but the reference's are given as many threads as there are processors; ImageRecordIter takes
+at most half of them, less one (it prints how many). The pictures are drawn faces, JPEG of quality
+95, 5 kB each. Processor time is given beside the rates because it is the same on a busy machine.
+"""
+import argparse
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+
+import unequal  # noqa: F401  first: it prepares MXNet
+
+import mxnet as mx  # isort: skip
+import cv2
+import numpy as np
+from _common import alternate, compare, table
+
+from unequal import augmentation, faces, images, runtime
+from unequal.iterators import FaceIter
+from unequal.records import RecordSet, RecordWriter
+
+SIZE, BATCH = 112, 100
+THREADS = runtime.available_cpus()
+
+
+def write_sets(directory, count):
+    """The same pictures as a set with identity records, as a plain one, and as a list."""
+    rng = np.random.default_rng(0)
+    drawn = [images.encode(faces.draw_face(faces.sample_identity(rng), faces.sample_view(rng),
+                                           SIZE), 95)
+             for _ in range(min(count, 1000))]
+    pictures = [drawn[place % len(drawn)] for place in range(count)]
+    for name, identities in (("set", True), ("plain", False)):
+        with RecordWriter(os.path.join(directory, name), (SIZE, SIZE),
+                          identities=identities) as writer:
+            for place, data in enumerate(pictures):
+                writer.add(place // 20, data)
+    return pictures
+
+
+class Ours:
+    """FaceIter over the set with identity records."""
+
+    def __init__(self, directory, changes):
+        self._iterator = FaceIter(RecordSet(directory), BATCH, changes, prefetch=2)
+
+    def __call__(self):
+        count = 0
+        for batch in self._iterator:
+            batch.data[0].wait_to_read()
+            count += BATCH
+        self._iterator.reset()  # decodes nothing yet
+        return count
+
+
+class Reference:
+    """The reference's path: read, decode, augment, transpose, copy; an NDArray at every step."""
+
+    def __init__(self, directory, augmenters, keys):
+        self._record = mx.recordio.MXIndexedRecordIO(
+            os.path.join(directory, "train.idx"), os.path.join(directory, "train.rec"), "r")
+        self._augmenters = augmenters
+        self._keys = keys
+        self._random = np.random.RandomState(0)
+
+    def __call__(self):
+        for start in range(0, len(self._keys) - BATCH + 1, BATCH):
+            data, label = mx.nd.empty((BATCH, 3, SIZE, SIZE)), mx.nd.empty(BATCH)
+            for row, key in enumerate(self._keys[start:start + BATCH]):
+                header, encoded = mx.recordio.unpack(self._record.read_idx(key))
+                picture = mx.image.imdecode(encoded)
+                for augmenter in self._augmenters:
+                    picture = augmenter(picture)
+                if self._random.rand() < 0.5:
+                    picture = mx.nd.flip(picture, axis=1)
+                data[row][:] = mx.nd.transpose(picture, axes=(2, 0, 1))
+                label[row][:] = header.label
+            data.wait_to_read()
+        return len(self._keys) // BATCH * BATCH
+
+
+class Sometimes(mx.image.Augmenter):
+    """An augmenter used with a probability."""
+
+    def __init__(self, augmenter, probability):
+        super().__init__()
+        self._augmenter, self._probability = augmenter, probability
+
+    def __call__(self, picture):
+        return self._augmenter(picture) if np.random.rand() < self._probability else picture
+
+
+class Native:
+    """mx.io.ImageRecordIter with its own decoding threads."""
+
+    def __init__(self, directory):
+        self._iterator = mx.io.ImageRecordIter(
+            path_imgrec=os.path.join(directory, "train.rec"),
+            path_imgidx=os.path.join(directory, "train.idx"),
+            data_shape=(3, SIZE, SIZE), batch_size=BATCH, rand_mirror=True, shuffle=True,
+            preprocess_threads=THREADS, round_batch=False)
+
+    def __call__(self):
+        count = 0
+        self._iterator.reset()  # here, not at the end: it starts to decode in the background
+        for batch in self._iterator:
+            batch.data[0].wait_to_read()
+            count += BATCH
+        return count
+
+
+class Bare:
+    """cv2.imdecode and nothing else, each thread its share of the pictures."""
+
+    def __init__(self, pictures):
+        self._pictures = [np.frombuffer(data, np.uint8) for data in pictures]
+        self._pool = ThreadPoolExecutor(THREADS)
+
+    def _decode(self, first):
+        for data in self._pictures[first::THREADS]:
+            cv2.imdecode(data, cv2.IMREAD_COLOR)
+
+    def __call__(self):
+        list(self._pool.map(self._decode, range(THREADS)))
+        return len(self._pictures)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    jitter = mx.image.ColorJitterAug(0.2, 0.2, 0.2)
+    with tempfile.TemporaryDirectory() as scratch:
+        pictures = write_sets(scratch, options.pictures)
+        records = os.path.join(scratch, "set")
+        few = range(1, options.pictures // 4 + 1)  # the reference's way is slow
+        peers = {
+            "FaceIter": Ours(records, augmentation.Augmentation()),
+            "FaceIter colour": Ours(records, augmentation.COLOR),
+            "reference step 2": Reference(records, [], few),
+            "reference step 3": Reference(
+                records, [mx.image.CastAug(), mx.image.RandomGrayAug(0.2), Sometimes(jitter, 0.2)],
+                few),
+            "ImageRecordIter": Native(os.path.join(scratch, "plain")),
+            "cv2.imdecode": Bare(pictures),
+        }
+        for work in peers.values():  # warm-up
+            work()
+        print("{:,} pictures of {:,.0f} bytes, {} threads".format(
+            len(pictures), np.mean([len(data) for data in pictures]), THREADS))
+        rates = alternate(peers, options.rounds)
+    table(rates, "images")
+    compare(rates, "FaceIter", "reference step 2", 8)
+    compare(rates, "FaceIter colour", "reference step 3", 8)
+    compare(rates, "FaceIter", "ImageRecordIter", 2)
+    compare(rates, "FaceIter", "cv2.imdecode", 0.8)
+    compare(rates, "FaceIter colour", "cv2.imdecode", 0.8)
+
+
+if __name__ == "__main__":
+    main()
