@@ -42,8 +42,9 @@ CUDA = [
     "nvidia-cudnn-cu11>=8.9,<9",
 ]
 
-# `unequal export` needs onnx; onnxruntime runs what it writes. Bounds: the oldest pair the export
-# tests have passed with. Both have releases for Python 3.8 (1.17, 1.19) and accept numpy 1.
+# `unequal export` needs onnx; onnxruntime runs what it writes. Bounds: the oldest pair that an
+# exported n8 and r18 with SE were compared with. Both have releases for Python 3.8 (1.17, 1.19) and
+# accept numpy 1.
 ONNX = ["onnx>=1.13", "onnxruntime>=1.15"]
 
 setup(
