@@ -1,9 +1,10 @@
 """Time and peak memory of the NRA head at MF2's 96,499 classes, batch 100, embedding of 512.
 
-Beside two peers in the same run, each in a process of its own so that its peak memory is its own:
-the matrix products alone (logits, and the gradients of embedding and weight), and a symbol in the
-reference's style (one-hot matrices, log-softmax, MakeLoss). Rounds alternate between them, so that
-all meet the same machine; medians over the rounds.
+Beside three peers in the same run, each in a process of its own so that its peak memory is its own:
+the matrix products alone (logits, and the gradients of embedding and weight), the products of
+normalised rows (what any head on cosines computes), and a symbol in the reference's style (one-hot
+matrices, log-softmax, MakeLoss). Rounds alternate between them, so that all meet the same machine;
+medians over the rounds, of ratios too.
 
     python benchmarks/nra_head.py [--classes 96499] [--rounds 5]
 """
@@ -25,10 +26,20 @@ from unequal.symbols import margin, nra
 BETA, S, M = 0.9, 64.0, 0.5
 
 
-def products(embedding, label, options):
+def products(embedding, weight, options):
     """What no head can do without: z = x W^T, and backward dx = g W and dW = g^T x."""
-    return mx.sym.FullyConnected(embedding, weight=mx.sym.Variable("fc7_weight"), no_bias=True,
+    return mx.sym.FullyConnected(embedding, weight=weight, no_bias=True,
                                  num_hidden=options.classes)
+
+
+def bare(embedding, label, options):
+    return products(embedding, mx.sym.Variable("fc7_weight"), options)
+
+
+def cosines(embedding, label, options):
+    """The products of normalised rows: what normalising the weight adds."""
+    return products(*(mx.sym.L2Normalization(value, mode="instance") for value in (
+        embedding, mx.sym.Variable("fc7_weight"))), options)
 
 
 def ours(embedding, label, options):
@@ -43,8 +54,7 @@ def reference_style(embedding, label, options):
 
     weight = mx.sym.L2Normalization(mx.sym.Variable("fc7_weight"), mode="instance")
     embedding = mx.sym.L2Normalization(embedding, mode="instance") * S
-    logits = mx.sym.FullyConnected(embedding, weight=weight, no_bias=True,
-                                   num_hidden=options.classes)
+    logits = products(embedding, weight, options)
     target = mx.sym.pick(logits, label, axis=1)
     cos_t = target / S
     sin_t = mx.sym.sqrt(1.0 - cos_t * cos_t)
@@ -62,7 +72,8 @@ def reference_style(embedding, label, options):
     return mx.sym.Group([mx.sym.BlockGrad(logits), mx.sym.MakeLoss(loss)])
 
 
-VARIANTS = {"products": products, "ours": ours, "reference": reference_style}
+VARIANTS = {"products": bare, "cosines": cosines, "ours": ours, "reference": reference_style}
+GOAL = 1.3  # ours / products
 
 
 def measure(build, options):
@@ -112,16 +123,22 @@ def main():
             found[name].append(json.loads(subprocess.run(
                 [sys.executable, __file__, *sys.argv[1:], "--variant", name], check=True,
                 stdout=subprocess.PIPE).stdout))
-    medians = {name: {key: statistics.median(result[key] for result in results)
-                      for key in results[0]} for name, results in found.items()}
-    print("forward and backward at {:,} classes, batch {}, embedding of {}; medians of {} rounds".
-          format(options.classes, options.batch, options.size, options.rounds))
-    for name, result in medians.items():
-        print("{:12s} {:6.3f} s  {:4.2f} x the products  {:6.0f} MB".format(
-            name, result["seconds"], result["seconds"] / medians["products"]["seconds"],
-            result["megabytes"]))
-    print("ours / reference: time {:.2f}, memory {:.2f}".format(
-        *(medians["ours"][key] / medians["reference"][key] for key in ("seconds", "megabytes"))))
+    print("forward and backward at {:,} classes, batch {}, embedding of {}; medians of {} rounds"
+          .format(options.classes, options.batch, options.size, options.rounds))
+
+    def median(name, key, over=None):
+        return statistics.median(
+            result[key] / (found[over][number][key] if over else 1)
+            for number, result in enumerate(found[name]))
+
+    for name in VARIANTS:
+        print("{:10s} {:6.3f} s, {:4.2f} of the products'; {:5.0f} MB, {:4.2f} of the reference's"
+              .format(name, median(name, "seconds"), median(name, "seconds", "products"),
+                      median(name, "megabytes"), median(name, "megabytes", "reference")))
+    ratio = median("ours", "seconds", "products")
+    print("ours / products: {:.2f} (goal {:.2f}, {}); reference / ours: {:.2f}".format(
+        ratio, GOAL, "met" if ratio <= GOAL else "missed",
+        median("reference", "seconds", "ours")))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""Choosing the most confusable of 1,200 identities (3 images each, embeddings of 512).
+
+Beside the reference's way in the same run: distances row by row by MXNet operators, a full sort of
+all pairs, and a list that is searched for every pair. Both choose 120 identities, and the same.
+
+    python benchmarks/mining.py [--identities 1200] [--rounds 5]
+"""
+import argparse
+
+import _common
+
+import unequal  # noqa: F401  first: it sets the number of threads
+
+import mxnet as mx  # isort: skip
+import numpy as np
+
+from unequal.mining import confusable_identities
+
+IMAGES = 3
+
+
+def row_by_row(embeddings, count):
+    """The reference's way, for identities of three adjacent rows of length 1."""
+    centers = embeddings.reshape(-1, IMAGES, embeddings.shape[1]).mean(axis=1)
+    on_device = mx.nd.array(centers)
+    distances = []
+    for index in range(len(centers)):
+        difference = mx.nd.broadcast_sub(on_device[index:index + 1], on_device)
+        distances.append(mx.nd.sum(difference * difference, axis=1).asnumpy())
+    distances = np.array(distances) + np.eye(len(centers))
+    rows, columns = np.unravel_index(np.argsort(distances, axis=None), distances.shape)
+    chosen = []
+    for pair in zip(rows, columns):
+        for identity in pair:
+            if identity not in chosen:
+                chosen.append(identity)
+        if len(chosen) >= count:
+            return chosen[:count]
+
+
+def bag(identities, size):
+    """Unit embeddings of identities that look alike to different degrees."""
+    random = np.random.RandomState(0)
+    means = random.randn(identities, size) + 2 * random.randn(10, size)[
+        random.randint(0, 10, identities)]
+    rows = np.repeat(means, IMAGES, axis=0) + 0.5 * random.randn(identities * IMAGES, size)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def bags(choose, count):
+    for _ in range(count):
+        choose()
+    return count
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--identities", type=int, default=1200)
+    parser.add_argument("--count", type=int, default=120, help="how many to choose")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    embeddings = bag(options.identities, options.size)
+    identities = np.repeat(np.arange(options.identities), IMAGES)
+
+    def ours():
+        return confusable_identities(embeddings, identities, options.count)
+
+    def reference():
+        return row_by_row(embeddings, options.count)
+
+    if set(ours()) != set(reference()):  # also warms both
+        raise SystemExit("the two ways choose different identities")
+    rates = _common.alternate({"ours": _common.timed(lambda: bags(ours, 10)),
+                               "reference": _common.timed(lambda: bags(reference, 1))},
+                              options.rounds)
+    _common.table(rates, "bags")
+    _common.compare(rates, "ours", "reference", 50)
+
+
+if __name__ == "__main__":
+    main()
