@@ -148,7 +148,10 @@ class _NoiseRobustProp(mx.operator.CustomOpProp):
         return [in_type[0], np.float32], [np.float32] * 4, []
 
     def declare_backward_dependency(self, out_grad, in_data, out_data):
-        return [in_data[1]] + list(out_data)  # not the logits: their memory is free by then
+        # Not the logits: their memory is free by then. MXNet 1.9.1 remembers one such list for all
+        # Custom operators of a process, the last: a second operator with other needs, made after
+        # this one, makes its backward fail ("unknown storage type: -1"). Hence no second one here.
+        return [in_data[1]] + list(out_data)
 
     def create_operator(self, ctx, shapes, dtypes):
         return _NoiseRobust(*self._numbers)
