@@ -188,10 +188,10 @@ def read(directory):
             if not isinstance(case, dict):
                 raise ValueError("case {} is not an object".format(name))
         path = os.path.join(directory, NAME + ".npz")
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("a single array")
-        with file:
+        with open(path, "rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
             return cases, {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError("{}: no such file; DIR must hold {}.json and {}.npz.".format(
