@@ -48,7 +48,7 @@ def robust_outputs(logits, label, beta, normalizer, threshold=0.0):
 
 
 def nra_head(embedding, label, num_classes, embedding_size, margin=Margin(), *, beta, normalizer,
-             threshold=0.0):
+             threshold=0.0, composed=False):
     """Step 3's training symbol.
 
     Parameters
@@ -62,6 +62,9 @@ def nra_head(embedding, label, num_classes, embedding_size, margin=Margin(), *, 
         (train_NR.py), the batch size of one device for the mean.
     threshold : float
         See :func:`unequal.operators.noise_robust`.
+    composed : bool
+        Of standard operators only (:func:`composed_loss`), with the outputs ``embedding`` and
+        ``loss``: what checkpoints hold, so that MXNet loads them without this package.
 
     Returns
     -------
@@ -72,5 +75,8 @@ def nra_head(embedding, label, num_classes, embedding_size, margin=Margin(), *, 
     """
     check(beta, threshold)
     logits = margin_logits(embedding, label, num_classes, embedding_size, margin)
+    if composed:
+        return mx.sym.Group([mx.sym.BlockGrad(embedding, name="embedding"),
+                             composed_loss(logits, label, beta, normalizer, threshold)])
     return mx.sym.Group([mx.sym.BlockGrad(embedding, name="embedding")]
                         + robust_outputs(logits, label, beta, normalizer, threshold))

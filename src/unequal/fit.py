@@ -69,6 +69,8 @@ class Stage(NamedTuple):
         Called with the module and the number of batches done (loss type 1's annealing).
     log_every : int
         Batches between log lines (the reference's Speedometer).
+    saved_symbol : mxnet.symbol.Symbol, optional
+        Saved in place of ``symbol``, where that holds an operator plain MXNet does not know.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Stage(NamedTuple):
     stop_after_first: bool = False
     before_batch: Optional[Callable] = None
     log_every: int = 20
+    saved_symbol: Optional[mx.sym.Symbol] = None
 
 
 class EventLog:
@@ -290,6 +293,7 @@ def fit(stage, run, options):
         module.init_optimizer(kvstore="device", optimizer=optimizer)
     logger.info("lr_steps %s", list(stage.lr_steps))
 
+    saved_symbol = stage.symbol if stage.saved_symbol is None else stage.saved_symbol
     best, saves, step = Best(), 0, 0
     meter = Meter(stage.metrics, stage.symbol)
     batch_size = stage.data.batch_size
@@ -313,7 +317,7 @@ def fit(stage, run, options):
         return module.get_params()
 
     def save(epoch):
-        checkpoints.save(prefix, epoch, stage.symbol, *params())
+        checkpoints.save(prefix, epoch, saved_symbol, *params())
         event_log.write("save", step=step, epoch=epoch)
 
     def verify(first=False):

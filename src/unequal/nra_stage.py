@@ -39,10 +39,12 @@ def stage(name, args, setup, keys=None, stop_after_first=False):
     the mean.
     """
     size = batch_size(args, setup)
-    symbol = nra.nra_head(
-        setup.embedding, setup.label, setup.num_classes, args.emb_size, setup.margin,
-        beta=args.noise_beta, threshold=args.gate,
-        normalizer=size // len(setup.devices) if args.mean_loss else 2 * size)
+    symbol, saved_symbol = (
+        nra.nra_head(
+            setup.embedding, setup.label, setup.num_classes, args.emb_size, setup.margin,
+            beta=args.noise_beta, threshold=args.gate, composed=composed,
+            normalizer=size // len(setup.devices) if args.mean_loss else 2 * size)
+        for composed in (False, True))
     data = FaceIter(setup.records, size, COLOR._replace(mirror=0.5 * args.rand_mirror,
                                                         cutoff=args.cutoff),
                     keys=keys, seed=args.seed)
@@ -55,4 +57,4 @@ def stage(name, args, setup, keys=None, stop_after_first=False):
     return fit.Stage(
         name, symbol, data, run.lr_steps(args, (100000, 140000, 160000), size), metrics,
         loss_name="loss", verify_first=True, stop_after_first=stop_after_first,
-        before_batch=run.sphere_annealing(args, setup.num_classes))
+        before_batch=run.sphere_annealing(args, setup.num_classes), saved_symbol=saved_symbol)
