@@ -9,7 +9,16 @@ class Rates(NamedTuple):
     """What one peer did in each round."""
 
     wall: List[float]  # things a second
-    cpu: List[float]  # microseconds of processor time a thing, all threads of this process
+    cpu: List[float]  # microseconds of processor time a thing, of all threads
+
+
+def timed(work):
+    """A peer for :func:`alternate` of ``work``, which returns how many things it did."""
+    def peer():
+        wall, processor = time.perf_counter(), time.process_time()
+        count = work()
+        return count, time.perf_counter() - wall, time.process_time() - processor
+    return peer
 
 
 def alternate(peers, rounds):
@@ -18,7 +27,8 @@ def alternate(peers, rounds):
     Parameters
     ----------
     peers : dict
-        Name -> function that does the work and returns how many things it did; warm already.
+        Name -> function that does the work, is warm already, and returns how many things it did,
+        in how many seconds, and in how many of processor time.
     rounds : int
 
     Returns
@@ -28,14 +38,13 @@ def alternate(peers, rounds):
     """
     rates = {name: Rates([], []) for name in peers}
     for number in range(1, rounds + 1):
-        for name, work in peers.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            count = work()
-            rates[name].wall.append(count / (time.perf_counter() - wall))
-            rates[name].cpu.append((time.process_time() - cpu) / count * 1e6)
+        for name, peer in peers.items():
+            count, seconds, processor = peer()
+            rates[name].wall.append(count / seconds)
+            rates[name].cpu.append(processor / count * 1e6)
         print("round {} (load {:.1f}): {}".format(
             number, os.getloadavg()[0],
-            ", ".join("{} {:,.0f}".format(name, rate.wall[-1]) for name, rate in rates.items())),
+            ", ".join("{} {:,.1f}".format(name, rate.wall[-1]) for name, rate in rates.items())),
             flush=True)
     return rates
 

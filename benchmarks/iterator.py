@@ -23,7 +23,7 @@ import unequal  # noqa: F401  first: it prepares MXNet
 import mxnet as mx  # isort: skip
 import cv2
 import numpy as np
-from _common import alternate, compare, table
+from _common import alternate, compare, table, timed
 
 from unequal import augmentation, faces, images, runtime
 from unequal.iterators import FaceIter
@@ -155,8 +155,9 @@ def main():
             "ImageRecordIter": Native(os.path.join(scratch, "plain")),
             "cv2.imdecode": Bare(pictures),
         }
-        for work in peers.values():  # warm-up
-            work()
+        peers = {name: timed(work) for name, work in peers.items()}
+        for peer in peers.values():  # warm-up
+            peer()
         print("{:,} pictures of {:,.0f} bytes, {} threads".format(
             len(pictures), np.mean([len(data) for data in pictures]), THREADS))
         rates = alternate(peers, options.rounds)
