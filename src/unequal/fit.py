@@ -215,6 +215,10 @@ def _optimizer(options, stage, devices):
         learning_rate=options.lr, momentum=options.mom, wd=options.wd,
         rescale_grad=1.0 / len(devices), lr_scheduler=schedule)
     optimizer.wd_mult = {"fc7_weight": options.fc7_wd_mult}
+    if devices[0].device_type == "cpu":
+        # Updating several arrays in one call, four unless told, is meant for GPUs: on a CPU it
+        # takes 2.5 times as long for the same bits (r50: 0.23 s of a step instead of 0.09).
+        optimizer.aggregate_num = 1
     return optimizer
 
 
