@@ -4,11 +4,11 @@ Plain ``mx.model.load_checkpoint`` reads them. A file appears under its final na
 whole and on disk, so a checkpoint that was there before survives a crash while saving.
 """
 import os
-from contextlib import suppress
 
 import mxnet as mx
 
 from unequal.errors import InputError
+from unequal.files import replacing_path
 
 
 def params_path(prefix, epoch):
@@ -26,19 +26,12 @@ def parse(text, flag="--pretrained"):
 
 
 def _publish(path, write):
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, ".{}.{}".format(name, os.getpid()))
     try:
-        write(temporary)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        with replacing_path(path) as temporary:
+            write(temporary)
     except mx.base.MXNetError as error:
         raise InputError("{}: cannot be written ({}); is the disk full or the directory "
                          "read-only?".format(path, str(error).splitlines()[-1].strip())) from error
-    finally:
-        with suppress(FileNotFoundError):
-            os.remove(temporary)
 
 
 def save(prefix, epoch, symbol, arg_params, aux_params):
@@ -49,7 +42,6 @@ def save(prefix, epoch, symbol, arg_params, aux_params):
     InputError, OSError
         When it cannot be written. What stood there before is untouched.
     """
-    os.makedirs(os.path.dirname(prefix) or ".", exist_ok=True)
     arrays = {"arg:" + name: value for name, value in arg_params.items()}
     arrays.update(("aux:" + name, value) for name, value in aux_params.items())
     _publish(prefix + "-symbol.json", symbol.save)

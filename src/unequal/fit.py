@@ -222,12 +222,13 @@ def _optimizer(options, stage, devices):
     return optimizer
 
 
-def _module(stage, devices, fixed=()):
+def _module(stage, devices):
     data = stage.data
     module = mx.mod.Module(
         stage.symbol, data_names=[desc.name for desc in data.provide_data],
         label_names=[desc.name for desc in data.provide_label], context=devices,
-        fixed_param_names=list(fixed))
+        fixed_param_names=[name for name in stage.symbol.list_arguments()
+                           if name == margin.SPHERE_BETA])  # the loop sets it; no gradient
     module.bind(data.provide_data, data.provide_label)
     return module
 
@@ -236,11 +237,6 @@ def _step_limit(stage, options):
     """Batches until --max-steps or --end-epoch, whichever comes first."""
     limit = stage.data.batches * options.end_epoch
     return min(limit, options.max_steps) if options.max_steps else limit
-
-
-def _fixed_arguments(symbol):
-    """Arguments the loop sets and no gradient reaches."""
-    return [name for name in symbol.list_arguments() if name == margin.SPHERE_BETA]
 
 
 def _initialise(module, run):
@@ -289,7 +285,7 @@ def fit(stage, run, options):
     event_log.write("start", stage=stage.name, options=vars(options),
                     devices=[str(device) for device in devices])
     verifier = Verifier(options, stage.symbol, run.records, devices)
-    module = _module(stage, devices, _fixed_arguments(stage.symbol))
+    module = _module(stage, devices)
     _initialise(module, run)
     optimizer = _optimizer(options, stage, devices)
     with warnings.catch_warnings():
@@ -320,16 +316,17 @@ def fit(stage, run, options):
         mx.nd.waitall()
         return module.get_params()
 
-    def save(epoch):
-        checkpoints.save(prefix, epoch, saved_symbol, *params())
+    def save(epoch, values):
+        checkpoints.save(prefix, epoch, saved_symbol, *values)
         event_log.write("save", step=step, epoch=epoch)
 
     def verify(first=False):
         """Save, verify, keep when better; true when patience has run out."""
         nonlocal saves
         read_metrics()
-        save(0)
-        results = verifier(*params(), step)
+        values = params()
+        save(0, values)
+        results = verifier(*values, step)
         event_log.write("verify", step=step, results=results)
         if first:
             return False
@@ -341,7 +338,7 @@ def fit(stage, run, options):
             better = best.update(accuracies, options.save_floor)
         if options.ckpt > 1 or (options.ckpt == 1 and better):
             logger.info("saving %d", saves)
-            save(saves)
+            save(saves, values)
             if results and risen:
                 best.epoch = saves
         if results:

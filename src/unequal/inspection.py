@@ -13,9 +13,10 @@ from unequal.errors import InputError
 from unequal.eval.bins import load_bin
 from unequal.files import replacing
 from unequal.packing import process_count
-from unequal.parallel import ordered_map, processors
+from unequal.parallel import ordered_map
 from unequal.progress import track
 from unequal.records import RecordSet
+from unequal.runtime import available_cpus
 
 _BATCH = 256  # images a worker looks at between two answers
 _MINER_IMAGES = 3  # the reference's miner takes 3 images of an identity (--images-per-identity)
@@ -260,7 +261,7 @@ def configure(parser):
     parser.add_argument("directory", metavar="DIR", help="a record set, or a verification set .bin")
     parser.add_argument("--plot", metavar="FILE",
                         help="draw images per identity to a picture file (needs matplotlib)")
-    parser.add_argument("--processes", type=process_count, default=processors(),
+    parser.add_argument("--processes", type=process_count, default=available_cpus(),
                         help="default: one a processor, here %(default)s")
 
 

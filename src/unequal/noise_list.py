@@ -108,7 +108,7 @@ def score_records(records, checkpoint, settings, part, *, method="max-probabilit
     devices = devices or [mx.cpu()]
     if method != "max-probability":
         settings = settings._replace(margin_m=0.0, margin_a=1.0, margin_b=0.0, margin=1)
-    _, arg_params, _ = checkpoints.load(*checkpoints.parse(checkpoint))
+    symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(checkpoint))
     classifier = Classifier(arg_params, settings, devices[0])
     if arg_params["fc7_weight"].shape[0] != records.num_classes:
         raise InputError("--pretrained {}: its classifier has {} classes, but {} has {}; give a "
@@ -125,8 +125,8 @@ def score_records(records, checkpoint, settings, part, *, method="max-probabilit
             bar.update(done)
         else:
             file.write(head)
-        embedder = Embedder.from_checkpoint(checkpoint, records.image_size, devices, batch_size,
-                                            flag="--pretrained")
+        embedder = Embedder(symbol, arg_params, aux_params, records.image_size, devices,
+                            batch_size)
         keys = records.image_keys[done:]
         for start, labels, embeddings, _ in (embedder.stream(records, keys) if len(keys) else ()):
             labels = labels.astype(np.int64)

@@ -12,9 +12,10 @@ import numpy as np
 from unequal import alignment, images
 from unequal.errors import InputError
 from unequal.identities import write_names, write_table
-from unequal.parallel import ordered_map, processors
+from unequal.parallel import ordered_map
 from unequal.progress import track
 from unequal.records import RecordWriter
+from unequal.runtime import available_cpus
 
 _BATCH = 32  # pictures a worker takes at once
 _SHOWN = 20  # problems repeated on stderr; problems.csv has all
@@ -296,7 +297,7 @@ def add_picture_options(parser):
                         help="of the images in pixels, or one number for squares (default 112)")
     parser.add_argument("--quality", type=quality, default=95,
                         help="of the JPEGs written anew, 1 to 100 (default 95)")
-    parser.add_argument("--processes", type=process_count, default=processors(),
+    parser.add_argument("--processes", type=process_count, default=available_cpus(),
                         help="default: one a processor, here %(default)s")
 
 

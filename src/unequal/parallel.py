@@ -1,7 +1,6 @@
 """Independent pieces of work on several processes, results in order."""
 import itertools
 import multiprocessing
-import os
 import signal
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -10,11 +9,6 @@ from concurrent.futures.process import BrokenProcessPool
 import cv2
 
 from unequal.errors import InputError
-
-
-def processors():
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _prepare():

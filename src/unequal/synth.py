@@ -46,9 +46,10 @@ from unequal import faces
 from unequal.errors import InputError
 from unequal.faces import draw_face
 from unequal.packing import process_count
-from unequal.parallel import ordered_map, processors
+from unequal.parallel import ordered_map
 from unequal.progress import track
 from unequal.records import RecordWriter
+from unequal.runtime import available_cpus
 
 __all__ = ["KINDS", "draw_face", "make_dataset"]
 
@@ -387,7 +388,7 @@ def configure(parser):
             ("distractors", int, 0, "strangers in an identification set; 0: no such set")):
         parser.add_argument("--" + flag, type=kind, default=default,
                             help=text + " (default %(default)s)")
-    parser.add_argument("--processes", type=process_count, default=processors(),
+    parser.add_argument("--processes", type=process_count, default=available_cpus(),
                         help="how many draw (default: one a processor)")
 
 
