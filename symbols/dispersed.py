@@ -2,7 +2,7 @@
 import mxnet as mx
 
 from unequal.symbols.margin import Margin, margin_logits
-from unequal.symbols.nra import check, robust_outputs
+from unequal.symbols.nra import check, composed_loss, robust_outputs
 
 
 def centers(embedding, identities, images_per_identity):
@@ -34,7 +34,7 @@ def center_dispersed_loss(embedding, identities, images_per_identity, interweigh
 
 def unequal_head(embedding, label, num_classes, embedding_size, margin=Margin(), *, head_size,
                  tail_identities, images_per_identity, interweight, beta, normalizer,
-                 threshold=0.0):
+                 threshold=0.0, composed=False):
     """Step 4's training symbol. No classifier weight exists for tail identities.
 
     Parameters
@@ -50,7 +50,11 @@ def unequal_head(embedding, label, num_classes, embedding_size, margin=Margin(),
         Divides the summed head loss: half the head batch over all devices in the reference
         (train_debug_soft_gs.py).
     num_classes, embedding_size, margin, threshold
-        As for :func:`unequal.symbols.nra.nra_head`.
+        As for :func:`unequal.symbols.nra.nra_head`; but loss type 0 too sees the embedding
+        normalised, as in the reference's step 4.
+    composed : bool
+        Of standard operators only, with the outputs ``embedding``, ``loss`` and ``tail_loss``, as
+        for :func:`unequal.symbols.nra.nra_head`.
 
     Returns
     -------
@@ -66,13 +70,19 @@ def unequal_head(embedding, label, num_classes, embedding_size, margin=Margin(),
         return mx.sym.slice_axis(symbol, axis=0, begin=begin, end=end)
 
     head_label = part(label, 0, head_size)
-    logits = margin_logits(part(embedding, 0, head_size), head_label, num_classes, embedding_size,
-                           margin)
+    head = part(embedding, 0, head_size)
+    if margin.loss_type == 0:
+        head = mx.sym.L2Normalization(head, mode="instance")
+    logits = margin_logits(head, head_label, num_classes, embedding_size, margin)
     tail_loss, squares = center_dispersed_loss(
         part(embedding, head_size, head_size + tail_size), tail_identities, images_per_identity,
         interweight)
+    embedding = mx.sym.BlockGrad(embedding, name="embedding")
+    if composed:
+        return mx.sym.Group([
+            embedding, composed_loss(logits, head_label, beta, normalizer, threshold), tail_loss])
     return mx.sym.Group(
-        [mx.sym.BlockGrad(embedding, name="embedding")]
+        [embedding]
         + robust_outputs(logits, head_label, beta, normalizer, threshold)
         + [tail_loss,
            mx.sym.BlockGrad(head_label, name="head_label"),

@@ -110,12 +110,12 @@ def test_parts_share_without_overlap_and_make_equal_steps(record_set):
     parts = [FaceIter(record_set, 3, seed=5, num_parts=4, part_index=i, keys=None)
              for i in range(4)]
     assert {part.batches for part in parts} == {2}
-    seen = np.concatenate([part._order for part in parts])
+    seen = np.concatenate([part._order.epoch(0) for part in parts])
     assert len(set(seen)) == len(seen) == 28
-    first = [part._order.tolist() for part in parts]
+    first = [part._order.epoch(0).tolist() for part in parts]
     for part in parts:
         part.reset()
-    assert first != [part._order.tolist() for part in parts]
+    assert first != [part._order.epoch(1).tolist() for part in parts]
 
 
 def test_subset_of_keys(record_set):

@@ -65,6 +65,9 @@ class Stage(NamedTuple):
         Verify and save after the first batch (steps 3 and 4 of the reference).
     stop_after_first : bool
         End once that checkpoint is saved (step 3.1).
+    before_epoch : callable, optional
+        Called with the epoch's number, arg_params and aux_params before its first batch (step 4's
+        mining).
     before_batch : callable, optional
         Called with the module and the number of batches done (loss type 1's annealing).
     log_every : int
@@ -81,6 +84,7 @@ class Stage(NamedTuple):
     loss_name: str = "softmaxloss"
     verify_first: bool = False
     stop_after_first: bool = False
+    before_epoch: Optional[Callable] = None
     before_batch: Optional[Callable] = None
     log_every: int = 20
     saved_symbol: Optional[mx.sym.Symbol] = None
@@ -350,6 +354,8 @@ def fit(stage, run, options):
         for epoch in range(options.end_epoch):
             if epoch:
                 stage.data.reset()
+            if stage.before_epoch is not None:
+                stage.before_epoch(epoch, *params())
             done = False
             for index, batch in enumerate(stage.data):
                 if stage.before_batch is not None:

@@ -154,7 +154,126 @@ class PictureLoader:
             logger.warning("skipped (%d so far): %s", count, error)
 
 
-class FaceIter(mx.io.DataIter):
+class _Order:
+    """The order in which a worker takes images: by seed and epoch only.
+
+    Memory: 16 bytes an image (keys and one epoch's order).
+    """
+
+    def __init__(self, records, keys, shuffle, seed, num_parts, part_index):
+        if not 0 <= part_index < num_parts:
+            raise ValueError("part_index must be in [0, num_parts)")
+        self.keys = records.image_keys if keys is None else np.asarray(keys, np.int64)
+        self.parts = (num_parts, part_index)
+        self._path, self._shuffle, self._seed = records.path, shuffle, seed
+        self._epoch = self._order = None
+
+    def batches(self, batch_size):
+        """How many whole batches an epoch has."""
+        parts = self.parts[0]
+        count = len(self.keys) // parts // batch_size
+        if not count:
+            raise InputError("{}: {} images in {} part(s) do not fill one batch of {}; lower the "
+                             "batch size.".format(self._path, len(self.keys), parts, batch_size))
+        return count
+
+    def epoch(self, number):
+        """Keys in the order of an epoch: every ``num_parts``-th of all workers' common order."""
+        if number != self._epoch:
+            order = self.keys
+            if self._shuffle:
+                order = np.random.RandomState([self._seed, number]).permutation(order)
+            count, index = self.parts
+            # Equal shares: what does not divide evenly is left out of this epoch's order.
+            self._order = order[:len(order) // count * count][index::count]
+            self._epoch = number
+        return self._order
+
+
+class _PictureIter(mx.io.DataIter):
+    """Batches decoded ahead. A subclass says which images a batch has (:meth:`_parts`).
+
+    A batch depends on the seed, the epoch and its number only, so that an epoch can be entered at
+    any batch (:meth:`seek`). Memory: ``prefetch + 2`` batches.
+    """
+
+    def __init__(self, batch_size, image_size, batches, seed, part_index, prefetch):
+        super().__init__(batch_size)
+        self.batches = batches  # an epoch
+        self._seed, self._part_index = seed, part_index
+        self._random = np.random.RandomState()  # seeded for each batch; a new one takes longer
+        self._prefetch = prefetch
+        self._data_shape = (batch_size, 3) + tuple(image_size)
+        self._buffers = BatchBuffers(self._data_shape)
+        self._label_buffers = BatchBuffers((batch_size,))
+        self._pending = deque()  # (NDArray, futures, keys) of the batches being decoded
+        self.epoch = -1
+        self.reset()
+
+    def _parts(self, epoch, batch):
+        """Yield ``(loader, count, sequence, start)``: the batch's rows, ``count`` at a time."""
+        raise NotImplementedError
+
+    @property
+    def provide_data(self):
+        return [mx.io.DataDesc(DATA_NAME, self._data_shape, layout="NCHW")]
+
+    @property
+    def provide_label(self):
+        return [mx.io.DataDesc(LABEL_NAME, (self.batch_size,), layout="N")]
+
+    def reset(self):
+        """Begin the next epoch."""
+        self.seek(self.epoch + 1, 0)
+
+    def seek(self, epoch, batch):
+        """Go to a batch of an epoch (both from 0); what :meth:`next` returns is that batch."""
+        for _, futures, _ in self._pending:
+            for future in futures:
+                future.cancel()
+        self._drain()
+        self.epoch, self._next, self._returned = epoch, batch, batch
+
+    @property
+    def position(self):
+        """``(epoch, batch)`` that :meth:`next` returns next, for :meth:`seek`."""
+        return self.epoch, self._returned
+
+    def _drain(self):
+        while self._pending:
+            for future in self._pending.popleft()[1]:
+                if not future.cancelled():
+                    future.exception()  # waits; an error of an abandoned batch is of no interest
+
+    def _submit(self):
+        array, view = self._buffers.take()
+        self._random.seed([self._seed, self.epoch, self._next, self._part_index])
+        futures, keys, row = [], [], 0
+        for loader, count, sequence, start in self._parts(self.epoch, self._next):
+            futures += loader.submit(view[row:row + count], sequence, start, self._random)
+            keys.append(sequence[start:start + count])
+            row += count
+        self._pending.append((array, futures, np.concatenate(keys)))
+        self._next += 1
+
+    def next(self):
+        """The next batch; raises StopIteration after the epoch's last."""
+        while self._next < self.batches and len(self._pending) <= self._prefetch:
+            self._submit()
+        if not self._pending:
+            raise StopIteration
+        array, futures, keys = self._pending.popleft()
+        label, view = self._label_buffers.take()
+        np.concatenate([future.result() for future in futures], out=view)
+        self._returned += 1
+        return mx.io.DataBatch([array], [label], pad=0, index=keys)
+
+    def close(self):
+        """Stop the decoding threads."""
+        self._drain()
+
+
+class FaceIter(_PictureIter):
     """Shuffled, augmented batches: ``data`` (N, 3, H, W), RGB 0-255, and ``softmax_label`` (N,).
 
     The order and the augmentation of a batch depend on the seed, the epoch and the batch's number
@@ -188,89 +307,81 @@ class FaceIter(mx.io.DataIter):
 
     def __init__(self, records, batch_size, augmentation=aug.NONE, *, keys=None, shuffle=True,
                  seed=0, num_parts=1, part_index=0, threads=None, prefetch=2):
-        super().__init__(batch_size)
-        self.records = records
-        self.keys = records.image_keys if keys is None else np.asarray(keys, np.int64)
-        self._shuffle = shuffle
-        self._seed = seed
-        self._random = np.random.RandomState()  # seeded for each batch; a new one takes longer
-        self._parts = (num_parts, part_index)
-        if not 0 <= part_index < num_parts:
-            raise ValueError("part_index must be in [0, num_parts)")
-        self.batches = len(self.keys) // num_parts // batch_size
-        if not self.batches:
-            raise InputError("{}: {} images in {} part(s) do not fill one batch of {}; lower the "
-                             "batch size.".format(records.path, len(self.keys), num_parts,
-                                                  batch_size))
+        self._order = _Order(records, keys, shuffle, seed, num_parts, part_index)
+        self.records, self.keys = records, self._order.keys
+        batches = self._order.batches(batch_size)
         self._loader = PictureLoader(records, augmentation, threads)
-        self._prefetch = prefetch
-        self._data_shape = (batch_size, 3) + records.image_size
-        self._buffers = BatchBuffers(self._data_shape)
-        self._label_buffers = BatchBuffers((batch_size,))
-        self._pending = deque()  # (NDArray, futures) of the batches being decoded
-        self.epoch = -1
-        self.reset()
+        super().__init__(batch_size, records.image_size, batches, seed, part_index, prefetch)
 
-    @property
-    def provide_data(self):
-        return [mx.io.DataDesc(DATA_NAME, self._data_shape, layout="NCHW")]
-
-    @property
-    def provide_label(self):
-        return [mx.io.DataDesc(LABEL_NAME, (self.batch_size,), layout="N")]
-
-    def reset(self):
-        """Begin the next epoch."""
-        self.seek(self.epoch + 1, 0)
-
-    def seek(self, epoch, batch):
-        """Go to a batch of an epoch (both from 0); what :meth:`next` returns is that batch."""
-        for _, futures in self._pending:
-            for future in futures:
-                future.cancel()
-        self._drain()
-        self.epoch, self._next, self._returned = epoch, batch, batch
-        order = self.keys
-        if self._shuffle:
-            order = np.random.RandomState([self._seed, epoch]).permutation(order)
-        count, index = self._parts
-        # Equal shares: what does not divide evenly is left out of this epoch's order.
-        self._order = order[:len(order) // count * count][index::count]
-
-    @property
-    def position(self):
-        """``(epoch, batch)`` that :meth:`next` returns next, for :meth:`seek`."""
-        return self.epoch, self._returned
-
-    def _drain(self):
-        while self._pending:
-            _, futures = self._pending.popleft()
-            for future in futures:
-                if not future.cancelled():
-                    future.exception()  # waits; an error of an abandoned batch is of no interest
-
-    def _submit(self):
-        array, view = self._buffers.take()
-        self._random.seed([self._seed, self.epoch, self._next, self._parts[1]])
-        futures = self._loader.submit(view, self._order, self._next * self.batch_size,
-                                      self._random)
-        self._pending.append((array, futures))
-        self._next += 1
-
-    def next(self):
-        """The next batch; raises StopIteration after the epoch's last."""
-        while self._next < self.batches and len(self._pending) <= self._prefetch:
-            self._submit()
-        if not self._pending:
-            raise StopIteration
-        array, futures = self._pending.popleft()
-        label, view = self._label_buffers.take()
-        np.concatenate([future.result() for future in futures], out=view)
-        self._returned += 1
-        keys = self._order[(self._returned - 1) * self.batch_size:self._returned * self.batch_size]
-        return mx.io.DataBatch([array], [label], pad=0, index=keys)
+    def _parts(self, epoch, batch):
+        yield self._loader, self.batch_size, self._order.epoch(epoch), batch * self.batch_size
 
     def close(self):
-        """Stop the decoding threads."""
-        self._drain()
+        super().close()
         self._loader.close()
+
+
+class UnequalIter(_PictureIter):
+    """Step 4's batches: head images, and ``images_per_identity`` images of each tail identity.
+
+    ``data`` (N, 3, H, W) and ``softmax_label`` (N,), N = head_size + tail_size, laid out so that
+    each device's slice is its share of the head followed by its share of the tail. The head goes
+    on from epoch to epoch, each image once before any comes again; the tail is :attr:`tail`, which
+    the training loop sets before each epoch (:mod:`unequal.tail`). Damaged tail images are replaced
+    by the next ones of the batch's sequence. Memory: as :class:`FaceIter`, and :attr:`tail`.
+
+    Parameters
+    ----------
+    head, tail : unequal.records.RecordSet
+        Pictures of one size. Tail labels are those of the tail's own set.
+    head_size, tail_size : int
+        Images a batch, over all devices (``--batch-size1``, ``--batchsize_id``).
+    devices : int
+    images_per_identity : int
+        Tail images are kept together by so many.
+    batches : int
+        An epoch.
+    augmentation, seed, num_parts, part_index, threads, prefetch
+        As for :class:`FaceIter`; the parts share the head.
+
+    Raises
+    ------
+    InputError
+        When sizes do not divide, pictures differ in size, or the head does not fill a batch.
+    """
+
+    def __init__(self, head, tail, head_size, tail_size, augmentation=aug.NONE, *, devices=1,
+                 images_per_identity=3, batches=100, seed=0, num_parts=1, part_index=0,
+                 threads=None, prefetch=2):
+        if head.image_size != tail.image_size:
+            raise InputError("{} has pictures of {}x{} but {} of {}x{}; pack them alike.".format(
+                tail.path, *tail.image_size, head.path, *head.image_size))
+        for flag, size, step in (("--batch-size1", head_size, devices),
+                                 ("--batchsize_id", tail_size, devices * images_per_identity)):
+            if size < step or size % step:
+                raise InputError("{} {} must be a multiple of {} ({} device(s){}).".format(
+                    flag, size, step, devices, "" if step == devices else
+                    " times --images-per-identity {}".format(images_per_identity)))
+        self._sizes, self._devices = (head_size, tail_size), devices
+        self._order = _Order(head, None, True, seed, num_parts, part_index)
+        self._head_batches = self._order.batches(head_size)
+        self._loaders = [PictureLoader(records, augmentation, threads) for records in (head, tail)]
+        # Keys of the tail images of an epoch's batches: int64 (batches, tail_size).
+        self.tail = None
+        super().__init__(head_size + tail_size, head.image_size, batches, seed, part_index,
+                         prefetch)
+
+    def _parts(self, epoch, batch):
+        head_epoch, head_batch = divmod(epoch * self.batches + batch, self._head_batches)
+        order = self._order.epoch(head_epoch)
+        for device in range(self._devices):
+            for loader, size, sequence, start in (
+                    (self._loaders[0], self._sizes[0], order, head_batch * self._sizes[0]),
+                    (self._loaders[1], self._sizes[1], self.tail[batch], 0)):
+                share = size // self._devices
+                yield loader, share, sequence, start + device * share
+
+    def close(self):
+        super().close()
+        for loader in self._loaders:
+            loader.close()

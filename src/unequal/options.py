@@ -65,7 +65,26 @@ NOISE = (
     ("--batch_size_mining", int, 20, "batch size of the pass that makes the noise list"),
 )
 
+# Step 4.
+TAIL = (
+    ("--noise", int, 1, "1: noise-robust loss on the head images; 0: cross-entropy"),
+    ("--noise-beta", float, 0.9, "trust in the label; the rest goes to the model's prediction"),
+    ("--batch-size1", int, 90, "head images a batch, over all devices"),
+    ("--batchsize_id", int, 90, "tail images a batch, over all devices"),
+    ("--images-per-identity", int, 3, "images of each tail identity in a batch"),
+    ("--data-dir-interclass", str, "", "record set of the tail identities"),
+    ("--bag-size", int, 3600, "tail images from which a batch is mined"),
+    ("--batch-size2", int, 180, "batch size of the mining pass, over all devices"),
+    ("--interweight", str, "0.01", "weight of the center-dispersed loss; a list such as 1,5,10: "
+                                   "one after the other, each from the best model so far"),
+    ("--margin-inter", float, 1.0, "(unused)"),
+)
+
 # Not in the reference.
+OURS_TAIL = (
+    ("--mining", int, 1, "1: the tail identities the model confuses most; 0: random ones"),
+    ("--bags", int, 100, "batches an epoch, each mined from a bag of its own"),
+)
 OURS_NOISE = (
     ("--mean-loss", int, 0, "1: the mean loss; 0: the sum over twice the batch, as the reference"),
     ("--gate", float, 0.0, "samples whose largest probability does not exceed it carry no weight"),

@@ -1,0 +1,111 @@
+"""Step 4 of the recipe: head and tail identities in one batch, the tail without a classifier.
+
+    CUDA_VISIBLE_DEVICES='0,1,2,3,4,5,6,7' python -u train_unequal.py --network r50 \\
+        --loss-type 4 --data-dir ./MF2_pic9_head_denoise/ \\
+        --data-dir-interclass ./MF2_pic9_tail/ --end-epoch 100000 --lr 0.001 --interweight 1 \\
+        --bag-size 3600 --batch-size1 360 --batchsize_id 360 --batch-size2 40 \\
+        --pretrained ../models/NRA_r50pic9/model,xx --prefix ../models/model_all/model
+
+`--interweight 1,5,10` raises the weight by itself: a weight ends when verification no longer rises
+(--patience); the next starts from the best model so far. Checkpoints of a weight w of such a list
+are PREFIX_ww-NNNN.params.
+"""
+import logging
+import sys
+
+import numpy as np
+
+from unequal import checkpoints, cli, fit, options, run
+from unequal.augmentation import COLOR
+from unequal.embedder import Embedder
+from unequal.errors import InputError
+from unequal.iterators import UnequalIter
+from unequal.records import RecordSet
+from unequal.symbols import dispersed
+from unequal.tail import Miner
+
+FLAGS = (options.NETWORK, options.MARGIN, options.RUN, options.TAIL, options.OURS_TAIL,
+         options.OURS)
+
+
+def parse_weights(text):
+    """``--interweight`` as a list of numbers."""
+    try:
+        weights = [float(weight) for weight in text.split(",")]
+    except ValueError:
+        weights = [-1]
+    if min(weights) < 0 or not np.isfinite(weights).all():
+        raise InputError("--interweight {!r}: expected a number, or several with commas, such as "
+                         "1,5,10.".format(text))
+    return weights
+
+
+def miner_of(args, setup, tail):
+    """What gives the data its tail images before each epoch, and the epoch's length."""
+    miner = Miner(tail, args.batchsize_id // args.images_per_identity, args.images_per_identity,
+                  args.bag_size, args.bags, args.seed)
+
+    def sequence(epoch, arg_params, aux_params):
+        if not args.mining:
+            return miner.random(epoch)
+        return miner.mined(epoch, Embedder(setup.embedding, arg_params, aux_params, tail.image_size,
+                                           setup.devices, args.batch_size2))
+
+    return sequence
+
+
+def stage(weight, args, setup, tail):
+    """The stage at one weight of the center-dispersed loss."""
+    devices = len(setup.devices)
+    data = UnequalIter(
+        setup.records, tail, args.batch_size1, args.batchsize_id,
+        COLOR._replace(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff), devices=devices,
+        images_per_identity=args.images_per_identity, batches=args.bags, seed=args.seed)
+    symbol, saved_symbol = (
+        dispersed.unequal_head(
+            setup.embedding, setup.label, setup.num_classes, args.emb_size, setup.margin,
+            head_size=args.batch_size1 // devices,
+            tail_identities=args.batchsize_id // args.images_per_identity // devices,
+            images_per_identity=args.images_per_identity, interweight=weight,
+            beta=args.noise_beta if args.noise else 1.0, normalizer=max(1, args.batch_size1 // 2),
+            composed=composed)
+        for composed in (False, True))
+    sequence = miner_of(args, setup, tail)
+
+    def choose_tail(epoch, arg_params, aux_params):
+        data.tail = sequence(epoch, arg_params, aux_params)
+
+    return fit.Stage(
+        "step 4, interweight {:g}".format(weight), symbol, data,
+        run.lr_steps(args, (100000, 140000, 160000), args.batch_size1),
+        metrics=[fit.Metric("acc", ["prediction", "head_label"], fit.accuracy),
+                 fit.Metric("softmaxloss", ["label_log_probability"], np.negative),
+                 fit.Metric("interloss", ["tail_loss"], np.ravel)],
+        verify_first=True, before_epoch=choose_tail,
+        before_batch=run.sphere_annealing(args, setup.num_classes), log_every=2,
+        saved_symbol=saved_symbol)
+
+
+def main(args):
+    weights = parse_weights(args.interweight)
+    if not args.data_dir_interclass:
+        raise InputError("--data-dir-interclass is missing: name the record set of the tail "
+                         "identities (`unequal split` makes one).")
+    setup = run.prepare(args)
+    prefix, best = args.prefix, None
+    with RecordSet(args.data_dir_interclass) as tail:
+        for weight in weights:
+            if len(weights) > 1:
+                args.prefix = "{}_w{:g}".format(prefix, weight)
+            found = fit.fit(stage(weight, args, setup, tail), setup, args)
+            if found.epoch is not None and (best is None or found.mean > best[0]):
+                best = found.mean, args.prefix, found.epoch
+            if weight != weights[-1] and best is not None:
+                logging.info("the next weight starts from %s,%d with mean accuracy %1.5f",
+                             *best[1:], best[0])
+                _, *parameters = checkpoints.load(*best[1:])
+                setup = setup._replace(arg_params=parameters[0], aux_params=parameters[1])
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_script(main, options.parser(__doc__.splitlines()[0], *FLAGS)))
