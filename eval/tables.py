@@ -71,15 +71,42 @@ def check_plot(path):
 
 def _figure(path):
     """A new figure, and the format that ``path`` asks for."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("{}: plots need matplotlib; install the extra [plots] "
-                         "(`pip install '.[plots]'`).".format(path)) from None
-    # Not pyplot: it keeps global state and may want a display.
-    figure = Figure(figsize=(6.4, 4.8))
+    figure = new_figure(path)
     kind = os.path.splitext(path)[1][1:].lower()
-    if kind not in FigureCanvasAgg(figure).get_supported_filetypes():
+    if kind not in figure.canvas.get_supported_filetypes():
         raise InputError("{}: no plot format; end the name in .png, .svg or .pdf.".format(path))
     return figure, kind
+
+
+def _matplotlib(what):
+    try:
+        import matplotlib
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure
+    except ImportError:
+        raise InputError("{}: plots need matplotlib; install the extra [plots] "
+                         "(`pip install '.[plots]'`).".format(what)) from None
+    return matplotlib
+
+
+def new_figure(what, size=(6.4, 4.8)):
+    """An empty matplotlib figure of ``size`` inches.
+
+    Raises
+    ------
+    InputError
+        When matplotlib is missing; names ``what`` was to be drawn.
+    """
+    matplotlib = _matplotlib(what)
+    # Not pyplot: it keeps global state and may want a display.
+    figure = matplotlib.figure.Figure(figsize=size)
+    matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    return figure
+
+
+def style(what, parameters):
+    """Context in which figures are made and saved with other matplotlib parameters.
+
+    Raises as :func:`new_figure`.
+    """
+    return _matplotlib(what).rc_context(parameters)

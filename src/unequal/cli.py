@@ -26,6 +26,7 @@ COMMANDS = {
     "embed": ("unequal.embed", "features of pictures"),
     "export": ("unequal.export", "ONNX model of the embedding"),
     "noise": ("unequal.noise_list", "list the images that look mislabelled"),
+    "report": ("unequal.eval.report", "self-contained HTML page of a run"),
     "parity": ("unequal.parity", "compare our symbols with a recorded reference"),
     "doctor": ("unequal.doctor", "what this machine can do"),
 }

@@ -140,7 +140,27 @@ def score_records(records, checkpoint, settings, part, *, method="max-probabilit
                 for label, key, most, own, score, prediction in rows).encode())
             file.flush()
             bar.update(len(labels))
-    table = np.loadtxt(part, delimiter=",", skiprows=2, ndmin=2)
+    return read_scores(part)
+
+
+def read_scores(path):
+    """The columns of a file of scores, as :func:`score_records` returns them.
+
+    Raises
+    ------
+    InputError
+        When it is none.
+    """
+    try:
+        with open(path, encoding="ascii") as lines:
+            if lines.readline()[:1] != "#" or lines.readline().strip() != ",".join(COLUMNS):
+                raise ValueError
+            table = np.loadtxt(lines, delimiter=",", ndmin=2)
+            if table.shape[1] != len(COLUMNS):
+                raise ValueError
+    except ValueError:
+        raise InputError("{}: not a whole file of scores; `unequal noise --scores` writes "
+                         "one.".format(path)) from None
     columns = dict(zip(COLUMNS, table.T))
     return {name: column.astype(np.int64) if name in ("label", "key", "prediction") else column
             for name, column in columns.items()}
