@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from unequal import cli, denoising, fit, noise_list, nra_stage, options, run
+from unequal import cli, denoising, fit, noise_list, nra_stage, options, run, state
 from unequal.errors import InputError
 
 LIST = (
@@ -33,7 +33,9 @@ def clean_keys(args, setup):
             raise InputError("--pretrained is missing: step 3.2 starts from the model of step 3.1 "
                              "(train_relusoft_savemodel.py).")
         path = os.path.join(args.bin_dir or os.path.dirname(args.prefix), noise_list.NAME)
-        if args.noise_threshold > 0:
+        if args.resume and os.path.exists(state.path(args.prefix)) and os.path.exists(path):
+            logging.info("%s: the list of the run to be continued", path)  # no second pass
+        elif args.noise_threshold > 0:
             noise_list.make_list(
                 setup.records, args.pretrained, setup.margin, args.noise_threshold, path,
                 devices=setup.devices, batch_size=args.batch_size_mining)

@@ -8,14 +8,15 @@
 
 `--interweight 1,5,10` raises the weight by itself: a weight ends when verification no longer rises
 (--patience); the next starts from the best model so far. Checkpoints of a weight w of such a list
-are PREFIX_ww-NNNN.params.
+are PREFIX_ww-NNNN.params. --resume skips the weights that have ended.
 """
 import logging
+import os
 import sys
 
 import numpy as np
 
-from unequal import checkpoints, cli, fit, options, run
+from unequal import checkpoints, cli, fit, options, run, state
 from unequal.augmentation import COLOR
 from unequal.embedder import Embedder
 from unequal.errors import InputError
@@ -94,13 +95,18 @@ def main(args):
     setup = run.prepare(args)
     prefix, best = args.prefix, None
     with RecordSet(args.data_dir_interclass) as tail:
-        for weight in weights:
+        for number, weight in enumerate(weights, 1):
             if len(weights) > 1:
                 args.prefix = "{}_w{:g}".format(prefix, weight)
+                # A list may be made longer before a resume, not changed in front.
+                args.interweight = ",".join(map("{:g}".format, weights[:number]))
+            if not os.path.exists(state.path(args.prefix)) and (
+                    number > 1 or args.resume != "must"):
+                args.resume = ""  # nor do the weights after this one continue anything
             found = fit.fit(stage(weight, args, setup, tail), setup, args)
             if found.epoch is not None and (best is None or found.mean > best[0]):
                 best = found.mean, args.prefix, found.epoch
-            if weight != weights[-1] and best is not None:
+            if number < len(weights) and best is not None:
                 logging.info("the next weight starts from %s,%d with mean accuracy %1.5f",
                              *best[1:], best[0])
                 _, *parameters = checkpoints.load(*best[1:])

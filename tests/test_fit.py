@@ -29,10 +29,18 @@ class Batches(mx.io.DataIter):
                         for _ in range(count)]
         self.provide_data = [mx.io.DataDesc("data", self._data[0].shape)]
         self.provide_label = [mx.io.DataDesc("softmax_label", self._labels[0].shape)]
-        self.reset()
+        self.seek(0, 0)
+
+    tail = None
+
+    def fingerprint(self):
+        return "{} batches".format(self.batches)
+
+    def seek(self, epoch, batch):
+        self._next = batch
 
     def reset(self):
-        self._next = 0
+        self.seek(0, 0)
 
     def next(self):
         if self._next == self.batches:

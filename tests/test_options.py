@@ -21,7 +21,8 @@ REFERENCE = {
     "--rand-mirror": 1, "--cutoff": 0, "--bndrop": 0, "--target": "lfw,cfp_fp,agedb_30",
     "--log-file": "trainlog", "--log-dir": "",
 }
-OURS = {"--seed": 0, "--patience": 10, "--eval-dir": "", "--save-floor": 0.0, "--devices": ""}
+OURS = {"--seed": 0, "--patience": 10, "--eval-dir": "", "--save-floor": 0.0, "--devices": "",
+        "--resume": ""}
 
 
 def flags(script):

@@ -4,11 +4,12 @@ Plain ``mx.model.load_checkpoint`` reads them. A file appears under its final na
 whole and on disk, so a checkpoint that was there before survives a crash while saving.
 """
 import os
+import re
 
 import mxnet as mx
 
 from unequal.errors import InputError
-from unequal.files import replacing_path
+from unequal.files import remove_leftovers, replacing_path
 
 
 def params_path(prefix, epoch):
@@ -25,13 +26,38 @@ def parse(text, flag="--pretrained"):
     return prefix, int(epoch)
 
 
-def _publish(path, write):
+def publish(path, write):
+    """Call ``write`` with a temporary name; what it wrote appears at ``path`` when it is whole.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written. What stood there before is untouched.
+    """
     try:
         with replacing_path(path) as temporary:
             write(temporary)
-    except mx.base.MXNetError as error:
+    except (mx.base.MXNetError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[-1].strip()
         raise InputError("{}: cannot be written ({}); is the disk full or the directory "
-                         "read-only?".format(path, str(error).splitlines()[-1].strip())) from error
+                         "read-only? What was saved before is still there.".format(
+                             path, reason)) from error
+
+
+def _write_symbol(path, symbol):
+    # Not symbol.save: on a full disk that leaves an empty file and says nothing.
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(symbol.tojson())
+
+
+def _write_arrays(path, arrays):
+    mx.nd.save(path, arrays)
+    # A disk that is full just before the end goes unnoticed by MXNet, so count: 32 bytes of the
+    # file's own, for each array a head of 24, 8 a dimension, the values, 8 and the name.
+    size = 32 + sum(32 + 8 * array.ndim + array.size * array.dtype().itemsize + len(name.encode())
+                    for name, array in arrays.items())
+    if os.path.getsize(path) != size:
+        raise OSError("{} of {} bytes were written".format(os.path.getsize(path), size))
 
 
 def save(prefix, epoch, symbol, arg_params, aux_params):
@@ -39,13 +65,20 @@ def save(prefix, epoch, symbol, arg_params, aux_params):
 
     Raises
     ------
-    InputError, OSError
+    InputError
         When it cannot be written. What stood there before is untouched.
     """
     arrays = {"arg:" + name: value for name, value in arg_params.items()}
     arrays.update(("aux:" + name, value) for name, value in aux_params.items())
-    _publish(prefix + "-symbol.json", symbol.save)
-    _publish(params_path(prefix, epoch), lambda path: mx.nd.save(path, arrays))
+    publish(prefix + "-symbol.json", lambda path: _write_symbol(path, symbol))
+    publish(params_path(prefix, epoch), lambda path: _write_arrays(path, arrays))
+
+
+def clean(prefix):
+    """Remove what a killed run of this prefix was writing, its state (.npz) included."""
+    directory, name = os.path.split(prefix)
+    remove_leftovers(directory, re.escape(name)
+                     + r"-(?:\d{4,}\.params|symbol\.json|resume\.npz)")
 
 
 def load(prefix, epoch):

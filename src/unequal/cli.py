@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 
-from unequal import runtime
+from unequal import interrupts, runtime
 from unequal.errors import InputError
 
 # name -> (module, one line of help)
@@ -44,6 +44,9 @@ def report_errors(function, debug=False):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except interrupts.Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        return interrupts.EXIT_CODE
     except BrokenPipeError:
         # The reader went away (`| head`); keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,10 +74,14 @@ def setup_logging(stream=None):
 
 
 def run_script(main, parser):
-    """Run an entry script: parse, log to stdout as the recipe's ``| tee`` expects, ``main``."""
+    """Run an entry script: parse, log to stdout as the recipe's ``| tee`` expects, ``main``.
+
+    SIGTERM and SIGINT save and stop it (:mod:`unequal.interrupts`).
+    """
     options = parser.parse_args()
     setup_logging(sys.stdout)
-    return report_errors(lambda: main(options), debug=options.debug)
+    with interrupts.caught():
+        return report_errors(lambda: main(options), debug=options.debug)
 
 
 def build_parser(names=COMMANDS):

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import normalize
 
-from unequal import checkpoints, images, progress
+from unequal import checkpoints, images, interrupts, progress
 from unequal.errors import InputError
 from unequal.iterators import DATA_NAME, BatchBuffers, PictureLoader
 
@@ -184,11 +184,20 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     def forward(self, data):
         """Embeddings of one batch: NDArray (N, 3, H, W) to float32 (N, D)."""
+        return self.queue(data).asnumpy()
+
+    def queue(self, data):
+        """:meth:`forward` that returns at once: an NDArray, for which MXNet will have to work yet.
+        """
         self._module.forward(mx.io.DataBatch([data]), is_train=False)
-        return self._module.get_outputs()[0].asnumpy()
+        # The output itself is written over by the next batch.
+        return self._module.get_outputs()[0].copy()
 
     def stream(self, source, keys=None, flip=False, threads=None):
-        """Embed pictures batch by batch, decoding the next batches meanwhile.
+        """Embed pictures batch by batch.
+
+        The next batches are decoded, and the network is at the next one, while the caller works on
+        what it was given.
 
         Parameters
         ----------
@@ -211,6 +220,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         ------
         InputError
             For a picture that cannot be decoded or has another size.
+        Interrupted
+            When a signal asks to stop (:mod:`unequal.interrupts`).
         """
         keys = source.image_keys if keys is None else keys
         batch_size = self._shape[0]
@@ -225,11 +236,12 @@ class Embedder(TransformerMixin, BaseEstimator):
             return start, count, array, loader.submit(view[:count], keys, start, no_randomness)
 
         try:
-            starts = range(0, len(keys), batch_size)
+            starts, before = range(0, len(keys), batch_size), None
             pending = [submit(start) for start in starts[:2]]
             for following in list(starts[2:]) + [None, None]:
                 if not pending:
                     break
+                interrupts.check()
                 start, count, array, futures = pending.pop(0)
                 labels = np.concatenate([future.result() for future in futures])
                 if following is not None:
@@ -237,11 +249,21 @@ class Embedder(TransformerMixin, BaseEstimator):
                 # A network is bound anew for another batch size, which half a batch is worth.
                 small = len(self._devices) <= count <= batch_size // 2
                 data = array[:count] if small else array
-                plain = self.forward(data)[:count]
-                flipped = self.forward(mx.nd.flip(data, axis=3))[:count] if flip else None
-                yield start, labels, plain, flipped
+                # Held until it is embedded: a buffer that nobody holds is filled again.
+                running = (start, count, labels, self.queue(data),
+                           self.queue(mx.nd.flip(data, axis=3)) if flip else None, array)
+                if before is not None:
+                    yield self._finished(*before)
+                before = running
+            if before is not None:
+                yield self._finished(*before)
         finally:
             loader.close()
+
+    @staticmethod
+    def _finished(start, count, labels, plain, flipped, _):
+        return (start, labels, plain.asnumpy()[:count],
+                None if flipped is None else flipped.asnumpy()[:count])
 
     def features(self, source, keys=None):
         """Normalised features batch by batch; see :meth:`stream` for the arguments.

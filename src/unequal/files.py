@@ -1,5 +1,6 @@
 """Writing files so that a reader never meets half of one."""
 import os
+import re
 from contextlib import contextmanager, suppress
 
 
@@ -8,7 +9,8 @@ def replacing_path(path):
     """Give the name of a temporary file beside ``path`` to write and close; when the block ends
     well, flush that to disk and rename it to ``path``.
 
-    A block left by an exception leaves whatever stood at ``path`` before.
+    A block left by an exception leaves whatever stood at ``path`` before. A process that is killed
+    leaves the temporary file too: :func:`remove_leftovers`.
     """
     directory, name = os.path.split(path)
     if directory:
@@ -19,9 +21,38 @@ def replacing_path(path):
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+        _flush_directory(directory or os.curdir)
     finally:
         with suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def _flush_directory(path):
+    """Have the names in a directory survive a power failure, where its file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(directory, names):
+    """Remove the temporary files of writers that were killed.
+
+    Parameters
+    ----------
+    directory : str
+        May be missing.
+    names : str
+        Regular expression for the whole names of the files that were being written. Nobody else
+        may be writing them now.
+    """
+    directory = directory or os.curdir
+    with suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            if re.fullmatch(r"\.(?:{})\.\d+".format(names), name):
+                os.remove(os.path.join(directory, name))
 
 
 @contextmanager

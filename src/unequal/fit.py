@@ -10,7 +10,8 @@ from typing import Callable, NamedTuple, Optional, Sequence
 import mxnet as mx
 import numpy as np
 
-from unequal import checkpoints, progress
+from unequal import checkpoints, interrupts, progress
+from unequal import state as run_state
 from unequal.embedder import Embedder, PictureList
 from unequal.errors import InputError
 from unequal.eval import bins, verification
@@ -54,7 +55,8 @@ class Stage(NamedTuple):
     symbol : mxnet.symbol.Symbol
         A group of named outputs, among them the loss.
     data : mxnet.io.DataIter
-        Training batches; has ``batches`` (per epoch) and ``position``.
+        Training batches; has ``batches`` (per epoch), ``fingerprint()``, ``seek`` and ``tail``
+        (:mod:`unequal.iterators`).
     lr_steps : list of int
         Batches after which the learning rate falls tenfold.
     metrics : list of Metric
@@ -93,18 +95,35 @@ class Stage(NamedTuple):
 class EventLog:
     """The machine-readable log: one JSON object a line, flushed at once.
 
-    Every event has ``event`` (start, train, lr, verify, save, end), ``time`` (seconds since the
-    epoch) and, but for start, ``step`` (batches done).
+    Every event has ``event`` (start, train, lr, verify, save, stop, resume, end), ``time`` (seconds
+    since the epoch) and, but for start, ``step`` (batches done).
+
+    Parameters
+    ----------
+    path : str
+    position : list, optional
+        A :attr:`position` of this log: a resumed run takes off what the killed one wrote after it.
     """
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, position=None):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = open(path, "ab+")
+        self._path = os.path.abspath(path)
+        size = self._file.tell()
+        if position is not None and position[0] == self._path and position[1] < size:
+            self._file.truncate(position[1])
+        else:  # a kill may have left half a line
+            self._file.seek(0)
+            self._file.truncate(sum(len(line) for line in self._file if line.endswith(b"\n")))
+
+    @property
+    def position(self):
+        """``[path, bytes]`` written so far."""
+        return [self._path, self._file.tell()]
 
     def write(self, event, **fields):
         record = dict(event=event, time=round(time.time(), 3), **fields)
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
 
     def close(self):
@@ -184,10 +203,10 @@ class Verifier:
 class Best:
     """The best accuracies so far, and what follows from a new verification."""
 
-    def __init__(self):
-        self.first = self.last = self.mean = 0.0
-        self.epoch = None  # of the checkpoint with the best mean
-        self.stale = 0  # verifications since the mean rose
+    def __init__(self, first=0.0, last=0.0, mean=0.0, epoch=None, stale=0):
+        self.first, self.last, self.mean = first, last, mean
+        self.epoch = epoch  # of the checkpoint with the best mean
+        self.stale = stale  # verifications since the mean rose
 
     def update(self, accuracies, floor):
         """Take the targets' accuracies; return whether this model is worth keeping.
@@ -204,8 +223,8 @@ class Best:
         return better and accuracies[0] >= floor
 
 
-def _optimizer(options, stage, devices):
-    """SGD as the reference builds it.
+def _optimizer(options, stage, devices, step):
+    """SGD as the reference builds it, ``step`` batches into its schedule.
 
     Given no parameter names, MXNet's optimizer decays every parameter, biases and BatchNorm's beta
     included; the reference's does so too. ``rescale_grad`` makes the sum over devices a mean.
@@ -217,7 +236,7 @@ def _optimizer(options, stage, devices):
             base_lr=options.lr)
     optimizer = mx.optimizer.SGD(
         learning_rate=options.lr, momentum=options.mom, wd=options.wd,
-        rescale_grad=1.0 / len(devices), lr_scheduler=schedule)
+        rescale_grad=1.0 / len(devices), lr_scheduler=schedule, begin_num_update=step)
     optimizer.wd_mult = {"fc7_weight": options.fc7_wd_mult}
     if devices[0].device_type == "cpu":
         # Updating several arrays in one call, four unless told, is meant for GPUs: on a CPU it
@@ -239,12 +258,21 @@ def _module(stage, devices):
 
 def _step_limit(stage, options):
     """Batches until --max-steps or --end-epoch, whichever comes first."""
+    if stage.stop_after_first:
+        return 1
     limit = stage.data.batches * options.end_epoch
     return min(limit, options.max_steps) if options.max_steps else limit
 
 
-def _initialise(module, run):
+def _seed(seed, step):
+    """Seed of a batch's random numbers (dropout): MXNet's cannot be saved, so each batch has its
+    own (2 ms)."""
+    mx.random.seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))
+
+
+def _initialise(module, run, seed):
     """Pretrained weights where there are any; the rest drawn as the reference draws them."""
+    mx.random.seed(seed)
     initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
     try:
         module.init_params(initializer, arg_params=run.arg_params, aux_params=run.aux_params,
@@ -265,6 +293,10 @@ def _log_speed(epoch, index, speed, metrics, limit, step, batch_size):
 def fit(stage, run, options):
     """Train until ``--max-steps``, ``--end-epoch`` or ``--patience`` ends it.
 
+    The state (:mod:`unequal.state`) is saved after each verification and when a signal asks to
+    stop; with ``--resume`` training goes on from it. A batch follows from the state before it: on
+    one CPU device a resumed run has the weights of an uninterrupted one, bit for bit.
+
     Parameters
     ----------
     stage : Stage
@@ -280,84 +312,142 @@ def fit(stage, run, options):
     Raises
     ------
     InputError
-        Bad data, weights that do not fit, or a loss that is no longer finite.
+        Bad data, weights or a state that do not fit, or a loss or weights that are no longer
+        finite.
+    Interrupted
+        A signal asked to stop, and the state is saved.
     """
     devices, prefix = run.devices, options.prefix
+    checkpoints.clean(prefix)
+    identity = run_state.identity(stage, run, options)
+    resumed = run_state.find(prefix, options.resume, identity)
+    step, verified, saves, best, log_position = 0, 0, 0, Best(), None
+    if resumed:
+        run = run._replace(arg_params=resumed.arg_params, aux_params=resumed.aux_params)
+        step, verified, saves, best, log_position = (
+            resumed.position[name] for name in ("step", "verified", "saves", "best", "log"))
+        best = Best(**best)
     event_log = EventLog(os.path.join(
         options.log_dir or os.path.dirname(prefix),
-        "{}-{}.jsonl".format(os.path.basename(prefix), options.log_file)))
-    event_log.write("start", stage=stage.name, options=vars(options),
-                    devices=[str(device) for device in devices])
+        "{}-{}.jsonl".format(os.path.basename(prefix), options.log_file)), log_position)
+    if resumed:
+        logger.info("continuing after batch %d: %s", step, run_state.path(prefix))
+        event_log.write("resume", step=step)
+    else:
+        event_log.write("start", stage=stage.name, options=vars(options),
+                        devices=[str(device) for device in devices])
     verifier = Verifier(options, stage.symbol, run.records, devices)
     module = _module(stage, devices)
-    _initialise(module, run)
-    optimizer = _optimizer(options, stage, devices)
+    _initialise(module, run, options.seed)
+    optimizer = _optimizer(options, stage, devices, step)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rescale_grad is not 1/batch: the loss is a mean already
         module.init_optimizer(kvstore="device", optimizer=optimizer)
+    if resumed:
+        run_state.restore_momenta(module, resumed.momenta)
+        stage.data.tail = resumed.tail
+        stage.data.seek(*divmod(step, stage.data.batches))
+        resumed = None  # a second copy of the model
     logger.info("lr_steps %s", list(stage.lr_steps))
 
     saved_symbol = stage.symbol if stage.saved_symbol is None else stage.saved_symbol
-    best, saves, step = Best(), 0, 0
     meter = Meter(stage.metrics, stage.symbol)
     batch_size = stage.data.batch_size
     limit = _step_limit(stage, options)
-    metrics, speed_start, speed_step = {}, time.time(), 0
+    metrics, speed_start, speed_step, first_step = {}, time.time(), step, step
+
+    def diverged(what):
+        return InputError(
+            "{} at batch {}: training has diverged; {}. Usual causes: --lr too high (go on from "
+            "that checkpoint with --pretrained and a lower one), --margin-m or --margin-s too "
+            "large, damaged data (`unequal inspect`).".format(
+                what, step, "the last good checkpoint is {},0 of batch {}".format(prefix, verified)
+                if verified else "no checkpoint was saved before"))
 
     def read_metrics():
         nonlocal metrics
         metrics = meter.take() or metrics
         loss = metrics.get(stage.loss_name, 0.0)
         if not math.isfinite(loss):
-            raise InputError(
-                "The loss is {} at batch {}: training has diverged; start again from the last "
-                "checkpoint ({}-*.params) with a lower --lr, and check the data with `unequal "
-                "inspect`.".format(loss, step, prefix))
+            raise diverged("The loss is {}".format(loss))
 
     def params():
+        """The weights, of which none is infinite or not a number."""
         # BatchNorm's backward writes its moving averages without telling MXNet's engine, so a copy
         # may be taken before they are there.
         mx.nd.waitall()
-        return module.get_params()
+        values = module.get_params()
+        for name, value in (*values[0].items(), *values[1].items()):
+            if not np.isfinite(value.asnumpy()).all():
+                raise diverged("{} is no longer finite".format(name))
+        return values
 
     def save(epoch, values):
         checkpoints.save(prefix, epoch, saved_symbol, *values)
         event_log.write("save", step=step, epoch=epoch)
 
-    def verify(first=False):
-        """Save, verify, keep when better; true when patience has run out."""
-        nonlocal saves
+    def save_state(values):
+        position = {"step": step, "verified": verified, "saves": saves, "best": vars(best),
+                    "log": event_log.position}
+        run_state.save(prefix, identity, run_state.State(
+            position, *values, run_state.momenta(module), stage.data.tail))
+
+    def verify(counts):
+        """Save, verify, keep when better, save the state."""
+        nonlocal saves, verified
         read_metrics()
         values = params()
         save(0, values)
         results = verifier(*values, step)
         event_log.write("verify", step=step, results=results)
-        if first:
-            return False
-        saves += 1
-        better = False
-        if results:
-            accuracies = [result.accuracy_flip for result in results.values()]
-            risen = np.mean(accuracies) > best.mean
-            better = best.update(accuracies, options.save_floor)
-        if options.ckpt > 1 or (options.ckpt == 1 and better):
-            logger.info("saving %d", saves)
-            save(saves, values)
-            if results and risen:
-                best.epoch = saves
-        if results:
-            logger.info("[%d]Accuracy-Highest: %1.5f", step, best.last)
-        return 0 < options.patience <= best.stale
+        if counts:
+            saves += 1
+            better = False
+            if results:
+                accuracies = [result.accuracy_flip for result in results.values()]
+                risen = np.mean(accuracies) > best.mean
+                better = best.update(accuracies, options.save_floor)
+            if options.ckpt > 1 or (options.ckpt == 1 and better):
+                logger.info("saving %d", saves)
+                save(saves, values)
+                if results and risen:
+                    best.epoch = saves
+            if results:
+                logger.info("[%d]Accuracy-Highest: %1.5f", step, best.last)
+        verified = step
+        save_state(values)
 
-    ended = "--end-epoch {}".format(options.end_epoch)
-    with progress.Bar(limit, stage.name, "batches", lines=False) as bar:
-        for epoch in range(options.end_epoch):
-            if epoch:
-                stage.data.reset()
-            if stage.before_epoch is not None:
-                stage.before_epoch(epoch, *params())
-            done = False
-            for index, batch in enumerate(stage.data):
+    def end():
+        """Why training ends here; None when it goes on."""
+        if 0 < options.patience <= best.stale:
+            return "the mean accuracy has not risen for {} verifications (--patience)".format(
+                best.stale)
+        if step < limit:
+            return None
+        if stage.stop_after_first:
+            return "the checkpoint is saved"
+        return ("--max-steps {}".format(step) if step == options.max_steps else
+                "--end-epoch {}".format(options.end_epoch))
+
+    try:
+        with progress.Bar(limit, stage.name, "batches", lines=False) as bar:
+            bar.update(step)
+            while True:
+                counts = not stage.stop_after_first and (
+                    step % options.verbose == 0 or step >= limit)
+                if step > verified and (counts or (step == 1 and stage.verify_first)):
+                    verify(counts)
+                if end():
+                    break
+                interrupts.check()
+                epoch, index = divmod(step, stage.data.batches)
+                if index == 0:
+                    if step > first_step:
+                        stage.data.reset()
+                    if stage.before_epoch is not None:
+                        stage.before_epoch(epoch, *params())
+                batch = stage.data.next()
+                _seed(options.seed, step)
                 if stage.before_batch is not None:
                     stage.before_batch(module, step)
                 rate = optimizer.learning_rate
@@ -379,25 +469,15 @@ def fit(stage, run, options):
                     speed_start, speed_step = time.time(), step
                 if step % 1000 == 0:
                     logger.info("lr-batch-epoch: %g %d %d", optimizer.learning_rate, index, epoch)
-                if step == 1 and stage.verify_first:
-                    verify(first=True)
-                    if stage.stop_after_first:
-                        ended, done = "the checkpoint is saved", True
-                if step % options.verbose == 0 and verify():
-                    ended = ("the mean accuracy has not risen for {} verifications "
-                             "(--patience)".format(best.stale))
-                    done = True
-                if step == options.max_steps:
-                    ended, done = "--max-steps {}".format(step), True
-                if done:
-                    break
-            if done:
-                break
-    if step % options.verbose and not stage.stop_after_first:
-        verify()
-    logger.info("ended after %d batches: %s", step, ended)
+    except interrupts.Interrupted as interrupted:
+        read_metrics()
+        event_log.write("stop", step=step, reason=str(interrupted))
+        save_state(params())
+        raise interrupts.Interrupted("{} after batch {}; --resume continues from {}".format(
+            interrupted, step, run_state.path(prefix))) from None
+    logger.info("ended after %d batches: %s", step, end())
     if best.epoch is not None:
         logger.info("best model: %s,%d with mean accuracy %1.5f", prefix, best.epoch, best.mean)
-    event_log.write("end", step=step, reason=ended, best_epoch=best.epoch, best_mean=best.mean)
+    event_log.write("end", step=step, reason=end(), best_epoch=best.epoch, best_mean=best.mean)
     event_log.close()
     return best

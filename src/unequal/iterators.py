@@ -3,6 +3,7 @@ import logging
 import math
 import sys
 import threading
+import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
@@ -197,6 +198,8 @@ class _PictureIter(mx.io.DataIter):
     any batch (:meth:`seek`). Memory: ``prefetch + 2`` batches.
     """
 
+    tail = None  # see UnequalIter
+
     def __init__(self, batch_size, image_size, batches, seed, part_index, prefetch):
         super().__init__(batch_size)
         self.batches = batches  # an epoch
@@ -221,6 +224,10 @@ class _PictureIter(mx.io.DataIter):
     @property
     def provide_label(self):
         return [mx.io.DataDesc(LABEL_NAME, (self.batch_size,), layout="N")]
+
+    def fingerprint(self):
+        """What the images are, in a few words: a resumed run must have the same."""
+        raise NotImplementedError
 
     def reset(self):
         """Begin the next epoch."""
@@ -313,6 +320,10 @@ class FaceIter(_PictureIter):
         self._loader = PictureLoader(records, augmentation, threads)
         super().__init__(batch_size, records.image_size, batches, seed, part_index, prefetch)
 
+    def fingerprint(self):
+        return "{}, {} used ({:08x})".format(self.records.fingerprint(), len(self.keys),
+                                            zlib.crc32(self.keys.tobytes()))
+
     def _parts(self, epoch, batch):
         yield self._loader, self.batch_size, self._order.epoch(epoch), batch * self.batch_size
 
@@ -370,6 +381,9 @@ class UnequalIter(_PictureIter):
         self.tail = None
         super().__init__(head_size + tail_size, head.image_size, batches, seed, part_index,
                          prefetch)
+
+    def fingerprint(self):
+        return "; ".join(loader.records.fingerprint() for loader in self._loaders)
 
     def _parts(self, epoch, batch):
         head_epoch, head_batch = divmod(epoch * self.batches + batch, self._head_batches)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 
 import mxnet as mx
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from unequal import checkpoints, noise, options, runtime
 from unequal.embedder import Embedder
 from unequal.errors import InputError
-from unequal.files import replacing
+from unequal.files import remove_leftovers, replacing
 from unequal.progress import Bar
 from unequal.records import RecordSet
 from unequal.symbols import margin
@@ -168,6 +169,7 @@ def read_scores(path):
 
 def write_list(path, columns, listed):
     """Write the noise list: lines ``label index maxP P[label]`` of the images in ``listed``."""
+    remove_leftovers(os.path.dirname(path), re.escape(os.path.basename(path)))
     with replacing(path) as file:
         for row in np.flatnonzero(listed):
             file.write("{} {} {!r} {!r}\n".format(

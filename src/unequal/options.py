@@ -111,5 +111,8 @@ def parser(description, *tables, **defaults):
             name = flag[2:].replace("-", "_")
             result.add_argument(flag, type=kind, default=defaults.pop(name, default), help=text)
     assert not defaults, defaults
+    result.add_argument("--resume", nargs="?", choices=("must", "auto"), const="must", default="",
+                        help="continue the run of --prefix that was stopped; auto: or start one "
+                             "when there is none")
     result.add_argument("--debug", action="store_true", help="show tracebacks")
     return result

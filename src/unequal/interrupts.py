@@ -1,0 +1,67 @@
+"""SIGTERM and SIGINT as a request to save and stop, not as a death in the middle of a batch."""
+import logging
+import os
+import signal
+import threading
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+# sysexits.h's EX_TEMPFAIL, "try again later": what was done is saved, `--resume` goes on.
+EXIT_CODE = 75
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_received = []  # names of the signals since `caught` began
+
+
+class Interrupted(Exception):
+    """A signal asks to stop; the text says by which, and what was saved."""
+
+
+def check():
+    """Raise :class:`Interrupted` once a signal has come; long work calls this now and then."""
+    if _received:
+        raise Interrupted("stopped by {}".format(_received[0]))
+
+
+def _watch(reader):
+    while True:
+        number = os.read(reader, 1)
+        if not number:
+            return
+        if number[0] not in _SIGNALS:
+            continue
+        if _received:
+            os._exit(128 + number[0])
+        _received.append(signal.Signals(number[0]).name)
+        logger.warning("%s: saving and stopping after this batch; once more to stop at once",
+                       _received[0])
+
+
+@contextmanager
+def caught():
+    """In this block a signal is noted for :func:`check`, and a second one ends the process at once
+    with 128 + its number. Only for the main thread.
+
+    A thread waits for them: Python runs a handler only when the main thread comes back from MXNet,
+    which can take a batch. A signal that was ignored stays so (``nohup``, a shell's ``&``).
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+    watch = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
+    watch.start()
+    previous_writer = signal.set_wakeup_fd(writer)
+    for number in _SIGNALS:
+        if previous[number] != signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)  # what writes to the pipe is Python itself
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, previous[number])
+        signal.set_wakeup_fd(previous_writer)
+        os.close(writer)
+        watch.join()
+        os.close(reader)
+        _received.clear()
