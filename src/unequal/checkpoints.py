@@ -8,6 +8,7 @@ import re
 
 import mxnet as mx
 
+from unequal import untrusted
 from unequal.errors import InputError
 from unequal.files import remove_leftovers, replacing_path
 
@@ -20,7 +21,7 @@ def params_path(prefix, epoch):
 def parse(text, flag="--pretrained"):
     """``'prefix,epoch'`` as ``(prefix, epoch)``; InputError names ``flag`` otherwise."""
     prefix, _, epoch = text.rpartition(",")
-    if not prefix or not epoch.strip().isdigit():
+    if not prefix or not re.fullmatch(r"\s*[0-9]{1,9}\s*", epoch) or "\0" in prefix:
         raise InputError("{} {!r}: expected PREFIX,EPOCH with a number, such as "
                          "../models/model,12.".format(flag, text))
     return prefix, int(epoch)
@@ -84,6 +85,9 @@ def clean(prefix):
 def load(prefix, epoch):
     """Return ``(symbol, arg_params, aux_params)``.
 
+    The symbol is the embedding network, without a training head; the parameters are all. The files
+    may come from anywhere (:mod:`unequal.untrusted`).
+
     Raises
     ------
     InputError
@@ -93,8 +97,5 @@ def load(prefix, epoch):
         if not os.path.isfile(path):
             raise InputError("{}: no such file; a checkpoint PREFIX,EPOCH is PREFIX-symbol.json "
                              "and PREFIX-EPOCH.params.".format(path))
-    try:
-        return mx.model.load_checkpoint(prefix, epoch)
-    except (mx.base.MXNetError, ValueError, UnicodeDecodeError) as error:
-        raise InputError("{}: not a checkpoint MXNet can read ({}).".format(
-            params_path(prefix, epoch), str(error).splitlines()[-1].strip())) from error
+    return (untrusted.read_symbol(prefix + "-symbol.json"),
+            *untrusted.read_arrays(params_path(prefix, epoch)))
