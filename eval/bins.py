@@ -17,6 +17,7 @@ from unequal.files import replacing
 
 logger = logging.getLogger(__name__)
 
+_MAX_IMAGES = 1 << 21  # one picture can stand in the lists any number of times
 _MAX_DIGITS = 20  # of a number written in decimal: no honest one here is larger than a file
 
 
@@ -110,6 +111,8 @@ class _Unpickler(pickle._Unpickler):
     dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
                 for name in _OPCODES}
 
+    size = encoded = 0  # bytes: of the file, and made by `encode` so far
+
     def find_class(self, module, name):
         try:
             return _KNOWN[module, name]
@@ -145,6 +148,23 @@ class _Unpickler(pickle._Unpickler):
     def load_long(self):
         self._short(pickle._Unpickler.load_long)
     dispatch[pickle.LONG[0]] = load_long
+
+    def load_put(self):
+        self._short(pickle._Unpickler.load_put)
+    dispatch[pickle.PUT[0]] = load_put
+
+    def load_get(self):
+        self._short(pickle._Unpickler.load_get)
+    dispatch[pickle.GET[0]] = load_get
+
+    def load_reduce(self):
+        # `encode` copies its text, which may be one and the same a million times.
+        if self.stack[-2] is _encode:
+            self.encoded += len(self.stack[-1][0])
+            if self.encoded > self.size:
+                raise ValueError("encode")
+        pickle._Unpickler.load_reduce(self)
+    dispatch[pickle.REDUCE[0]] = load_reduce
 
     def load_bytearray8(self):
         length, = struct.unpack("<Q", self.read(8))
@@ -227,7 +247,9 @@ def load_bin(path):
     advice = "give a verification set as `unequal pack-bin` or InsightFace write it"
     with open(path, "rb") as file:
         try:
-            content = _Unpickler(file, encoding="bytes").load()
+            unpickler = _Unpickler(file, encoding="bytes")
+            unpickler.size = os.fstat(file.fileno()).st_size
+            content = unpickler.load()
         except InputError as error:
             raise InputError(
                 "{}: refused, the pickle {}, which no verification set needs; {}.".format(
@@ -248,6 +270,9 @@ def load_bin(path):
         raise InputError(
             "{}: has {} images and {} answers, but every pair needs two images and one answer; "
             "{}.".format(path, len(images), len(issame), advice))
+    if len(images) > _MAX_IMAGES:
+        raise InputError("{}: has {:,} images, more than {:,}; {}.".format(
+            path, len(images), _MAX_IMAGES, advice))
     plain = [_plain(image) for image in images]
     for number, image in enumerate(plain):
         if image is None:

@@ -4,10 +4,12 @@ The devkit's file is OpenCV's matrix: four little-endian int32 ``rows, cols, str
 in bytes from row to row; type 5 float32, 6 float64), then the rows. It keeps one file a picture, a
 column of D rows named ``PICTURE_SUFFIX.bin``, in the folders of the pictures.
 """
+import math
 import os
 import re
 import struct
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from typing import Callable, List, Optional
 
@@ -17,6 +19,11 @@ from unequal.errors import InputError
 from unequal.files import replacing
 
 _HEADER = struct.Struct("<4i")
+_MAX_NAME = 4 * 4096  # bytes of a picture's path in an array of names
+# What numpy and zipfile raise for bytes that they did not write.
+_DAMAGED = (ValueError, KeyError, EOFError, TypeError, OverflowError, SyntaxError, RecursionError,
+            MemoryError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
+            zlib.error)
 _TYPES = {5: np.dtype("<f4"), 6: np.dtype("<f8")}
 
 
@@ -153,7 +160,9 @@ def from_array(array, names=None, source="features"):
 def _open_npy(path):
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+            raise ValueError("not an array of numbers")
+    except _DAMAGED as error:
         raise InputError("{}: not an array numpy can read ({}).".format(path, error)) from None
     names = None
     if os.path.exists(path + ".txt"):
@@ -169,7 +178,12 @@ def _read_npz_block_by_block(path, shape, dtype):
             _array_header(member)
             for start in range(0, shape[0], count):
                 rows = min(count, shape[0] - start)
-                yield np.frombuffer(member.read(rows * row), dtype).reshape(rows, shape[1])
+                try:
+                    block = np.frombuffer(member.read(rows * row), dtype).reshape(rows, shape[1])
+                except _DAMAGED as error:
+                    raise InputError("{}: damaged ({}); write it again with `unequal "
+                                     "embed`.".format(path, error)) from None
+                yield block
     return read
 
 
@@ -180,13 +194,26 @@ def _array_header(file):
             (2, 0): np.lib.format.read_array_header_2_0}[version](file)
 
 
+def _member_header(archive, name):
+    """:func:`_array_header` of a member, which must be as long as the header says."""
+    with archive.open(name) as member:
+        header = _array_header(member)
+        size = member.tell() + math.prod(header[0]) * header[2].itemsize
+    if archive.getinfo(name).file_size != size:
+        raise ValueError("{} is not as long as it says".format(name))
+    return header
+
+
 def _open_npz(path):
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("features.npy") as member:
-            shape, fortran, dtype = _array_header(member)
+        with zipfile.ZipFile(path) as archive:
+            shape, fortran, dtype = _member_header(archive, "features.npy")
+            names_shape, _, names_type = _member_header(archive, "names.npy")
+        if names_shape != shape[:1] or names_type.kind != "U" or names_type.itemsize > _MAX_NAME:
+            raise ValueError("names are {} of shape {}".format(names_type, names_shape))
         with np.load(path, allow_pickle=False) as arrays:
             names = arrays["names"].tolist()
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise InputError("{}: no arrays `features` and `names` that numpy can read ({}); write it "
                          "with `unequal embed`.".format(path, error)) from None
     if len(shape) != 2 or fortran or dtype.kind != "f" or len(names) != shape[0]:

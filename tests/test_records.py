@@ -121,7 +121,7 @@ def test_missing_file_is_named(tmp_path, name):
     ("", "damaged or empty"), ("0\t0\n1", "damaged or empty"), ("0 x\n", "damaged or empty"),
     ("0\t0\n1\t40\n1\t80\n", "key 1 occurs twice"),
     ("0\t0\n1\t999999\n", "record 1 beyond the end"),
-    ("0\t0\n1\t-4\n", "record 1 beyond the end"), ("0\t99999999999999999999999\n", "damaged"),
+    ("0\t0\n1\t-4\n", "a negative number"), ("0\t99999999999999999999999\n", "damaged"),
 ])
 def test_bad_index(tmp_path, text, message):
     directory = write(tmp_path, payloads([2]))

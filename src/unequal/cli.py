@@ -55,6 +55,10 @@ def report_errors(function, debug=False):
         if debug:
             raise
         message = str(error)
+    except MemoryError:
+        if debug:
+            raise
+        message = "not enough memory; is the input what it should be? Else lower --batch-size."
     except OSError as error:
         if debug:
             raise

@@ -33,7 +33,8 @@ def read_noise_list(path):
                 continue
             try:
                 label, key = (float(field) for field in fields[:2])  # the reference's are floats
-                if len(fields) not in (2, 4) or label != int(label) or key != int(key):
+                if len(fields) not in (2, 4) or label != int(label) or key != int(key) \
+                        or not max(abs(label), abs(key)) < 2 ** 53:
                     raise ValueError
             except (ValueError, OverflowError):
                 raise InputError(

@@ -1,5 +1,6 @@
 """Turn pictures into embeddings: the one place where a network runs for inference."""
 import logging
+import math
 import os
 
 import cv2
@@ -8,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import normalize
 
-from unequal import checkpoints, images, interrupts, progress
+from unequal import checkpoints, images, interrupts, progress, runtime
 from unequal.errors import InputError
 from unequal.iterators import DATA_NAME, BatchBuffers, PictureLoader
 
@@ -57,8 +58,7 @@ class LoosePictures:
         picture, name = self._pictures[key], "picture {}".format(key)
         if isinstance(picture, (str, os.PathLike)):
             name = os.fspath(picture)
-            with open(name, "rb") as file:
-                picture = file.read()
+            picture = images.read(name)
         pixels = images.decode(picture, name)
         if pixels.shape[:2] == self._size:
             return 0, pixels
@@ -103,6 +103,31 @@ def embedding_symbol(symbol):
         raise InputError("The symbol has no output fc1: it is not an InsightFace embedding "
                          "network.")
     return internals[EMBEDDING]
+
+
+def _check_fit(symbol, shape, arg_params, aux_params):
+    """Refuse parameters of other shapes, and layers that memory cannot hold, before MXNet binds.
+
+    MXNet allocates whatever a network's numbers lead to, which may come from anywhere.
+    """
+    args, _, states = symbol.infer_shape_partial(**{DATA_NAME: shape})
+    for names, shapes, params in ((symbol.list_arguments(), args, arg_params),
+                                  (symbol.list_auxiliary_states(), states, aux_params)):
+        for name, needed in zip(names, shapes):
+            if name == DATA_NAME:
+                continue
+            if name not in params:
+                raise RuntimeError("the parameter {} is missing".format(name))
+            if params[name].shape != tuple(needed):
+                raise RuntimeError("the parameter {} has shape {} but should have {}".format(
+                    name, params[name].shape, tuple(needed)))
+    internals = symbol.get_internals()
+    _, layers, _ = internals.infer_shape_partial(**{DATA_NAME: shape})
+    size, name = max((math.prod(layer), name)
+                     for name, layer in zip(internals.list_outputs(), layers))
+    if size * 4 > runtime.memory() // 4:
+        raise RuntimeError("its layer {} has {:,} numbers for a batch of {}, too many for this "
+                           "machine's memory; lower --batch-size".format(name, size, shape[0]))
 
 
 class Embedder(TransformerMixin, BaseEstimator):
@@ -163,6 +188,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         module = mx.mod.Module(self._symbol, data_names=[DATA_NAME], label_names=None,
                                context=self._devices)
         try:
+            _check_fit(self._symbol, self._shape, arg_params, aux_params)
             module.bind([(DATA_NAME, self._shape)], for_training=False)
             module.set_params(arg_params, aux_params, allow_extra=True)
         except (mx.base.MXNetError, RuntimeError) as error:
@@ -193,6 +219,13 @@ class Embedder(TransformerMixin, BaseEstimator):
         # The output itself is written over by the next batch.
         return self._module.get_outputs()[0].copy()
 
+    def _finite(self, data, count):
+        embeddings = self.forward(data)[:count]
+        if not np.isfinite(embeddings).all():
+            raise InputError("The network gives embeddings that are not finite: its parameters are "
+                             "damaged, or training diverged; take another checkpoint.")
+        return embeddings
+
     def stream(self, source, keys=None, flip=False, threads=None):
         """Embed pictures batch by batch.
 
@@ -219,7 +252,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         Raises
         ------
         InputError
-            For a picture that cannot be decoded or has another size.
+            For a picture that cannot be decoded or has another size, and for embeddings that are
+            not finite.
         Interrupted
             When a signal asks to stop (:mod:`unequal.interrupts`).
         """

@@ -3,6 +3,25 @@ import os
 import re
 from contextlib import contextmanager, suppress
 
+from unequal.errors import InputError
+
+
+def below(root, name, where, advice):
+    """A path that some list names, normalised and relative to ``root``.
+
+    Normalised, because ``link/../x`` is elsewhere when ``link`` is a symbolic link. Links below
+    ``root`` themselves are followed when the file is opened: the folder is the user's.
+
+    Raises
+    ------
+    InputError
+        When the path is not below ``root``; ``where`` begins and ``advice`` ends the sentence.
+    """
+    inside = os.path.relpath(os.path.join(root, name), root)
+    if "\0" in name or inside.split(os.sep)[0] in (os.pardir, os.curdir):
+        raise InputError("{}: the path {!r} leaves {}; {}.".format(where, name, root, advice))
+    return inside
+
 
 @contextmanager
 def replacing_path(path):

@@ -6,6 +6,8 @@ from contextlib import suppress
 from unequal.errors import InputError
 from unequal.files import replacing
 
+_MAX_NAME = 255  # bytes, of file systems
+
 
 def write_table(path, header, rows):
     """A CSV file, or none (not even an earlier one) where there is no row."""
@@ -40,7 +42,8 @@ def read_names(directory):
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             for row in csv.DictReader(file):
                 label, name = int(row["label"]), row["name"]
-                if name in ("", os.curdir, os.pardir) or os.sep in name or "\0" in name:
+                if name in ("", os.curdir, os.pardir) or os.sep in name or "\0" in name \
+                        or len(os.fsencode(name)) > _MAX_NAME:
                     raise InputError("{}: the name {!r} of class {} is not that of a folder; "
                                      "correct or remove the file.".format(path, name, label))
                 names[label] = name

@@ -1,5 +1,6 @@
 """One picture: encoded bytes to RGB pixels and back."""
 import os
+import stat
 import struct
 import sys
 import tempfile
@@ -7,9 +8,18 @@ import tempfile
 import cv2
 import numpy as np
 
+from unequal import runtime
 from unequal.errors import InputError
 
 _FRAME = struct.Struct(">HHB")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_SIZE = struct.Struct(">II")  # width and height, at byte 16
+
+# A few bytes can announce any number of pixels, for which a decoder then finds memory and time.
+MAX_PIXELS = runtime.MAX_PIXELS
+MAX_BYTES = 1 << 28  # of a picture's file
+_MAX_SEGMENTS = 10000  # before a JPEG's frame
+_MAX_SCANS = 200  # of a progressive JPEG, each of which may cost a pass over all pixels
 
 # JPEG decodes at a half, a quarter or an eighth of its size for a fraction of the time.
 _FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -65,6 +75,7 @@ def _decode(data, source, height, width, flag):
                 "{}: pixels must be uint8 of shape (height, width, 3) but are {} of shape {}; "
                 "convert them.".format(source, data.dtype, data.shape))
     else:
+        _check_size(data, source)
         try:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         except (cv2.error, ValueError):  # no bytes at all; larger than OpenCV allows
@@ -78,6 +89,45 @@ def _decode(data, source, height, width, flag):
                          "pack it again at that size.".format(
                              source, *pixels.shape[:2], height, width))
     return pixels, bgr
+
+
+def _check_size(data, source):
+    """Refuse what a JPEG or PNG declares before memory is spent on it; OpenCV knows the limit too
+    (:func:`unequal.runtime.prepare`), for every format, unless it was imported before."""
+    data = bytes(data)
+    if data.startswith(_PNG) and len(data) >= 24:
+        width, height = _PNG_SIZE.unpack_from(data, 16)
+    else:
+        height, width, _ = jpeg_frame(data) or (0, 0, 0)
+    if height * width > MAX_PIXELS:
+        raise InputError("{}: the picture is {} pixels high and {} wide, more than {:,} in all; "
+                         "make it smaller or leave it out.".format(
+                             source, height, width, MAX_PIXELS))
+    # Counting takes a tenth of the time a face takes to decode, and is about large pictures.
+    if height * width > 1 << 18 and data.count(b"\xff\xda") > _MAX_SCANS:
+        raise InputError("{}: a JPEG of more than {} scans, each of which takes the time of a "
+                         "whole picture; write it anew or leave it out.".format(source, _MAX_SCANS))
+
+
+def read(path):
+    """The bytes of a picture's file.
+
+    Raises
+    ------
+    InputError
+        When it is no plain file (a pipe or a device may never end), or too large.
+    OSError
+        When it cannot be read.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for its other end.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise InputError("{}: is not a plain file; leave it out.".format(path))
+        if facts.st_size > MAX_BYTES:
+            raise InputError("{}: has {:,} bytes, more than {:,}; make it smaller or leave it "
+                             "out.".format(path, facts.st_size, MAX_BYTES))
+        return file.read()
 
 
 def encode(pixels, quality):
@@ -139,7 +189,9 @@ def jpeg_frame(data):
     cursor = 2
     if data[:2] != b"\xff\xd8":
         return None
-    while cursor + 10 <= len(data) and data[cursor] == 0xFF:
+    for _ in range(_MAX_SEGMENTS):
+        if cursor + 10 > len(data) or data[cursor] != 0xFF:
+            break
         marker = data[cursor + 1]
         if marker == 0xFF:  # padding between segments
             cursor += 1

@@ -204,7 +204,7 @@ def read_truth(path):
         with open(path, encoding="utf-8", newline="") as file:
             return {int(row["key"]): (int(row["true_identity"]), row["kind"])
                     for row in csv.DictReader(file)}
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, csv.Error):
         raise InputError("{}: expected the columns key, label, true_identity, kind, as `unequal "
                          "synth` writes them.".format(path)) from None
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from unequal import alignment, images
 from unequal.errors import InputError
+from unequal.files import below
 from unequal.identities import write_names, write_table
 from unequal.parallel import ordered_map
 from unequal.progress import track
@@ -101,10 +102,7 @@ def parse_line(line, where, root):
         raise InputError(
             "{}: expected aligned (0 or 1), path, label (a whole number) and plain numbers; a list "
             "of MXNet's im2rec has another order (index, label, path).".format(where)) from None
-    name = os.path.relpath(os.path.join(root, fields[1]), root)
-    if "\0" in name or name.split(os.sep)[0] in (os.pardir, os.curdir):
-        raise InputError("{}: the path {!r} leaves {}; give the folder that holds all pictures "
-                         "with --root.".format(where, fields[1], root))
+    name = below(root, fields[1], where, "give the folder that holds all pictures with --root")
     if aligned:
         numbers = ()
     return int(label), Picture(name, int(label), numbers[:4] or None, numbers[4:] or None)
@@ -168,8 +166,7 @@ def convert(picture, settings, complaints):
             raise InputError("is not a folder of pictures")
         if any(character in picture.name for character in "\t\r\n"):
             raise InputError("has a tab or a line break in its name, which train.lst cannot hold")
-        with open(os.path.join(settings.root, picture.name), "rb") as file:
-            data = file.read()
+        data = images.read(os.path.join(settings.root, picture.name))
         reduction = _reduction(data, picture, settings)
         pixels = images.decode(data, picture.name, reduction=reduction)
         face = _face(pixels, picture, settings, reduction)

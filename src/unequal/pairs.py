@@ -6,6 +6,7 @@ import numpy as np
 
 from unequal.errors import InputError
 from unequal.eval.bins import save_bin
+from unequal.files import below
 from unequal.packing import Picture, Settings, add_picture_options, converted
 from unequal.progress import track
 
@@ -79,12 +80,9 @@ def read_pairs(path, root):
                     "`name i j` or `name i name j`, as after LFW's first line" if is_lfw else
                     "`path path answer`, the answer 1, same, 0 or different, or a first line of "
                     "numbers as in LFW's pairs.txt")) from None
-            for name in (first, second):
-                inside = os.path.relpath(os.path.join(root, name), root).split(os.sep)[0]
-                if "\0" in name or inside in (os.pardir, os.curdir):
-                    raise InputError("{}, line {}: the path {!r} leaves {}; give the folder that "
-                                     "holds all pictures.".format(path, number, name, root))
-            pairs.append((first, second, same))
+            pairs.append(tuple(below(root, name, "{}, line {}".format(path, number),
+                                     "give the folder that holds all pictures")
+                               for name in (first, second)) + (same,))
     if not pairs:
         raise InputError("{}: holds no pair; give LFW's pairs.txt or a list of `path path answer`."
                          .format(path))

@@ -196,7 +196,8 @@ def read(directory):
     except FileNotFoundError:
         raise InputError("{}: no such file; DIR must hold {}.json and {}.npz.".format(
             path, NAME, NAME)) from None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, RecursionError, NotImplementedError, zipfile.BadZipFile,
+            zlib.error) as error:
         raise InputError("{}: not a readable recording ({}).".format(path, error)) from None
 
 

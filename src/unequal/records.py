@@ -20,6 +20,11 @@ MAGIC = 0xCED7230A  # dmlc-core's RecordIO
 _RECORD = struct.Struct("<II")  # magic, (continuation flag << 29 | length)
 _HEADER = struct.Struct("<IfQQ")  # flag (number of label floats after it, 0: scalar), label, ids
 _LENGTH_MASK = (1 << 29) - 1
+_MAX_RECORD = 1 << 29  # bytes; no writer can write a longer one
+_READ_AT_ONCE = 1 << 16  # more than a face needs; a longer record takes further reads
+
+MAX_CLASSES = 1 << 24  # beyond, float32 labels skip numbers
+MAX_SIDE = 4096  # pixels
 
 
 def read_property(directory):
@@ -28,14 +33,15 @@ def read_property(directory):
     Raises
     ------
     InputError
-        When the file is missing or is not one line of three positive integers.
+        When the file is missing or is not one line of three positive integers that make sense.
     """
     path = os.path.join(directory, "property")
     try:
         with open(path, encoding="ascii") as lines:
             fields = lines.readline(200).split(",")
         num_classes, height, width = (int(field) for field in fields)
-        if min(num_classes, height, width) < 1:
+        if not (1 <= num_classes <= MAX_CLASSES and 1 <= min(height, width)
+                and max(height, width) <= MAX_SIDE):
             raise ValueError
     except FileNotFoundError:
         raise InputError(
@@ -43,8 +49,9 @@ def read_property(directory):
             "(make one with `unequal pack` or `unequal synth`).".format(path)) from None
     except ValueError:
         raise InputError(
-            "{}: expected one line `num_classes,height,width` of positive integers, such as "
-            "`100765,112,112`.".format(path)) from None
+            "{}: expected one line `num_classes,height,width` of positive integers (at most {}, "
+            "{} and {}), such as `100765,112,112`.".format(
+                path, MAX_CLASSES, MAX_SIDE, MAX_SIDE)) from None
     return num_classes, height, width
 
 
@@ -65,6 +72,9 @@ def _read_index(path):
     if not len(numbers) or len(numbers) % 2 or numbers.max() == np.iinfo(np.int64).max:
         raise InputError("{}: expected lines of `key<TAB>offset`; the file is damaged or empty, "
                          "copy it again or pack the set again.".format(path))
+    if numbers.min() < 0:
+        raise InputError("{}: has a negative number; the file is damaged, copy it again or pack "
+                         "the set again.".format(path))
     keys, offsets = numbers[::2], numbers[1::2]
     order = np.argsort(keys, kind="stable")
     keys, offsets = keys[order], offsets[order]
@@ -115,7 +125,7 @@ class RecordSet:
             raise InputError("{}: no such file; a record set is a directory with train.rec, "
                              "train.idx and property.".format(self.path)) from None
         size = os.fstat(self._file).st_size
-        wrong = (self._offsets < 0) | (self._offsets + _RECORD.size > size)
+        wrong = self._offsets > size - _RECORD.size
         if wrong.any():
             raise InputError(
                 "{}: the index places record {} beyond the end of the file ({} bytes): it is "
@@ -137,6 +147,9 @@ class RecordSet:
             raise InputError(
                 "{}: record 0 should be a header of two numbers, the ends of the image and "
                 "identity keys, but has {}; pack the set again.".format(self.path, flag))
+        if not (np.isfinite(label).all() and 0 <= label[0] <= label[1]):
+            raise InputError("{}: the header says that images end at key {} and identities at {}; "
+                             "copy train.rec again.".format(self.path, *label))
         first, last = (int(value) for value in label)
         images = slice(*np.searchsorted(self._keys, (1, first)))
         identities = slice(*np.searchsorted(self._keys, (first, last)))
@@ -196,7 +209,8 @@ class RecordSet:
                     raise InputError(
                         "{}: record {} should be an identity (two numbers) but has {}; pack the "
                         "set again.".format(self.path, key, flag))
-                self._ranges[row] = label
+                # No key is negative: not a number and infinity become an impossible one.
+                self._ranges[row] = np.where(np.isfinite(label), label, -1)
             if len(self._ranges):
                 low, high = self.image_keys[0], self.image_keys[-1] + 1
                 begin, end = self._ranges.T
@@ -234,18 +248,28 @@ class RecordSet:
         """
         position = self._position(key)
         offset, end = int(self._offsets[position]), int(self._ends[position])
-        block = os.pread(self._file, end - offset, offset)
+        block = os.pread(self._file, min(end - offset, _READ_AT_ONCE), offset)
         parts, cursor = [], 0
-        while True:
-            if cursor + _RECORD.size > len(block):
+
+        def up_to(size):
+            # No longer than the record says, however far the next one is.
+            nonlocal block
+            if len(block) < size <= min(end - offset, _MAX_RECORD):
+                more = max(size, min(2 * len(block), end - offset)) - len(block)
+                block += os.pread(self._file, more, offset + len(block))
+            if len(block) < size:
                 raise self._damaged(key, offset)
+
+        while True:
+            up_to(cursor + _RECORD.size)
             magic, word = _RECORD.unpack_from(block, cursor)
             flag, length = word >> 29, word & _LENGTH_MASK
             cursor += _RECORD.size
             # A whole record comes alone; parts come as 1 2 ... 2 3.
             expected = (0, 1) if not parts else (2, 3)
-            if magic != MAGIC or flag not in expected or cursor + length > len(block):
+            if magic != MAGIC or flag not in expected:
                 raise self._damaged(key, offset)
+            up_to(cursor + length)
             part = block[cursor:cursor + length]
             if flag == 0:
                 return part

@@ -16,11 +16,15 @@ from unequal.errors import InputError
 
 log = logging.getLogger(__name__)
 
+MAX_PIXELS = 1 << 27  # of a picture: 400 MB decoded
+
 # Set before the import unless the user has. MXNet takes half of the processors unless told, so
-# that two cores train at half speed; and it reports at every bind that oneDNN is in use.
+# that two cores train at half speed; and it reports at every bind that oneDNN is in use. OpenCV
+# reads its limit when it is imported.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": lambda: str(available_cpus()),
     "MXNET_SUBGRAPH_VERBOSE": lambda: "0",
+    "OPENCV_IO_MAX_IMAGE_PIXELS": lambda: str(MAX_PIXELS),
 }
 
 CUDA_BUILD = "mxnet-cu112"
@@ -62,6 +66,11 @@ def available_cpus():
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory():
+    """Bytes of memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def installed(distribution):

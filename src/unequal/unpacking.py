@@ -29,22 +29,31 @@ def unpack(directory, out):
         key_digits = len(str(records.image_keys[-1]))
         parent, name = os.path.split(out)
         temporary = os.path.join(parent, ".{}.{}".format(name, os.getpid()))
-        made = set()
+        made = {}  # label -> folder
         try:
             os.makedirs(temporary)
             for key in track(records.image_keys, "images"):
                 label, data = records.image(key)
-                folder = os.path.join(temporary, names.get(label, str(label).zfill(digits)))
                 if label not in made:
-                    os.makedirs(folder, exist_ok=True)
-                    made.add(label)
+                    folder = names.get(label, str(label).zfill(digits))
+                    made[label] = _make_folder(temporary, folder, directory)
                 name = str(key).zfill(key_digits) + _EXTENSIONS.get(data[:2], ".bin")
-                with open(os.path.join(folder, name), "wb") as file:
+                with open(os.path.join(made[label], name), "wb") as file:
                     file.write(data)
             os.replace(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return len(records)
+
+
+def _make_folder(parent, name, directory):
+    path = os.path.join(parent, name)
+    try:
+        os.mkdir(path)
+    except FileExistsError:  # the number of one class may be the name of another
+        raise InputError("{}: two classes would share the folder {}; correct or remove the "
+                         "file.".format(os.path.join(directory, "identities.csv"), name)) from None
+    return path
 
 
 def configure(parser):
