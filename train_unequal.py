@@ -27,6 +27,7 @@ from unequal.tail import Miner
 
 FLAGS = (options.NETWORK, options.MARGIN, options.RUN, options.TAIL, options.OURS_TAIL,
          options.OURS)
+DEFAULTS = {"lr": 0.001, "verbose": 50}  # the reference's of this step
 
 
 def parse_weights(text):
@@ -114,4 +115,5 @@ def main(args):
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_script(main, options.parser(__doc__.splitlines()[0], *FLAGS)))
+    sys.exit(cli.run_script(main, options.parser(
+        __doc__.splitlines()[0], *FLAGS, **DEFAULTS)))

@@ -28,7 +28,7 @@ OURS = {"--seed": 0, "--patience": 10, "--eval-dir": "", "--save-floor": 0.0, "-
 def flags(script):
     """``{flag: default}`` of an entry script."""
     module = runpy.run_path(str(ROOT / script))
-    parser = options.parser("", *module["FLAGS"])
+    parser = options.parser("", *module["FLAGS"], **module.get("DEFAULTS", {}))
     return {action.option_strings[0]: action.default for action in parser._actions
             if action.dest not in ("help", "debug")}
 

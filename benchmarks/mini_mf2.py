@@ -1,0 +1,297 @@
+"""A study of the recipe on the built-in data: what each step gains, and at which noise rate.
+
+For every noise rate and seed a data set is drawn and ArcFace trained on it; every other arm starts
+from there and makes the same number of updates. Settings, and the checkpoint of an arm that counts,
+are chosen on the validation people; the accuracies shown are those of the test pairs. Everything
+runs by the entry scripts, one thread each, --jobs at a time. About two hours on two cores; what is
+done already is not done again.
+
+    python benchmarks/mini_mf2.py [--out mini_mf2] [--seeds 3] [--jobs 2] [--only-table]
+
+Writes OUT/results.json, and docs/mini_mf2.md and docs/mini_mf2.png by --docs.
+"""
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+import unequal  # noqa: F401  first: it sets the number of threads
+from unequal import checkpoints, noise_list
+from unequal.embedder import Embedder, PictureList
+from unequal.eval import bins, verification
+from unequal.records import RecordSet, RecordWriter, relabel
+from unequal.symbols.margin import Margin
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGETS = ("lfw", "cfp_fp", "agedb_30")
+RATES = (0.0, 0.2, 0.4, 0.6)
+TAIL_RATE = 0.3  # the built-in data's own rate, for the arms of step 4
+SCALE = 16.0
+LIST = "suspects.txt"
+
+NETWORK = ("--network", "n8", "--emb-size", "128", "--loss-type", "4", "--margin-m", "0.5",
+           "--patience", "0")
+ARCFACE = ("train_softmax.py", "--per-batch-size", "128", "--lr", "0.1", "--max-steps", "660",
+           "--lr-steps", "396,560", "--verbose", "220")
+UPDATES = ("--per-batch-size", "128", "--lr", "0.01", "--max-steps", "330", "--lr-steps", "220",
+           "--verbose", "110")
+NRA = ("train_relusoft.py",) + UPDATES
+TAIL = ("train_unequal.py", "--noise-beta", "0.3", "--lr", "0.001", "--batch-size1", "96",
+        "--batchsize_id", "48", "--bag-size", "360", "--bags", "50", "--verbose", "50")
+# A list of weights trains 200 updates at each; a single one as many as the longest list.
+STEPS = {1: "600", 2: "300", 3: "200"}
+
+
+def tail_arm(weights, *flags):
+    count = len(weights.split(","))
+    return ("NRA, beta 0.3", TAIL + ("--interweight", weights, "--max-steps", STEPS[count]) + flags)
+
+
+# name -> (arm it starts from, command and flags)
+HEAD_ARMS = {
+    "ArcFace": (None, ARCFACE),
+    "ArcFace, continued": ("ArcFace", ("train_softmax.py",) + UPDATES),
+    "NRA, beta 1 (control)": ("ArcFace", NRA + ("--noise-beta", "1")),
+    "NRA, beta 0.9": ("ArcFace", NRA + ("--noise-beta", "0.9")),
+    "NRA, beta 0.8": ("ArcFace", NRA + ("--noise-beta", "0.8")),
+    "NRA, beta 0.7": ("ArcFace", NRA + ("--noise-beta", "0.7")),
+    "NRA, beta 0.3": ("ArcFace", NRA + ("--noise-beta", "0.3")),
+    "NRA, beta 0.9, threshold": ("ArcFace", NRA + ("--noise-beta", "0.9", "--noise-threshold",
+                                                   "0.135")),
+    "NRA, beta 0.3, noise list": ("ArcFace", NRA + ("--noise-beta", "0.3", "--noise-list", LIST)),
+}
+TAIL_ARMS = {
+    "no tail loss (weight 0)": tail_arm("0"),
+    "tail, weight 1": tail_arm("1"),
+    "tail, weights 1, 5": tail_arm("1,5"),
+    "tail, weights 1, 5, 10": tail_arm("1,5,10"),
+    "tail, weight 1, random": tail_arm("1", "--mining", "0"),
+    "tail as classes": ("NRA, beta 0.3", NRA + ("--noise-beta", "0.3", "--max-steps", "600",
+                                                "--lr-steps", "400", "--verbose", "150")),
+    "ArcFace at half the scale": (None, ARCFACE + ("--margin-s", "8")),
+}
+
+
+def merge(head, tail, out):
+    """The tail as further classes of the head: what people would do otherwise."""
+    with RecordSet(str(head)) as first, RecordSet(str(tail)) as second:
+        with RecordWriter(str(out), first.image_size) as writer:
+            for records, offset in ((first, 0), (second, first.num_classes)):
+                for key in records.image_keys:
+                    label, payload = records.image_payload(key)
+                    writer.add_payload(label + offset, relabel(payload, label + offset))
+
+
+def accuracies(checkpoint, directory):
+    """Flip accuracy (per cent) on each set of a directory."""
+    embedder = Embedder.from_checkpoint(checkpoint, batch_size=128)
+    found = {}
+    for name, path in bins.find_sets(str(directory), str(directory), TARGETS).items():
+        pictures, issame = bins.load_bin(path)
+        plain, flipped = embedder.embed(PictureList(pictures, path), flip=True, label=name)
+        found[name] = 100 * verification.evaluate(plain, flipped, issame).accuracy_flip
+    return found
+
+
+def best_checkpoint(folder):
+    """``(prefix,epoch, mean accuracy)`` of the best verification in the logs of an arm."""
+    best = None
+    for log in sorted(folder.glob("*-trainlog.jsonl")):
+        events = [json.loads(line) for line in log.read_text().splitlines()]
+        results = None
+        for event in events:
+            if event["event"] == "verify":
+                results = event["results"]
+            # Epoch 0 is saved before each verification, and again and again.
+            if event["event"] == "save" and event["epoch"]:
+                mean = statistics.mean(result["accuracy_flip"] for result in results.values())
+                if best is None or mean > best[1]:
+                    prefix = str(log)[:-len("-trainlog.jsonl")]
+                    best = "{},{}".format(prefix, event["epoch"]), mean
+    return best
+
+
+def memorised(checkpoint, data, folder, scale):
+    """Of the flipped images: how many the model gives to the wrong label, and to the right one."""
+    with RecordSet(str(data / "MF2_pic9_head")) as records:
+        columns, _ = noise_list.make_list(
+            records, checkpoint, Margin(4, scale, 0.0), 0.0, str(folder / "unused.txt"))
+    truth = noise_list.read_truth(str(data / "truth.csv"))
+    rows = [(label, prediction, truth[key][0])
+            for label, key, prediction in zip(columns["label"], columns["key"],
+                                              columns["prediction"]) if truth[key][1] == "flip"]
+    if not rows:
+        return None
+    label, prediction, true = np.array(rows).T
+    return {"wrong": 100 * float(np.mean(prediction == label)),
+            "right": 100 * float(np.mean(prediction == true))}
+
+
+class Study:
+    """One data set: a noise rate and a seed."""
+
+    def __init__(self, out, rate, seed):
+        self.rate, self.seed = rate, seed
+        self.folder = Path(out) / "noise-{:.0f}".format(100 * rate) / "seed-{}".format(seed)
+        self.data = self.folder / "data"
+
+    def call(self, *command, log):
+        with open(str(log), "w") as file:
+            done = subprocess.run((sys.executable, "-u") + command, cwd=str(ROOT), stdout=file,
+                                  stderr=subprocess.STDOUT, env={**os.environ,
+                                                                 "OMP_NUM_THREADS": "1"})
+        if done.returncode:
+            sys.exit("mini_mf2: {} failed, see {}".format(" ".join(command[:2]), log))
+
+    def prepare(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.data.exists():
+            self.call("-m", "unequal", "synth", str(self.data), "--seed", str(self.seed),
+                      "--noise", str(self.rate), log=self.folder / "synth.log")
+
+    def run(self, name):
+        """Result of an arm, trained unless it was before."""
+        parent, (script, *flags) = {**HEAD_ARMS, **TAIL_ARMS}[name]
+        folder = self.folder / name.replace(",", "").replace(" ", "_")
+        result = folder / "result.json"
+        if result.exists():
+            return json.loads(result.read_text())
+        shutil.rmtree(str(folder), ignore_errors=True)
+        folder.mkdir()
+        scale = 8.0 if "--margin-s" in flags else SCALE
+        head = self.data / "MF2_pic9_head"
+        start = self.run(parent)["checkpoint"] if parent else None
+        if name == "tail as classes":
+            merge(head, self.data / "MF2_pic9_tail", folder / "merged")
+            head = folder / "merged"
+        if LIST in flags:
+            flags[flags.index(LIST)] = str(folder / LIST)
+            with RecordSet(str(head)) as records:
+                noise_list.make_list(records, start, Margin(4, scale, 0.0), 0.0,
+                                     str(folder / LIST), method="label-margin")
+        if script == "train_unequal.py":
+            flags += ["--data-dir-interclass", str(self.data / "MF2_pic9_tail")]
+        self.call(script, *NETWORK, "--margin-s", str(scale), *flags,
+                  *(("--pretrained", start) if parent else ()), "--data-dir", str(head),
+                  "--eval-dir", str(self.data / "validation_dataset"), "--seed", str(self.seed),
+                  "--prefix", str(folder / "model"), log=folder / "log.txt")
+        checkpoint, validation = best_checkpoint(folder)
+        test = accuracies(checkpoint, self.data / "eval_dataset")
+        numbers = {"arm": name, "rate": self.rate, "seed": self.seed, "checkpoint": checkpoint,
+                   "validation": 100 * validation, "test": test,
+                   "mean": statistics.mean(test.values()),
+                   "flipped": memorised(checkpoint, self.data, folder, scale)
+                   if name != "tail as classes" else None}
+        keep = "-{:04d}.params".format(checkpoints.parse(checkpoint)[1])
+        for path in folder.glob("*.params"):
+            if not path.name.endswith(keep):
+                path.unlink()
+        result.write_text(json.dumps(numbers))
+        print("{:3.0f}% seed {} {:28s} test {:.2f} validation {:.2f}".format(
+            100 * self.rate, self.seed, name, numbers["mean"], numbers["validation"]), flush=True)
+        return numbers
+
+
+def spread(values):
+    """``mean ± standard deviation`` as text."""
+    return "{:.1f} ± {:.1f}".format(statistics.mean(values), statistics.pstdev(values))
+
+
+def table(results, rates, arms, key):
+    """A Markdown table of ``key(result)``: a row an arm, a column a noise rate."""
+    lines = ["| arm | " + " | ".join("{:.0f}%".format(100 * rate) for rate in rates) + " |",
+             "|---" * (len(rates) + 1) + "|"]
+    for arm in arms:
+        cells = []
+        for rate in rates:
+            values = [key(result) for result in results
+                      if result["arm"] == arm and result["rate"] == rate]
+            values = [value for value in values if value is not None]
+            cells.append(spread(values) if values else "")
+        lines.append("| {} | {} |".format(arm, " | ".join(cells)))
+    return "\n".join(lines)
+
+
+def picture(results, path):
+    """Test accuracy over the noise rate, a line an arm, bars of one standard deviation."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), constrained_layout=True)
+    arms = [arm for arm in HEAD_ARMS if arm != "NRA, beta 0.8"]
+    for number, arm in enumerate(arms):
+        points = []
+        for rate in RATES:
+            values = [result["mean"] for result in results
+                      if result["arm"] == arm and result["rate"] == rate]
+            if values:
+                points.append((100 * rate + 0.4 * (number - len(arms) / 2),
+                               statistics.mean(values), statistics.pstdev(values)))
+        if points:
+            axes.errorbar(*np.array(points).T[:2], yerr=np.array(points).T[2], capsize=2, label=arm,
+                          marker="o", markersize=3, linestyle="-" if arm[0] == "N" else "--")
+    axes.set_xticks([100 * rate for rate in RATES])
+    axes.set_xlabel("labels flipped, %")
+    axes.set_ylabel("verification accuracy, mean of 3 sets, %")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.savefig(str(path), dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default="mini_mf2")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only-table", action="store_true", help="train nothing")
+    parser.add_argument("--docs", metavar="DIR", help="write tables.md and mini_mf2.png there")
+    options = parser.parse_args()
+    out = Path(options.out).resolve()
+
+    def work(study_arms):
+        study, arms = study_arms
+        study.prepare()
+        for arm in arms:
+            study.run(arm)
+
+    if not options.only_table:
+        jobs = []
+        for seed in range(options.seeds):
+            jobs.append((Study(out, TAIL_RATE, seed), list(TAIL_ARMS)))
+            jobs += [(Study(out, rate, seed), list(HEAD_ARMS)) for rate in RATES]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(work, jobs))
+    results = [json.loads(path.read_text()) for path in sorted(out.glob("*/*/*/result.json"))]
+    (out / "results.json").write_text(json.dumps(results, indent=1))
+    parts = [("Verification, mean of the three test sets, %",
+              table(results, RATES, HEAD_ARMS, lambda result: result["mean"])),
+             ("Flipped images that the model gives to their wrong label, %",
+              table(results, RATES[1:], HEAD_ARMS,
+                    lambda result: result["flipped"] and result["flipped"]["wrong"])),
+             ("Flipped images that it gives to the person they show, %",
+              table(results, RATES[1:], HEAD_ARMS,
+                    lambda result: result["flipped"] and result["flipped"]["right"])),
+             ("The tail, 30% flipped: verification, %", "\n".join(
+                 ["| arm | " + " | ".join(TARGETS) + " | mean |", "|---" * 5 + "|"] + [
+                     "| {} | {} |".format(arm, " | ".join(spread(values) for values in zip(*rows)))
+                     for arm in ("ArcFace", "NRA, beta 0.3", *TAIL_ARMS) for rows in [[
+                         (*(result["test"][name] for name in TARGETS), result["mean"])
+                         for result in results
+                         if result["arm"] == arm and result["rate"] == TAIL_RATE]] if rows]))]
+    text = "\n\n".join("{}\n\n{}".format(*part) for part in parts) + "\n"
+    print("\n" + text)
+    if options.docs:
+        (Path(options.docs) / "tables.md").write_text(text)
+        picture(results, Path(options.docs) / "mini_mf2.png")
+
+
+if __name__ == "__main__":
+    main()
