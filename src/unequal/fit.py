@@ -93,7 +93,7 @@ class Stage(NamedTuple):
 
 
 class EventLog:
-    """The machine-readable log: one JSON object a line, flushed at once.
+    """The machine-readable log: one JSON object a line, written at once.
 
     Every event has ``event`` (start, train, lr, verify, save, stop, resume, end), ``time`` (seconds
     since the epoch) and, but for start, ``step`` (batches done).
@@ -107,14 +107,14 @@ class EventLog:
 
     def __init__(self, path, position=None):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        self._file = open(path, "ab+")
         self._path = os.path.abspath(path)
-        size = self._file.tell()
-        if position is not None and position[0] == self._path and position[1] < size:
+        self._file = open(path, "ab", buffering=0)
+        if position is not None and position[0] == self._path and (
+                position[1] < self._file.tell()):
             self._file.truncate(position[1])
         else:  # a kill may have left half a line
-            self._file.seek(0)
-            self._file.truncate(sum(len(line) for line in self._file if line.endswith(b"\n")))
+            with open(path, "rb") as lines:
+                self._file.truncate(sum(len(line) for line in lines if line.endswith(b"\n")))
 
     @property
     def position(self):
@@ -123,8 +123,13 @@ class EventLog:
 
     def write(self, event, **fields):
         record = dict(event=event, time=round(time.time(), 3), **fields)
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(record).encode() + b"\n"
+        try:
+            whole = self._file.write(line) == len(line)
+        except OSError:
+            whole = False
+        if not whole:
+            raise InputError("{}: cannot be written; is the disk full?".format(self._path))
 
     def close(self):
         self._file.close()

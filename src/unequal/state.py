@@ -3,9 +3,10 @@
 One rename publishes weights, momentum, tail and position together, so that they belong together
 whenever the process is killed. Checkpoints (PREFIX-NNNN.params) are for everybody else.
 
-The file is a zip of ``.npy`` arrays (``numpy.savez``, no pickle, a checksum each): ``arg:NAME``,
-``aux:NAME`` and ``momentum:NAME`` of each parameter, ``tail`` (step 4: the epoch's tail keys) and
-``header``, UTF-8 JSON. It takes as much room as two checkpoints; while it is replaced, four.
+The file is a zip of ``.npy`` arrays, as numpy.savez makes it (no pickle, a checksum each):
+``arg:NAME``, ``aux:NAME`` and ``momentum:NAME`` of each parameter, ``tail`` (step 4: the epoch's
+tail keys) and ``header``, UTF-8 JSON. It takes as much room as two checkpoints; while it is
+replaced, four.
 
 What is not in it follows from the batches done: the learning rate, loss type 1's annealing, the
 order of the pictures (:meth:`unequal.iterators.FaceIter.seek`), their augmentation and the random
@@ -82,16 +83,23 @@ def save(prefix, facts, state):
         When it cannot be written. The earlier state is untouched.
     """
     header = {"version": _VERSION, "identity": facts, "position": state.position}
-    arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
-    for kind, values in (("arg:", state.arg_params), ("aux:", state.aux_params),
-                         ("momentum:", state.momenta)):
-        arrays.update((kind + name, value.asnumpy()) for name, value in values.items())
-    if state.tail is not None:
-        arrays["tail"] = state.tail
+
+    def arrays():
+        yield "header", np.frombuffer(json.dumps(header).encode(), np.uint8)
+        for kind, values in (("arg:", state.arg_params), ("aux:", state.aux_params),
+                             ("momentum:", state.momenta)):
+            for name, value in values.items():
+                yield kind + name, value.asnumpy()
+        if state.tail is not None:
+            yield "tail", state.tail
 
     def write(temporary):
-        with open(temporary, "wb") as file:  # given a name, savez would add .npz to it
-            np.savez(file, **arrays)
+        # As numpy.savez, which holds all arrays at once, and on a full disk complains once more
+        # when its archive is collected.
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, array in arrays():
+                with archive.open(name + ".npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
 
     checkpoints.publish(path(prefix), write)
 
