@@ -26,6 +26,7 @@ COMMANDS = {
     "embed": ("unequal.embed", "features of pictures"),
     "export": ("unequal.export", "ONNX model of the embedding"),
     "noise": ("unequal.noise_list", "list the images that look mislabelled"),
+    "launch": ("unequal.launch", "the same command on several machines"),
     "report": ("unequal.eval.report", "self-contained HTML page of a run"),
     "parity": ("unequal.parity", "compare our symbols with a recorded reference"),
     "doctor": ("unequal.doctor", "what this machine can do"),
@@ -111,8 +112,9 @@ def _configure(parser, module):
 def main(arguments=None):
     """Entry point of ``unequal``; returns the exit code (0, 1 bad input, 2 bad usage)."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    # The subcommands' modules import MXNet; all but doctor, which says why it does not import.
-    if arguments[:1] and arguments[0] in COMMANDS and arguments[0] != "doctor":
+    # The subcommands' modules import MXNet; not doctor's, which says why it does not import, nor
+    # launch's, which would do nothing with it.
+    if arguments[:1] and arguments[0] in COMMANDS and arguments[0] not in ("doctor", "launch"):
         failed = report_errors(runtime.import_mxnet, debug="--debug" in arguments)
         if failed:
             return failed

@@ -12,16 +12,34 @@ EXIT_CODE = 75
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _received = []  # names of the signals since `caught` began
+_postponed = []  # an entry for each `postponed` block that we are in
 
 
 class Interrupted(Exception):
     """A signal asks to stop; the text says by which, and what was saved."""
 
 
+def pending():
+    """Name of the signal that has come; None without one."""
+    return _received[0] if _received else None
+
+
 def check():
     """Raise :class:`Interrupted` once a signal has come; long work calls this now and then."""
-    if _received:
+    if _received and not _postponed:
         raise Interrupted("stopped by {}".format(_received[0]))
+
+
+@contextmanager
+def postponed(postpone=True):
+    """In this block :func:`check` does nothing: workers of one job must stop at the same point."""
+    if postpone:
+        _postponed.append(True)
+    try:
+        yield
+    finally:
+        if postpone:
+            _postponed.pop()
 
 
 def _watch(reader):

@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import logging
 import os
+import pickle
 import re
 import sys
 import warnings
@@ -99,6 +100,14 @@ def prepare():
     vars(numpy).setdefault("bool", bool)
     if installed(CUDA_BUILD):
         load_cuda_libraries()
+    if os.environ.get("DMLC_ROLE") == "server":
+        pickle.loads = _refuse_pickle
+
+
+def _refuse_pickle(*_):
+    # MXNet's server runs in `import mxnet` and unpickles an optimizer that anybody who reaches its
+    # port may send: any code. Ours only adds up gradients and needs none.
+    raise pickle.UnpicklingError("refused: this server takes no optimizer")
 
 
 def find_cuda_libraries(roots=None):

@@ -1,0 +1,188 @@
+"""Workers of one job on MXNet's KVStore: who this process is, and what it shares with the others.
+
+`dist_*` stores speak to ps-lite's servers; MXNet takes its place in the job from DMLC_* variables
+(docs/cluster.md). The servers only add up: every worker makes the same update of the same weights.
+So the momentum is with the workers, where it can be saved, which MXNet refuses for servers.
+"""
+import json
+import logging
+import os
+import zlib
+
+import mxnet as mx
+import numpy as np
+from mxnet.base import _LIB, check_call
+
+from unequal.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+STORES = ("local", "device", "dist_sync", "dist_device_sync")
+_BLOCK = 256  # bytes; messages are padded, so that the servers keep few different arrays
+
+
+class Workers:
+    """The workers of a job; with a store of one process (`local`, `device`) there is one.
+
+    Every method is a meeting: all workers must call the same ones in the same order.
+
+    Parameters
+    ----------
+    store : str
+        One of :data:`STORES`, ``--kv-store``.
+    threshold : float
+        ``--compress-gradients``: gradients are sent as 0 or plus or minus this, 2 bits each, and
+        what is left over is added to the next ones. 0: as they are.
+
+    Raises
+    ------
+    InputError
+        When the store does not fit the process's place in a job.
+
+    Attributes
+    ----------
+    rank, count : int
+        This worker's number and how many there are.
+    local_store : str or None
+        What a Module is to use: None when :meth:`sum_gradients` does it.
+    """
+
+    def __init__(self, store="device", threshold=0.0):
+        if store not in STORES:
+            raise InputError("--kv-store {}: unknown; known are {}.".format(
+                store, ", ".join(STORES)))
+        if not 0 <= threshold < np.inf:
+            raise InputError("--compress-gradients {} must not be negative.".format(threshold))
+        self.rank, self.count, self.local_store, self._kvstore = 0, 1, store, None
+        if not store.startswith("dist"):
+            if "DMLC_ROLE" in os.environ:
+                raise InputError(
+                    "--kv-store {}: this process is one of {} workers (DMLC_ROLE is set), which "
+                    "would each train alone; add --kv-store dist_sync (GPUs: dist_device_sync)."
+                    .format(store, os.environ.get("DMLC_NUM_WORKER", "several")))
+            if threshold:
+                raise InputError("--compress-gradients is for --kv-store dist_sync and "
+                                 "dist_device_sync.")
+            return
+        missing = [name for name in ("DMLC_ROLE", "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT",
+                                     "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
+                   if not os.environ.get(name)]
+        if missing:
+            raise InputError("--kv-store {}: {} not set; start the command with `unequal launch`, "
+                             "or see docs/cluster.md.".format(store, " and ".join(missing)))
+        self.local_store = None
+        self._kvstore = mx.kv.create(store)
+        self.rank, self.count = self._kvstore.rank, self._kvstore.num_workers
+        self.leave_together(False)
+        self._compressed = threshold > 0
+        if self._compressed:
+            self._kvstore.set_gradient_compression({"type": "2bit", "threshold": threshold})
+        # A bit is sent as 0 or this: compression leaves both as they are.
+        self._one = threshold or 1.0
+        self._keys = set()
+        logger.info("worker %d of %d: process %d on %s", self.rank, self.count, os.getpid(),
+                    os.uname().nodename)
+
+    def leave_together(self, together):
+        """Whether the process waits at its end for the others' end (and then stops the servers).
+
+        Right when all come to an end; a worker that fails must not wait for those that do not know.
+        """
+        if self._kvstore is not None:
+            check_call(_LIB.MXKVStoreSetBarrierBeforeExit(self._kvstore.handle, int(together)))
+
+    def _sum(self, name, arrays, priority=0):
+        """Add up an array over all workers and the given copies of it (of devices), in place."""
+        key = "{}:{}".format(name, "x".join(map(str, arrays[0].shape)))
+        if key not in self._keys:  # a meeting, too
+            self._kvstore.init(key, mx.nd.zeros(arrays[0].shape))
+            self._keys.add(key)
+        if self._compressed:  # MXNet has no pushpull for it
+            self._kvstore.push(key, arrays, priority=priority)
+            self._kvstore.pull(key, out=arrays, priority=priority)
+        else:
+            self._kvstore.pushpull(key, arrays, priority=priority)
+
+    def sum_gradients(self, module):
+        """Replace the gradients of a module's devices by their sum over all devices of all workers.
+
+        As Module.update does it in MXNet with servers that only add up, but under names that a
+        second module of this process may use again. Does not wait.
+        """
+        if self._kvstore is None:
+            return
+        group = module._exec_group
+        for index, (name, gradients) in enumerate(zip(group.param_names, group.grad_arrays)):
+            if gradients[0] is not None:
+                self._sum(name, gradients, priority=-index)  # the first layers first
+
+    def gather(self, array):
+        """The workers' arrays, one after the other: (count, ...).
+
+        Of any dtype, the same shape everywhere, and exact; for small arrays, since it sends 32
+        bytes a byte and worker (2 with compression).
+        """
+        array = np.asarray(array)
+        if self.count == 1:
+            return array[None]
+        bits = np.unpackbits(np.frombuffer(array.tobytes(), np.uint8))
+        rows = np.zeros((self.count, len(bits)), np.float32)
+        rows[self.rank] = bits * np.float32(self._one)
+        shared = mx.nd.array(rows)
+        self._sum("unequal", [shared])
+        every = np.packbits(shared.asnumpy() > 0, axis=1)
+        return every.view(array.dtype).reshape((self.count,) + array.shape)
+
+    def broadcast(self, value):
+        """Worker 0's ``value``, which JSON must be able to hold; the others' is not looked at."""
+        if self.count == 1:
+            return value
+        text = json.dumps(value).encode() if self.rank == 0 else b""
+        size = int(self.gather(np.int64(len(text)))[0])
+        padded = np.zeros(-(-size // _BLOCK) * _BLOCK, np.uint8)
+        padded[:len(text)] = np.frombuffer(text, np.uint8)
+        return json.loads(self.gather(padded)[0, :size].tobytes())
+
+    def any(self, flag):
+        """Whether ``flag`` is true at any of them."""
+        return bool(self.gather(np.array([flag])).any())
+
+    def wait(self):
+        """Wait until all are here, however long that takes."""
+        if self.count > 1:
+            self._kvstore._barrier()
+
+    def mean(self, arrays):
+        """Means over the workers of ``{name: NDArray}``, float32."""
+        if self.count == 1 or not arrays:
+            return arrays
+        joined = np.concatenate([array.asnumpy().ravel() for array in arrays.values()])
+        joined = self.gather(joined).mean(axis=0)
+        means, start = {}, 0
+        for name, array in arrays.items():
+            means[name] = mx.nd.array(joined[start:start + array.size].reshape(array.shape))
+            start += array.size
+        return means
+
+    def share(self, total):
+        """``(first, last)`` of ``total`` things that are this worker's to do."""
+        size = -(-total // self.count)
+        return min(self.rank * size, total), min((self.rank + 1) * size, total)
+
+    def join(self, rows, total):
+        """What the workers have made of their :meth:`share`: (total, ...) of (last - first, ...)."""
+        padded = np.zeros((-(-total // self.count),) + rows.shape[1:], rows.dtype)
+        padded[:len(rows)] = rows
+        return self.gather(padded).reshape((-1,) + rows.shape[1:])[:total]
+
+    def check_equal(self, facts):
+        """Raise InputError unless ``facts``, ``{name: value}``, are the same for all workers."""
+        names = sorted(facts)
+        sums = self.gather(np.array([zlib.crc32(json.dumps(facts[name]).encode())
+                                     for name in names], np.uint32))
+        for name, column in zip(names, sums.T):
+            if (column != column[0]).any():
+                raise InputError(
+                    "{} is not the same for worker 0 and worker {}: give all workers the same "
+                    "command, data and directory of --prefix.".format(
+                        name, int(np.flatnonzero(column != column[0])[0])))
