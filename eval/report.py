@@ -7,11 +7,12 @@ where the run has nothing for it.
 import json
 import logging
 import os
+from functools import cached_property
 
 from unequal import images, runtime
-from unequal.embedder import Embedder
+from unequal.embedder import Embedder, PictureList
 from unequal.errors import InputError
-from unequal.eval import page, report_pictures, report_stages, tables
+from unequal.eval import bins, page, report_pictures, report_stages, tables
 from unequal.eval.page import tag
 from unequal.files import replacing
 
@@ -86,6 +87,20 @@ class Run:
     def data(self, *names):
         """:meth:`path` within the data directory."""
         return self.path(self.facts.get("data"), *names)
+
+    @cached_property
+    def sets(self):
+        """Verification sets of the data: name -> ``(PictureList, issame)``.
+
+        Memory: the encoded pictures (a few hundred MB at 112x112).
+        """
+        directory = self.data("eval_dataset")
+        paths = bins.find_sets("", directory, self.targets) if directory else {}
+        loaded = {}
+        for name, path in paths.items():
+            pictures, issame = bins.load_bin(path)
+            loaded[name] = PictureList(pictures, path), issame
+        return loaded
 
     @property
     def head(self):

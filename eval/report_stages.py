@@ -1,10 +1,10 @@
 """Sections of ``unequal report`` on how well the stages did: accuracies, learning curves, ROC."""
 import math
+import os
 
 import numpy as np
 
-from unequal.embedder import PictureList
-from unequal.eval import bins, page, tables, verification
+from unequal.eval import page, tables, verification
 from unequal.eval.page import INK, Html, join, tag
 
 # What a stage does, by the step its log names and the options it ran with.
@@ -16,8 +16,10 @@ def _step_2(options, loss):
 
 
 def _step_3(options, loss):
-    return ("Noise-robust loss on the head identities; {:.0%} of it asks for the given label, the "
-            "rest for the label that the model itself predicts".format(options["noise_beta"]))
+    return ("Noise-robust loss on the head identities{}; {:.0%} of it asks for the given label, "
+            "the rest for the label that the model itself predicts".format(
+                " without the noise list" if options.get("noise_list") else "",
+                options["noise_beta"]))
 
 
 def _step_4(options, loss):
@@ -84,14 +86,13 @@ def accuracy_table(run):
 
 def _uncertainty(run, mean):
     """How large a difference may be chance."""
-    pairs = [sum(result["pairs"] for result in event["results"].values())
-             for events in run.logs for event in events if event["event"] == "verify"]
-    if not pairs or not pairs[-1] or not 0 < mean < 1:
+    pairs = sum(len(issame) for _, issame in run.sets.values())
+    if set(run.sets) != set(run.targets) or not 0 < mean < 1:
         return Html()
     return tag("p", "Read differences with care: over {:,} pairs, a mean of {} is uncertain by "
                     "{:.1f} either way (95%, binomial).".format(
-                        pairs[-1], tables.percent(mean, 1),
-                        196 * math.sqrt(mean * (1 - mean) / pairs[-1])), class_="quiet")
+                        pairs, tables.percent(mean, 1),
+                        196 * math.sqrt(mean * (1 - mean) / pairs)), class_="quiet")
 
 
 def learning_curves(run):
@@ -154,7 +155,9 @@ def _verification_chart(events, curve, limits):
         if limits:
             axes.set_ylim(*limits)
 
-    return _over_batches("verification", events, "accuracy, %", draw)
+    people = os.path.basename(os.path.normpath(events[0]["options"].get("eval_dir") or ""))
+    title = "verification" if people in ("", ".") else "verification on " + people
+    return _over_batches(title, events, "accuracy, %", draw)
 
 
 def _over_batches(title, events, ylabel, draw):
@@ -170,19 +173,11 @@ def _over_batches(title, events, ylabel, draw):
 
 
 def roc_curves(run):
-    """ROC of every row's model on every verification set of the data.
-
-    Memory: the sets, encoded (a few hundred MB at 112x112).
-    """
-    directory = run.data("eval_dataset")
-    paths = bins.find_sets("", directory, run.targets) if directory else {}
+    """ROC of every row's model on every verification set of the data."""
+    sets = run.sets
     models = [(line, row) for line, row in enumerate(run.rows) if row.get("model")]
-    if not paths or not models:
+    if not sets or not models:
         return None
-    sets = {}
-    for name, path in paths.items():
-        pictures, issame = bins.load_bin(path)
-        sets[name] = PictureList(pictures, path), issame
     curves = {name: {} for name in sets}
     for line, row in models:
         embedder = run.embedder(row, next(iter(sets.values()))[0])

@@ -53,7 +53,7 @@ def run_directory(tmp_path_factory):
         _verified(40, 0.7)])
     _log(directory / "models" / "all_w1-trainlog.jsonl", "step 4, interweight 1", dict(
         OPTIONS, pretrained="x/models/arc,3", prefix="x/models/all_w1", interweight="1,5",
-        batch_size1=8, batchsize_id=6, noise=1, mining=1), [
+        eval_dir="x/validation/", batch_size1=8, batchsize_id=6, noise=1, mining=1), [
             {"event": "train", "step": 2, "metrics": {"softmaxloss": 3, "interloss": 0.5}},
             _verified(10, 0.8)])
     truth = noise_list.read_truth(str(directory / "data" / "truth.csv"))
@@ -140,6 +140,9 @@ def test_missing_accuracies_and_ties(run_directory, tmp_path):
 
 
 @pytest.mark.parametrize("stage, changes, expected", (
+    ("step 3.2", {"noise_beta": 0.3, "noise_list": "l"},
+     "From scratch, 7 batches. Noise-robust loss on the head identities without the noise list; "
+     "30% of it asks for the given label, the rest for the label that the model itself predicts."),
     ("step 3.2", {"pretrained": "a/b/model_t,0"},
      "From b/model_t,0, 7 batches. Noise-robust loss on the head identities; 90% of it asks for "
      "the given label, the rest for the label that the model itself predicts."),
@@ -158,7 +161,7 @@ def test_words_on_a_stage(stage, changes, expected):
 
 
 def test_learning_curves_show_the_last_training(run_directory, monkeypatch):
-    lines, falls, limits = [], [], []
+    lines, falls, limits, titles = [], [], [], []
 
     class Axes:
         def plot(self, x, y, **_):
@@ -175,6 +178,7 @@ def test_learning_curves_show_the_last_training(run_directory, monkeypatch):
 
     def chart(draw, description):
         draw(Axes(), lambda line: "red")
+        titles.append(description)
         return page.Html()
 
     monkeypatch.setattr(page, "chart", chart)
@@ -183,6 +187,8 @@ def test_learning_curves_show_the_last_training(run_directory, monkeypatch):
                      ([2], [3]), ([2], [0.5]), ([10], [80]), ([10], [81]), ([10], [80.5])]
     assert falls == [30, 30]
     assert limits == [(69, 82), (69, 82)]
+    assert titles[1] == "verification over batches"
+    assert titles[4] == "verification on validation over batches"
 
 
 def test_roc_areas(run_directory):
