@@ -42,8 +42,12 @@ class Classifier:
                              "one of a training script.")
         classes, size = arg_params["fc7_weight"].shape
         label = mx.sym.Variable("label")
-        logits = margin.margin_logits(mx.sym.Variable("embedding"), label, classes, size, settings)
-        self._symbol = mx.sym.softmax(logits, axis=1)
+        # Numbered apart: the names in the network to be trained, and so its symbol.json, must not
+        # depend on whether a list was made before.
+        with mx.name.NameManager():
+            logits = margin.margin_logits(mx.sym.Variable("embedding"), label, classes, size,
+                                          settings)
+            self._symbol = mx.sym.softmax(logits, axis=1)
         self._arguments = {name: arg_params[name].as_in_context(device)
                            for name in self._symbol.list_arguments() if name.startswith("fc7")}
         if margin.SPHERE_BETA in self._symbol.list_arguments():

@@ -1,0 +1,142 @@
+"""Kill the four stages of the recipe at random times, resume, and compare with runs left alone.
+
+    python benchmarks/faults.py [--kills 100] [--seed 0]
+
+Each stage runs once without disturbance on a small built-in set. Then it runs with `--resume auto`
+and is killed (SIGKILL) after a random time, again and again until a run ends by itself; then all it
+has left must be what the undisturbed run left: the same names (no temporary file), the same bytes
+of every checkpoint, noise list, weight and momentum, a log of whole lines with the same
+verifications. A new chain begins until the stage has had its share of the kills.
+
+Exit code 1 when anything differs. About ten minutes on two cores.
+"""
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from unequal.synth import make_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+NETWORK = ("--network", "n8", "--emb-size", "16", "--margin-s", "16", "--target", "lfw,agedb_30")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def stages(directory):
+    """``{name: command}``; each starts from what an undisturbed one before it has left."""
+    head, tail = (str(directory / "data" / name) for name in ("MF2_pic9_head", "MF2_pic9_tail"))
+    step_2, step_31 = (str(directory / name / "whole" / "model") + ",0"
+                       for name in ("step 2", "step 3.1"))
+    step_3 = ("--data-dir", head, "--per-batch-size", "16", "--noise-beta", "0.9", "--lr", "0.01")
+    return {
+        "step 2": ("train_softmax.py", *NETWORK, "--data-dir", head, "--per-batch-size", "16",
+                   "--lr-steps", "30,50", "--verbose", "4", "--max-steps", "70"),
+        "step 3.1": ("train_relusoft_savemodel.py", *NETWORK, *step_3, "--pretrained", step_2),
+        "step 3.2": ("train_relusoft.py", *NETWORK, *step_3, "--pretrained", step_31,
+                     "--noise-threshold", "0.3", "--verbose", "4", "--max-steps", "50"),
+        "step 4": ("train_unequal.py", *NETWORK, "--data-dir", head, "--data-dir-interclass", tail,
+                   "--batch-size1", "12", "--batchsize_id", "12", "--bag-size", "30", "--bags",
+                   "10", "--batch-size2", "8", "--lr", "0.01", "--interweight", "1,5",
+                   "--pretrained", step_31, "--verbose", "4", "--max-steps", "25"),
+    }
+
+
+def start(command, directory):
+    return subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / command[0]), *command[1:],
+         "--prefix", str(directory / "model")],
+        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(process):
+    errors = process.communicate()[1]
+    if process.returncode:
+        sys.exit("{} ended with {}: {}".format(process.args[2], process.returncode,
+                                               errors.decode(errors="replace")))
+
+
+def contents(path):
+    """What must be the same of a file."""
+    if path.suffix == ".npz":  # its header holds the log's path
+        with np.load(str(path)) as arrays:
+            return {name: arrays[name].tobytes() for name in arrays.files if name != "header"}
+    if path.suffix == ".jsonl":
+        # A run that was killed before it saved anything starts anew.
+        events = [json.loads(line) for line in path.read_text().split('{"event": "start"')[-1]
+                  .splitlines()[1:]]
+        return [{**event, "time": 0} for event in events
+                if event["event"] in ("lr", "verify", "save", "end")]
+    return path.read_bytes()
+
+
+def differences(whole, killed):
+    """Names of files that differ, or are in one of the directories only."""
+    names = {path.name for path in whole.iterdir()} | {path.name for path in killed.iterdir()}
+    return [name for name in sorted(names)
+            if not ((whole / name).exists() and (killed / name).exists()
+                    and contents(whole / name) == contents(killed / name))]
+
+
+def disturb(name, command, whole, kills, randomness):
+    """Kill and resume a stage; prints its counts and returns how many runs differ."""
+    done = chains = in_save = continued = wrong = 0
+    begin = time.time()
+    killed = whole.parent / "killed"
+    before = time.time()
+    finish(start(command, whole))
+    seconds = time.time() - before
+    while done < kills:
+        shutil.rmtree(str(killed), ignore_errors=True)
+        while True:
+            continued += any(killed.glob("*-resume.npz"))
+            process = start((*command, "--resume", "auto"), killed)
+            try:
+                process.wait(randomness.uniform(0.3, 1.1) * seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                done += 1
+                in_save += any(killed.glob(".*"))
+            else:
+                finish(process)
+                break
+        chains += 1
+        different = differences(whole, killed)
+        if different:
+            wrong += 1
+            print("{}: differ: {}".format(name, ", ".join(different)), flush=True)
+    print("{:9s} {:4d} kills, of which {} while a file was written; {} starts continued a state; "
+          "{} runs ended, {} of them differ ({:.0f} s)".format(
+              name, done, in_save, continued, chains, wrong, time.time() - begin), flush=True)
+    return done, in_save, chains, wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100, help="at least, over the four stages")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    randomness = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as directory:
+        directory = Path(directory)
+        make_dataset(str(directory / "data"), seed=1, image_size=16, head_identities=6,
+                     tail_identities=24, eval_pairs=20, eval_identities=20)
+        counts = [disturb(name, command, directory / name / "whole", -(-options.kills // 4),
+                          randomness)
+                  for name, command in stages(directory).items()]
+    kills, in_save, chains, wrong = (sum(column) for column in zip(*counts))
+    print("{} kills, {} while a file was written; {} of {} runs ended as if undisturbed".format(
+        kills, in_save, chains - wrong, chains))
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
