@@ -2,6 +2,7 @@
 import logging
 import math
 import os
+from contextlib import contextmanager
 
 import cv2
 import mxnet as mx
@@ -130,6 +131,16 @@ def _check_fit(symbol, shape, arg_params, aux_params):
                            "machine's memory; lower --batch-size".format(name, size, shape[0]))
 
 
+@contextmanager
+def _running():
+    """MXNet's errors as InputError: sizes fit, but an operator may still refuse its attributes."""
+    try:
+        yield
+    except mx.base.MXNetError as error:
+        raise InputError("The network cannot be run: {}.".format(
+            str(error).strip().splitlines()[-1].strip())) from error
+
+
 class Embedder(TransformerMixin, BaseEstimator):
     """A bound embedding network: pictures in, embeddings out.
 
@@ -215,16 +226,10 @@ class Embedder(TransformerMixin, BaseEstimator):
     def queue(self, data):
         """:meth:`forward` that returns at once: an NDArray, for which MXNet will have to work yet.
         """
-        self._module.forward(mx.io.DataBatch([data]), is_train=False)
-        # The output itself is written over by the next batch.
-        return self._module.get_outputs()[0].copy()
-
-    def _finite(self, data, count):
-        embeddings = self.forward(data)[:count]
-        if not np.isfinite(embeddings).all():
-            raise InputError("The network gives embeddings that are not finite: its parameters are "
-                             "damaged, or training diverged; take another checkpoint.")
-        return embeddings
+        with _running():
+            self._module.forward(mx.io.DataBatch([data]), is_train=False)
+            # The output itself is written over by the next batch.
+            return self._module.get_outputs()[0].copy()
 
     def stream(self, source, keys=None, flip=False, threads=None):
         """Embed pictures batch by batch.
@@ -296,8 +301,13 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     @staticmethod
     def _finished(start, count, labels, plain, flipped, _):
-        return (start, labels, plain.asnumpy()[:count],
-                None if flipped is None else flipped.asnumpy()[:count])
+        with _running():
+            plain, flipped = (None if some is None else some.asnumpy()[:count]
+                              for some in (plain, flipped))
+        if not all(np.isfinite(some).all() for some in (plain, flipped) if some is not None):
+            raise InputError("The network gives embeddings that are not finite: its parameters are "
+                             "damaged, or training diverged; take another checkpoint.")
+        return start, labels, plain, flipped
 
     def features(self, source, keys=None):
         """Normalised features batch by batch; see :meth:`stream` for the arguments.
