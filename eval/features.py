@@ -8,6 +8,7 @@ import math
 import os
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -22,8 +23,8 @@ _HEADER = struct.Struct("<4i")
 _MAX_NAME = 4 * 4096  # bytes of a picture's path in an array of names
 # What numpy and zipfile raise for bytes that they did not write.
 _DAMAGED = (ValueError, KeyError, EOFError, TypeError, OverflowError, SyntaxError, RecursionError,
-            MemoryError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
-            zlib.error)
+            MemoryError, NotImplementedError, RuntimeError, struct.error, tokenize.TokenError,
+            zipfile.BadZipFile, zlib.error)
 _TYPES = {5: np.dtype("<f4"), 6: np.dtype("<f8")}
 
 

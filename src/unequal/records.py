@@ -209,8 +209,8 @@ class RecordSet:
                     raise InputError(
                         "{}: record {} should be an identity (two numbers) but has {}; pack the "
                         "set again.".format(self.path, key, flag))
-                # No key is negative: not a number and infinity become an impossible one.
-                self._ranges[row] = np.where(np.isfinite(label), label, -1)
+                # What no int64 can be (not a number, infinity) becomes a key that no image has.
+                self._ranges[row] = np.where(np.abs(label) < 2 ** 53, label, -1)
             if len(self._ranges):
                 low, high = self.image_keys[0], self.image_keys[-1] + 1
                 begin, end = self._ranges.T

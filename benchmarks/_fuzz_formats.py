@@ -1,0 +1,577 @@
+"""The formats that ``fuzz.py`` damages: sound files, ways to damage them, commands to read them."""
+import io
+import json
+import os
+import pickle
+import re
+import struct
+import zlib
+
+import cv2
+import mxnet as mx
+import numpy as np
+from _mutations import EXTREMES, NAMES, NUMBERS, damage, damage_json, damage_text
+
+from unequal import checkpoints, packing, untrusted
+from unequal.embed import write_features
+from unequal.eval.bins import save_bin
+from unequal.eval.features import mat_bytes
+from unequal.symbols import fresnet, margin
+
+SIDE, IDENTITIES, SIZE = 32, 5, 8
+MODEL, EPOCH = "model", 7
+_OPERATORS = sorted(untrusted._OPERATORS)
+_ODD_OPERATORS = ["Custom", "_cvimread", "_cvimdecode", "_foreach", "_while_loop", "_cond",
+                  "_Native", "_NDArray", "_TensorRT", "_FusedOp", "_CachedOp", "_sg_mkldnn_conv",
+                  "Embedding", "_contrib_Proposal", "RNN", "topk", "_arange", "_zeros",
+                  "_random_uniform", "",
+                  "null", "nothing", "Crop", "ROIPooling", "SequenceMask", "tile", "repeat", "Pad"]
+# Attributes that operators understand, with values to get wrong.
+_ATTRIBUTES = {
+    "kernel": ("(1, 1)", "(3, 3)", "(5,)", "(2, 2, 2)", "()", "(32, 1)", "(0, 0)", "(1024, 1024)"),
+    "stride": ("(1, 1)", "(2, 2)", "(0, 0)", "(7, 1)", "(1,)", "(1024, 1024)"),
+    "pad": ("(0, 0)", "(1, 1)", "(5, 5)", "(1024, 1024)", "(1,)", "(-1, -1)"),
+    "dilate": ("(1, 1)", "(2, 2)", "(0, 0)", "(1024, 1024)"),
+    "num_filter": ("1", "16", "0", "7", "65536", "1000000000"),
+    "num_group": ("1", "2", "3", "16", "0", "65536"),
+    "num_hidden": ("1", "8", "0", "1048576", "1000000000000"),
+    "no_bias": ("True", "False", "1", "x"), "pool_type": ("max", "avg", "sum", "lp", "x"),
+    "global_pool": ("True", "False"), "pooling_convention": ("full", "valid", "same"),
+    "p_value": ("1", "2", "3", "0"), "count_include_pad": ("True", "False", "None"),
+    "act_type": ("relu", "sigmoid", "prelu", "leaky", "elu", "selu", "gelu", "rrelu", "softsign"),
+    "slope": ("0.25", "nan"), "lower_bound": ("0.9", "-1"), "upper_bound": ("0.1", "1e999"),
+    "axis": ("0", "1", "2", "3", "-1", "-5", "4", "100", "()", "(1, 2)", "(0, 0)", "None"),
+    "begin": ("0", "-1", "5", "-100", "4294967296"), "end": ("1", "None", "-1", "0", "100"),
+    "shape": ("(0, -1)", "(-1, 1)", "(0, 0, 0, 0)", "(-2,)", "(-4, 1, -1, -2)", "(1, -1, -1)",
+              "(-3, -3)", "(1000000, 1000000, 1000000)", "()", "(0, -4)", "(-4,)"),
+    "axes": ("(0, 1, 2, 3)", "(3, 2, 1, 0)", "(0, 0, 0, 0)", "(9, 9)", "()", "(0, -1)"),
+    "dim1": ("0", "1", "5", "-1"), "dim2": ("0", "2", "9", "-7"), "num_outputs": ("1", "2", "5"),
+    "squeeze_axis": ("True", "False"), "num_args": ("1", "2", "3", "4096"), "dim": ("1", "9", "-9"),
+    "scale": ("2", "1", "64", "65"), "sample_type": ("nearest", "bilinear"),
+    "multi_input_mode": ("concat", "sum"), "mode": ("instance", "channel", "spatial", "always"),
+    "p": ("0.5", "1", "0", "2", "-1"), "eps": ("2e-05", "0", "-1", "nan", "1e-30"),
+    "fix_gamma": ("True", "False"), "use_global_stats": ("True", "False"),
+    "output_mean_var": ("True", "False"), "momentum": ("0.9", "nan"), "flatten": ("True", "False"),
+    "dtype": ("float16", "float64", "int32", "uint8", "int8", "x", "bool", "bfloat16"),
+    "scalar": ("0", "1", "nan", "inf", "1e-320", "x"), "a_min": ("0", "nan"), "a_max": ("1", "-1"),
+    "keepdims": ("True", "False"), "exclude": ("True", "False"), "temperature": ("0", "1", "None"),
+    "use_length": ("True", "False"), "layout": ("NCHW", "NHWC", "NCDHW", "NCW", "x"),
+    "cudnn_tune": ("off", "x"), "workspace": ("0", "1024", "8192", "4294967296", "-1"),
+    "transpose_a": ("True", "False"), "reverse": ("True", "False"), "is_int": ("True", "False"),
+    "is_ascend": ("True",), "alpha": ("0.2", "nan"), "beta": ("0.5",),
+}
+_JSON_VALUES = {
+    "keys": ["op", "name", "attrs", "inputs", "attr", "param", "nodes", "heads", "arg_nodes",
+             "mxnet_version", "__shape__", "__dtype__", "__init__", "subgraphs",
+             "node_row_ptr"] + list(_ATTRIBUTES),
+    "texts": list(NUMBERS) + list(NAMES) + _OPERATORS + _ODD_OPERATORS + ["data", "fc1", "(0, 0)"],
+}
+
+
+def _pixels(random):
+    coarse = random.randint(0, 256, (6, 6, 3), np.uint8)
+    return cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+
+
+def _jpeg(random, *parameters):
+    return cv2.imencode(".jpg", _pixels(random), parameters)[1].tobytes()
+
+
+class Sound:
+    """Sound files of every format, as bytes."""
+
+    def __init__(self, folder):
+        random = np.random.RandomState(0)
+        self.pictures = {"id{}/{}.jpg".format(identity, number): _jpeg(random)
+                         for identity in range(IDENTITIES) for number in range(3 + identity % 3)}
+        self.progressive = _jpeg(random, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+        self.png = cv2.imencode(".png", _pixels(random))[1].tobytes()
+        source = os.path.join(folder, "pictures")
+        for name, data in self.pictures.items():
+            write(source, name, data)
+        settings = packing.Settings(source, (SIDE, SIDE))
+        self.sets = []
+        for plain in (False, True):
+            made = os.path.join(folder, "set{:d}".format(plain))
+            packing.pack(source, made, settings, plain=plain)
+            self.sets.append(contents(made))
+        network = fresnet.get_symbol("n8", SIZE)
+        symbol = margin.softmax_head(network, mx.sym.Variable("softmax_label"), IDENTITIES, SIZE)
+        shapes, _, states = symbol.infer_shape(data=(1, 3, SIDE, SIDE), softmax_label=(1,))
+        arguments = {name: mx.nd.array(0.1 * random.randn(*shape)) for name, shape in
+                     zip(symbol.list_arguments(), shapes)
+                     if name not in ("data", "softmax_label")}
+        auxiliary = {name: mx.nd.ones(shape) for name, shape in
+                     zip(symbol.list_auxiliary_states(), states)}
+        checkpoints.save(os.path.join(folder, MODEL), EPOCH, symbol, arguments, auxiliary)
+        self.symbol = read(folder, MODEL + "-symbol.json")
+        self.params = read(folder, "{}-{:04d}.params".format(MODEL, EPOCH))
+        jpegs = list(self.pictures.values())[:10] * 2 + list(self.pictures.values())[4:10] * 2
+        self.same = [True, False] * 8
+        save_bin(os.path.join(folder, "pairs.bin"), jpegs, self.same)
+        arrays = [np.frombuffer(data, np.uint8) for data in jpegs]
+        self.bins = [read(folder, "pairs.bin")] + [
+            pickle.dumps((some, self.same), protocol) for some in (jpegs, arrays)
+            for protocol in (0, 2, 4)]
+        keys = range(1, len(self.pictures) + 1)
+        labels = [int(name[2]) for name in self.pictures]
+        self.noise_list = "".join("{} {} 0.25 0.125\n".format(label, key) for key, label in
+                                  list(zip(keys, labels))[::4]).encode()
+        self.truth = "key,label,true_identity,kind\n" + "".join(
+            "{},{},{},{}\n".format(key, label, label, "flip" if key % 4 else "clean")
+            for key, label in zip(keys, labels))
+        self.listed = "".join("{}\t{}\t{}{}\n".format(
+            number % 2, name, label, "" if number % 3 else "\t2\t3\t30\t29" + (
+                "" if number % 2 else "\t9\t22\t15\t10\t21\t12\t12\t20\t25\t25"))
+            for number, (name, label) in enumerate(zip(self.pictures, labels)))
+        names = [name for name in self.pictures if name.startswith("id")]
+        self.pairs = "".join("{}\t{}\t{}\n".format(one, two, int(one[:3] == two[:3]))
+                             for one, two in zip(names, names[1:]))
+        self.lfw = {"P{0}/P{0}_{1:04d}.jpg".format(number, place): jpegs[2 * number + place]
+                    for number in range(5) for place in (0, 1)}
+        self.lfw_pairs = "10\t1\n" + "".join(
+            "P{0}\t0\t1\nP{0}\t0\tP{1}\t1\n".format(number, (number + 1) % 5)
+            for number in range(5))
+        features = random.randn(20, SIZE).astype(np.float32)
+        self.features = {}
+        for ending in (".npy", ".npz"):
+            write_features(os.path.join(folder, "features" + ending), features.shape, [
+                (["id{}/{}".format(number % 4, number) for number in range(20)], features)])
+            self.features[ending] = read(folder, "features" + ending)
+        self.features[".bin"] = mat_bytes(features)
+        self.feature_names = read(folder, "features.npy.txt")
+        self.feature_noise = b"# bad\nid1/1.jpg\nid2/2\n1\tid3/3\n"
+
+
+def write(folder, name, data):
+    path = os.path.join(folder, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def read(folder, name):
+    with open(os.path.join(folder, name), "rb") as file:
+        return file.read()
+
+
+def contents(folder):
+    return {name: read(folder, name) for name in os.listdir(folder)}
+
+
+class Case:
+    """One damaged input: its files below ``inside``, results go below ``out``."""
+
+    def __init__(self, random, sound, inside, out, outside):
+        self.random, self.sound = random, sound
+        self.inside, self.out, self.outside = inside, out, outside
+
+    def put(self, name, data):
+        return write(self.inside, name, data)
+
+    def put_model(self, **changed):
+        self.put(MODEL + "-symbol.json", changed.get("symbol", self.sound.symbol))
+        self.put("{}-{:04d}.params".format(MODEL, EPOCH), changed.get("params", self.sound.params))
+
+    @property
+    def model(self):
+        return "{},{}".format(os.path.join(self.inside, MODEL), EPOCH)
+
+    def to(self, name):
+        return os.path.join(self.out, name)
+
+    def text(self, data):
+        return damage_text(self.random, data if isinstance(data, bytes) else data.encode(),
+                           self.outside)
+
+    def set_commands(self, changed, run_network=True):
+        """A set with some files changed, and everything that reads one."""
+        files = dict(self.random.choice(self.sound.sets))
+        for name, change in changed.items():
+            files[name] = change(files.get(name, b""))
+        for name, data in files.items():
+            self.put("set/" + name, data)
+        directory = os.path.join(self.inside, "set")
+        self.put("noise.txt", self.sound.noise_list)
+        commands = [
+            ["inspect", directory, "--processes", "1"],
+            ["unpack", directory, self.to("unpacked")],
+            ["split", directory, self.to("head"), self.to("tail"), "--head-min-images", "4"],
+            ["denoise", directory, os.path.join(self.inside, "noise.txt"), self.to("clean")]]
+        if run_network:
+            self.put_model()
+            commands += [
+                ["embed", directory, "--model", self.model, "--out", self.to("features.npy"),
+                 "--batch-size", "8"],
+                ["noise", directory, "--pretrained", self.model, "--threshold", "0.5", "--out",
+                 self.to("list.txt"), "--batch-size", "8"]]
+        return commands
+
+
+def _records_fields(data):
+    """Places of the numbers of a .rec: magic, length, flag, label, ids, further labels."""
+    place, fields = 0, []
+    while place + 32 <= len(data):
+        length = int.from_bytes(data[place + 4:place + 8], "little") & 0x1FFFFFFF
+        fields += [place, place + 4, place + 4, place + 8, place + 8, place + 12, place + 12,
+                   place + 16, place + 24]
+        if length <= 32:
+            fields += [place + 32, place + 36] * 2
+        place += 8 + (length + 3) // 4 * 4
+    return fields
+
+
+def _set_field(fields):
+    def change(random, data):
+        places = fields(data)
+        if not places:
+            return data
+        place = random.choice(places)
+        value = random.choice((
+            struct.pack("<I", random.choice(EXTREMES) & 0xFFFFFFFF),
+            struct.pack("<I", random.randrange(8) << 29 | random.choice((0, 1, 24, 100, 1 << 28))),
+            struct.pack("<f", random.choice((
+                float("nan"), float("inf"), -1.0, 0.5, 4.0, 5.0, 1e10, 16777217.0, 2.0 ** 31,
+                2.0 ** 63, -3e38, 17.0, 22.0)))))
+        return data[:place] + value + data[place + 4:]
+    return change
+
+
+def rec(case):
+    return case.set_commands({"train.rec": lambda data: damage(
+        case.random, data, [_set_field(_records_fields)])})
+
+
+def idx(case):
+    return case.set_commands({"train.idx": case.text})
+
+
+def property_file(case):
+    return case.set_commands({"property": case.text})
+
+
+def lst(case):
+    if case.random.randrange(4) == 0:  # the list beside a set
+        return case.set_commands({"train.lst": case.text}, run_network=False)
+    for name, data in case.sound.pictures.items():
+        case.put("pictures/" + name, data)
+    listed = case.put("pictures.lst", case.text(case.sound.listed))
+    return [["pack", listed, case.to("set"), "--root", os.path.join(case.inside, "pictures"),
+             "--size", str(SIDE), "--processes", "1"]]
+
+
+def identities_csv(case):
+    return case.set_commands({"identities.csv": case.text}, run_network=False)
+
+
+_GLOBALS = (("os", "system"), ("posix", "system"), ("builtins", "eval"), ("__builtin__", "eval"),
+            ("builtins", "exec"), ("builtins", "getattr"), ("subprocess", "Popen"),
+            ("importlib", "import_module"), ("numpy", "load"),
+            ("numpy.core.multiarray", "fromfile"),
+            ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"), ("numpy.core.numeric", "_frombuffer"),
+            ("_codecs", "encode"), ("_codecs", "open"), ("builtins", "bytes"), ("os", "path.join"),
+            ("unequal.eval.bins", "_reconstruct"), ("pickle", "loads"), ("ctypes", "CDLL"))
+
+
+def _hostile_pickle(random, outside):
+    command = "touch {}/escaped".format(outside)
+    module, name = random.choice(_GLOBALS)
+    argument = random.choice((command, "__import__('os').system({!r})".format(command), "float32",
+                              "O8", "V9999999999", "f8"))
+    reach = random.choice((
+        "c{}\n{}\n".format(module, name).encode(),
+        pickle.SHORT_BINUNICODE + bytes([len(module)]) + module.encode() + pickle.SHORT_BINUNICODE
+        + bytes([len(name)]) + name.encode() + pickle.STACK_GLOBAL))
+    text = pickle.BINUNICODE + struct.pack("<I", len(argument)) + argument.encode()
+    call = random.choice((
+        reach + text + pickle.TUPLE1 + pickle.REDUCE,
+        reach + pickle.MARK + text + pickle.TUPLE + pickle.REDUCE,
+        pickle.MARK + reach + text + pickle.OBJ,
+        reach + text + pickle.TUPLE1 + pickle.NEWOBJ,
+        "(S'{}'\ni{}\n{}\n".format(argument.replace("'", ""), module, name).encode(),
+        reach + text + pickle.BUILD,
+        reach + text + pickle.TUPLE1 + pickle.REDUCE + pickle.EMPTY_DICT + text + text
+        + pickle.SETITEM + pickle.BUILD,
+        pickle.EXT1 + b"\x01", "P{}\n".format(argument).encode()))
+    return random.choice((
+        pickle.PROTO + b"\x04" + call + pickle.STOP,
+        pickle.EMPTY_LIST + call + pickle.APPEND + pickle.NEWTRUE + pickle.TUPLE2 + pickle.STOP,
+        pickle.EMPTY_LIST + pickle.MARK + call * 2 + pickle.APPENDS + pickle.EMPTY_LIST
+        + pickle.NEWTRUE + pickle.APPEND + pickle.TUPLE2 + pickle.STOP))
+
+
+def _pickle_bomb(random, _):
+    big = pickle.BINUNICODE + struct.pack("<I", 1 << 16) + b"a" * (1 << 16)
+    encode = b"c_codecs\nencode\n"
+    return random.choice((
+        pickle.EMPTY_LIST + pickle.MARK + pickle.NEWTRUE * 5000000 + pickle.APPENDS
+        + pickle.EMPTY_LIST + pickle.MARK + pickle.NEWTRUE * 10 + pickle.APPENDS + pickle.TUPLE2,
+        b"(" * 300000, pickle.EMPTY_LIST * 300000 + pickle.APPEND * 299999,
+        big + b"q\x00" + pickle.EMPTY_LIST + pickle.MARK + (
+            encode + b"h\x00" + b"X\x06\x00\x00\x00latin1" + b"\x86R") * 20000 + pickle.APPENDS,
+        big + b"q\x00" + pickle.EMPTY_LIST + pickle.MARK + b"h\x00" * 500000 + pickle.APPENDS,
+        b"B\x01\x00\x00\x00xq\x00]q\x01(" + b"h\x00" * 4400000 + b"e](" + b"\x88" * 2200000
+        + b"e\x86",
+        b"I" + b"9" * 300000 + b"\n", b"L" + b"9" * 300000 + b"L\n", b"p" + b"9" * 300000 + b"\n",
+        b"g" + b"9" * 300000 + b"\n", pickle.LONG4 + struct.pack("<i", 1 << 30),
+        pickle.BINUNICODE8 + struct.pack("<Q", 1 << 62),
+        pickle.BINBYTES8 + struct.pack("<Q", 1 << 40),
+        pickle.BYTEARRAY8 + struct.pack("<Q", 1 << 40), pickle.FRAME + struct.pack("<Q", 1 << 50),
+        b"]q\x00h\x00a" + b"h\x00a" * 1000, b"r\xff\xff\xff\x7f" * 100)) + pickle.STOP
+
+
+def _random_program(random, _):
+    codes = [getattr(pickle, name) for name in pickle.__all__ if name.isupper()
+             and isinstance(getattr(pickle, name), bytes)]
+    return b"".join(random.choice(codes) + random.choice((b"", b"", b"\x00", b"\x01\x00\x00\x00",
+                                                          b"0\n", b"os\nsystem\n"))
+                    for _ in range(random.randrange(1, 60))) + pickle.STOP
+
+
+def bin_file(case):
+    random = case.random
+    way = random.randrange(8)
+    if way < 5:
+        data = damage(random, random.choice(case.sound.bins))
+    else:
+        data = (_hostile_pickle, _hostile_pickle, _random_program if random.randrange(4)
+                else _pickle_bomb)[way - 5](random, case.outside)
+    path = case.put("pairs.bin", data)
+    case.put_model()
+    return [["inspect", path],
+            ["verify", "--model", case.model, "--eval-dir", case.inside, "--target", "pairs",
+             "--batch-size", "8", "--bootstrap", "none", "--json", case.to("numbers.json")]]
+
+
+def _params_fields(data):
+    """Places of the numbers of a .params: counts, magics, shapes, types, lengths of names."""
+    fields, place = [0, 8, 16, 20], 24
+    count = int.from_bytes(data[16:24], "little")
+    for _ in range(min(count, 1000)):
+        if place + 12 > len(data):
+            return fields
+        dimensions = int.from_bytes(data[place + 8:place + 12], "little")
+        if dimensions > 8:
+            return fields
+        end = place + 12 + 8 * dimensions + 12
+        fields += range(place, end, 4)
+        size = 4
+        for axis in range(dimensions):
+            begin = place + 12 + 8 * axis
+            size *= int.from_bytes(data[begin:begin + 8], "little")
+        place = end + size
+    for _ in range(min(count, 1000) + 1):
+        fields += [place, place + 4]
+        place += 8 + int.from_bytes(data[place:place + 8], "little")
+        if place > len(data):
+            break
+    return [field for field in fields if field + 4 <= len(data)]
+
+
+def params(case):
+    case.put_model(params=damage(case.random, case.sound.params, [_set_field(_params_fields)] * 2))
+    return _model_commands(case)
+
+
+def _model_commands(case):
+    for name, data in list(case.sound.pictures.items())[:9]:
+        case.put("pictures/" + name, data)
+    case.put("pairs.bin", case.sound.bins[0])
+    files = case.sound.sets[0]
+    for name, data in files.items():
+        case.put("set/" + name, data)
+    return [["embed", os.path.join(case.inside, "pictures"), "--model", case.model, "--out",
+             case.to("features.npz"), "--batch-size", "8"],
+            ["verify", "--model", case.model, "--eval-dir", case.inside, "--target", "pairs",
+             "--batch-size", "8", "--bootstrap", "none"],
+            ["noise", os.path.join(case.inside, "set"), "--pretrained", case.model, "--threshold",
+             "0.5", "--out", case.to("list.txt"), "--batch-size", "8"]]
+
+
+def _insert_layer(random, data):
+    """Another layer between two: an operator that is allowed, its attributes at random."""
+    document = json.loads(data)
+    nodes = document["nodes"]
+    after = random.choice([place for place, node in enumerate(nodes) if node["op"] != "null"])
+    name = random.choice(_OPERATORS)
+    counts = untrusted._OPERATORS[name] or (1, 2, 3)
+    count = random.choice(counts)
+    extra = [{"op": "null", "name": "extra{}".format(number), "inputs": [],
+              "attrs": {"__shape__": random.choice(("(1,)", "(16,)", "(0,)", "(16, 16, 1, 1)",
+                                                    "(1, 16, 1, 1)", "()"))}}
+             for number in range(count - 1)]
+    attributes = {key: random.choice(_ATTRIBUTES[key]) for key in _likely(random, name)}
+    if untrusted._OPERATORS[name] is None:
+        attributes["num_args"] = str(count)
+    size = len(extra) + 1
+
+    def moved(place, output):
+        if place == after:
+            return [after + size, output, 0]
+        return [place + size if place > after else place, output, 0]
+
+    for node in nodes[after + 1:]:
+        node["inputs"] = [moved(place, output) for place, output, *_ in node["inputs"]]
+    sources = [place for place in range(after + 1) if nodes[place]["op"] != "null"]
+    inputs = [[after, 0, 0]] + [
+        [after + 1 + number, 0, 0] if random.randrange(2) else [random.choice(sources), 0, 0]
+        for number in range(count - 1)]
+    nodes[after + 1:after + 1] = extra + [
+        {"op": name, "name": "inserted", "attrs": attributes, "inputs": inputs}]
+    document["heads"] = [moved(place, output) for place, output, *_ in document["heads"]]
+    return json.dumps(document).encode()
+
+
+def _likely(random, name):
+    """Attributes that an operator knows, and sometimes another."""
+    known = getattr(mx.sym, name, None) or getattr(mx.sym._internal, name)
+    wanted = [key for key in _ATTRIBUTES if re.search(r"\b{}\b".format(key), known.__doc__ or "")]
+    wanted = [key for key in wanted if random.randrange(3)]
+    return wanted + [random.choice(list(_ATTRIBUTES))] * (not random.randrange(20))
+
+
+def _change_attribute(random, data):
+    document = json.loads(data)
+    node = random.choice([node for node in document["nodes"] if node["op"] != "null"])
+    attributes = node.setdefault("attrs", {})
+    known = [key for key in attributes if key in _ATTRIBUTES] or list(_ATTRIBUTES)
+    key = random.choice(known if random.randrange(3) else list(_ATTRIBUTES))
+    attributes[key] = random.choice(_ATTRIBUTES[key] + (random.choice(NUMBERS),))
+    if not random.randrange(6):
+        node["op"] = random.choice(_OPERATORS + _ODD_OPERATORS)
+    return json.dumps(document).encode()
+
+
+def symbol(case):
+    random = case.random
+    way = random.randrange(10)
+    data = case.sound.symbol
+    if way < 2:
+        data = damage(random, data)
+    elif way < 4:
+        data = damage_json(random, data, _JSON_VALUES)
+    else:
+        for _ in range(random.choice((1, 1, 2))):
+            data = (_insert_layer if way < 8 else _change_attribute)(random, data)
+    if not random.randrange(200):
+        data = b"[" * 100000
+    case.put_model(symbol=data)
+    return _model_commands(case)
+
+
+def noise_list(case):
+    files = case.random.choice(case.sound.sets)
+    for name, data in files.items():
+        case.put("set/" + name, data)
+    path = case.put("noise.txt", case.text(case.sound.noise_list))
+    return [["denoise", os.path.join(case.inside, "set"), path, case.to("clean")]]
+
+
+def truth_csv(case):
+    commands = case.set_commands({})
+    path = case.put("truth.csv", case.text(case.sound.truth))
+    return [commands[-1] + ["--truth", path]]
+
+
+def features(case):
+    random = case.random
+    whole = {ending: case.put("whole" + ending, data)
+             for ending, data in case.sound.features.items()}
+    case.put("whole.npy.txt", case.sound.feature_names)
+    ending = random.choice((".npy", ".npy", ".npz", ".bin", ".bin"))
+    data = case.sound.features[ending]
+    if ending == ".npz" and random.randrange(3) == 0:
+        data = _hostile_npz(random)
+    else:
+        data = damage(random, data)
+    damaged = case.put("damaged" + ending, data)
+    names = case.sound.feature_names
+    if ending == ".npy":
+        case.put("damaged.npy.txt", case.text(names) if random.randrange(3) == 0 else names)
+    noise = case.put("noise.txt", case.text(case.sound.feature_noise)
+                     if random.randrange(3) == 0 else case.sound.feature_noise)
+    case.put("tree/p/1.bin", mat_bytes(np.ones(SIZE, np.float32)))
+    case.put("tree/p/2.bin", damage(random, mat_bytes(np.ones(SIZE, np.float32))))
+    tail = ["--max-rank", "5", "--distractor-noise", noise, "--probe-noise", noise]
+    return [["identify", "--probes", whole[".npz"], "--distractors", damaged] + tail,
+            ["identify", "--probes", damaged, "--distractors", whole[".bin"], "--json",
+             case.to("numbers.json")] + tail,
+            ["identify", "--probes", whole[".npy"], "--distractors",
+             os.path.join(case.inside, "tree")] + tail]
+
+
+def _hostile_npz(random):
+    """Members that say other sizes than they have, or hold far more than the file."""
+    import zipfile
+
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("features.npy", "names.npy"):
+            kind = random.choice(("<f4", "<f8", "<U4", "<U99999999", "|O", "|V8", "<c8",
+                                  [("a", "<f4")]))
+            shape = random.choice(((20, 8), (20,), (10 ** 12, 8), (2 ** 62, 2 ** 62), (0, 8),
+                                   (8, 0), (-1, 8), (), (1, 10 ** 13), (10 ** 9,)))
+            member = io.BytesIO()
+            np.lib.format.write_array_header_1_0(
+                member, {"descr": kind, "fortran_order": random.random() < 0.2, "shape": shape})
+            body = b"\0" * random.choice((0, 80, 640, 1 << 26))
+            archive.writestr(random.choice((name, "../" + name, name)), member.getvalue() + body)
+    return content.getvalue()
+
+
+def _jpeg_sides(random, data):
+    place = data.find(random.choice((b"\xff\xc0", b"\xff\xc2")))
+    if place < 0:
+        return data
+    sides = struct.pack(">HH", *(random.choice((0, 1, 31, 33, 4096, 30000, 65500, 65535))
+                                 for _ in range(2)))
+    return data[:place + 5] + sides + data[place + 9:]
+
+
+def _jpeg_scans(random, data):
+    begin, end = data.rfind(b"\xff\xda"), data.rfind(b"\xff\xd9")
+    return data[:end] + data[begin:end] * random.choice((10, 1000)) + data[end:]
+
+
+def _png_sides(random, data):
+    sides = struct.pack(">II", *(random.choice((0, 1, 31, 33, 4096, 65535, 10 ** 6, 2 ** 31 - 1))
+                                 for _ in range(2)))
+    header = b"IHDR" + sides + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def picture(case):
+    random = case.random
+    for name, data in list(case.sound.pictures.items())[:6]:
+        case.put("pictures/" + name, data)
+    kind = random.randrange(3)
+    if kind == 0:
+        name, data = "x.png", damage(random, case.sound.png, [_png_sides])
+    else:
+        data = case.sound.progressive if kind == 1 else case.sound.pictures["id0/0.jpg"]
+        name, data = "x.jpg", damage(random, data, [_jpeg_sides, _jpeg_sides, _jpeg_scans])
+    case.put("pictures/id1/" + name, data)
+    case.put_model()
+    pictures = os.path.join(case.inside, "pictures")
+    return [["pack", pictures, case.to("set"), "--size", str(SIDE), "--processes", "1"],
+            ["embed", pictures, "--model", case.model, "--out", case.to("tree") + os.sep,
+             "--batch-size", "8"]]
+
+
+def pairs_list(case):
+    is_lfw = case.random.randrange(2)
+    for name, data in (case.sound.lfw if is_lfw else case.sound.pictures).items():
+        case.put("pictures/" + name, data)
+    path = case.put("pairs.txt", case.text(case.sound.lfw_pairs if is_lfw else case.sound.pairs))
+    return [["pack-bin", path, os.path.join(case.inside, "pictures"), case.to("pairs.bin"),
+             "--size", str(SIDE), "--processes", "1"]]
+
+
+# Format -> function of a Case: writes the damaged files, returns the commands that read them.
+FORMATS = {
+    "rec": rec, "idx": idx, "property": property_file, "lst": lst, "bin": bin_file,
+    "params": params, "symbol": symbol, "noise-list": noise_list, "truth": truth_csv,
+    "identities": identities_csv, "features": features, "picture": picture, "pairs": pairs_list,
+}

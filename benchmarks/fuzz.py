@@ -1,0 +1,373 @@
+"""Damaged and hostile files for every command that reads files from elsewhere.
+
+    python benchmarks/fuzz.py [--inputs 1000] [--formats rec,bin] [--workers 2] [--seed 0]
+
+Each input is damaged by a generator seeded with its number and read, as users do it, by the
+commands that read its format. A worker process handles many; the parent kills it when an input
+takes too long, starts another when it dies, and blames the input. An input passes when every
+command ends with exit code 0 or 1, what it says on failure is one line that begins with
+``error: ``, and nothing else happened: no signal, no traceback, no warning, no time or memory
+beyond the limit, no program started, no file touched outside of the output folder, no temporary
+file left. Exit code 1 when any input fails; its number repeats it alone: ``--first N --inputs 1``.
+
+The format ``defects`` holds inputs that misbehave in each of these ways, and the run begins with
+them: a fuzzer that finds nothing must be known to look.
+"""
+import argparse
+import json
+import os
+import queue
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+MEMORY = 2 << 30  # bytes a worker may hold
+INPUTS_A_WORKER = 500
+
+# ---------------------------------------------------------------------------- the worker
+
+
+class Watch:
+    """Notes what Python's audit events say about programs, connections and files."""
+
+    _PROGRAMS = ("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn",
+                 "subprocess.Popen", "pty.spawn", "socket.connect", "pickle.find_class",
+                 "ctypes.dlopen", "os.kill", "os.chmod", "os.chown")
+    _CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink",
+                "os.truncate", "shutil.rmtree", "shutil.copyfile", "shutil.move")
+
+    _BELOW = ("os.mkdir", "os.remove", "os.rename", "os.rmdir")
+
+    def __init__(self, allowed):
+        self._allowed = tuple(os.path.join(os.path.realpath(path), "") for path in allowed)
+        self.active, self.seen = False, []
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event, arguments):
+        if not self.active:
+            return
+        if event in self._PROGRAMS:
+            self.seen.append("{} {}".format(event, repr(arguments)[:100]))
+        elif event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            self._check(event, arguments[:1])
+        elif event in self._CHANGES:
+            inside = arguments[-1]  # the descriptor of a folder, -1: none
+            base = "/proc/self/fd/{}".format(inside) if event in self._BELOW and inside >= 0 else ""
+            self._check(event, arguments[:2], base)
+
+    def _check(self, event, paths, base=os.curdir):
+        for path in paths:
+            if isinstance(path, (str, bytes, os.PathLike)):
+                # Of the folder: the name itself may be a link that is only replaced.
+                path = os.path.join(base, os.fsdecode(path))
+                real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+                if not os.path.join(real, "").startswith(self._allowed) and real != os.devnull:
+                    self.seen.append("{} {}".format(event, path[:200]))
+
+
+def listing(folder, without):
+    """Path, size and time of everything below ``folder`` but the folder ``without``."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if os.path.join(place, name) not in without]
+        for name in folders + names:
+            facts = os.lstat(os.path.join(place, name))
+            found.append((os.path.join(place, name), facts.st_size if name in names else 0,
+                          facts.st_mtime_ns if name in names else 0))
+    return sorted(found)
+
+
+def complaints(code, said):
+    """What is wrong with how a command ended."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    if "Traceback" in said:
+        yield "traceback"
+    if re.search(r"\w+Warning:", said):
+        yield "warning: " + said[-300:]
+    if "unexpected " in said:
+        yield "no answer: " + lines[-1][:300]
+    if code not in (0, 1):
+        yield "exit code {}: {}".format(code, said[-300:])
+    failures = [line for line in lines if line.startswith("error: ")]
+    if len(failures) > 1 or code == 0 and failures:
+        yield "{} errors".format(len(failures))
+
+
+class Worker:
+    """Builds inputs by number and runs their commands."""
+
+    def __init__(self, root, seed):
+        self.root, self.seed = root, seed
+        temporary = os.path.join(root, "temporary")
+        os.makedirs(temporary)
+        tempfile.tempdir = temporary
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        from unequal import cli  # before MXNet
+        import _fuzz_formats  # isort: skip
+        from _mutations import seeded  # isort: skip
+
+        self.formats, self.seeded, self.main = _fuzz_formats.FORMATS, seeded, cli.main
+        self._case = _fuzz_formats.Case
+        self._sound = _fuzz_formats.Sound(os.path.join(root, "sound"))
+        # What a command wrote to its streams, the libraries' in C included.
+        self._said = os.open(os.path.join(temporary, "said"), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        self.watch = Watch([os.path.join(root, "out"), temporary])
+        cli.setup_logging()
+
+    def _run(self, command):
+        os.ftruncate(self._said, 0)
+        os.lseek(self._said, 0, os.SEEK_SET)
+        sys.stderr.flush()
+        real = os.dup(2)
+        os.dup2(self._said, 2)
+        sys.stdout = open(os.devnull, "w")
+        self.watch.active = True
+        try:
+            code = command() if callable(command) else self.main(command)
+        except SystemExit as error:
+            code = error.code
+        except BaseException as error:
+            sys.stderr.write("Traceback: {!r}".format(error)[:500])
+            code = -1
+        finally:
+            self.watch.active = False
+            sys.stdout.close()
+            sys.stdout = sys.__stdout__
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            os.close(real)
+        size = os.fstat(self._said).st_size
+        text = os.pread(self._said, min(size, 1 << 20), max(0, size - (1 << 20)))
+        return code, text.decode("utf-8", "replace")
+
+    def handle(self, name, number):
+        """``(command, exit code)`` of each command of an input, and what is wrong."""
+        inside, out, outside = (os.path.join(self.root, part) for part in ("in", "out", "outside"))
+        for folder in (inside, out, outside):
+            shutil.rmtree(folder, ignore_errors=True)
+            os.makedirs(folder)
+        if name == "defects":
+            commands = [DEFECTS[number](self)]
+        else:
+            random = self.seeded(self.seed, name, number)
+            commands = self.formats[name](self._case(random, self._sound, inside, out, outside))
+        hidden = (out, os.path.join(self.root, "temporary"))
+        before = listing(self.root, hidden)
+        codes, wrong = [], []
+        for command in commands:
+            self.watch.seen = []
+            code, said = self._run(command)
+            label = command[0] if isinstance(command, list) else "defect"
+            codes.append((label, code))
+            problems = list(complaints(code, said)) + self.watch.seen
+            problems += ["left " + place for place, _, names in os.walk(out) for entry in names
+                         if re.fullmatch(r"\..*\.\d+", entry)]
+            wrong += ["{}: {}".format(label, problem) for problem in problems]
+        after = listing(self.root, hidden)
+        if after != before:
+            wrong.append("changed outside: {}".format(sorted(set(after) ^ set(before))[:3]))
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if held > MEMORY:
+            wrong.append("held {:.1f} GB".format(held / 2 ** 30))
+        return codes, wrong
+
+
+def _write(path):
+    def command():
+        with open(path, "w"):
+            return 0
+    return command
+
+
+def _raise():
+    raise ValueError("defect")
+
+
+# What the parent or the worker must notice, each in one word of the finding.
+DEFECTS = (
+    lambda worker: lambda: os.abort(),
+    lambda worker: lambda: time.sleep(1e6),
+    lambda worker: _raise,
+    lambda worker: _write(os.path.join(worker.root, "outside", "escaped")),
+    lambda worker: _write(os.path.join(worker.root, "in", "escaped")),
+    lambda worker: lambda: os.system("true"),
+    lambda worker: lambda: sys.stderr.write("RuntimeWarning: overflow\n") and 0,
+    lambda worker: lambda: sys.stderr.write("error: unexpected ValueError: x\n") and 1,
+    lambda worker: lambda: bytearray(b"x") * MEMORY and 0,
+    lambda worker: lambda: 139,
+)
+SIGNS = ("signal 6", "time", "traceback", "open", "changed outside", "os.system", "warning",
+         "no answer", "held", "exit code 139")
+
+
+def work(root, seed):
+    """Answer ``format number`` lines on stdin with lines of JSON."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # nothing else speaks there
+    worker = Worker(root, seed)
+    answers.write("ready\n")
+    answers.flush()
+    for line in sys.stdin:
+        name, number = line.split()
+        answers.write(json.dumps(worker.handle(name, int(number))) + "\n")
+        answers.flush()
+        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > MEMORY:
+            return
+
+
+# ---------------------------------------------------------------------------- the parent
+
+
+class Process:
+    """A worker process, and when to give it up."""
+
+    def __init__(self, seed, limit):
+        self.root = tempfile.mkdtemp(prefix="fuzz-")
+        environment = dict(os.environ, OMP_NUM_THREADS="1", HOME=os.path.join(self.root, "home"))
+        self._log = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, os.path.abspath(__file__), "--work", self.root, "--seed", str(seed)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+            env=environment, cwd=self.root)
+        self._limit, self._lines, self.handled = limit, queue.Queue(), 0
+        threading.Thread(target=self._read, daemon=True).start()
+        if self._take(300) != "ready\n":
+            self._log.seek(0)
+            raise RuntimeError("the worker does not start:\n" + self._log.read()[-3000:])
+
+    def _read(self):
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _take(self, seconds):
+        try:
+            return self._lines.get(timeout=seconds)
+        except queue.Empty:
+            return "late"
+
+    def handle(self, name, number):
+        """``(commands' exit codes, findings, whether the worker lives)``."""
+        self._process.stdin.write("{} {}\n".format(name, number))
+        self._process.stdin.flush()
+        answer = self._take(self._limit)
+        self.handled += 1
+        if answer == "late":
+            return [], ["time: more than {} s".format(self._limit)], False
+        if answer is None:
+            code = self._process.wait()
+            self._log.seek(0)
+            return [], ["signal {}: {}".format(-code, self._log.read()[-300:])], False
+        codes, wrong = json.loads(answer)
+        return codes, wrong, not any("held" in what for what in wrong)
+
+    def close(self):
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def fuzz(jobs, seed, limit, workers, report):
+    """Handle ``jobs`` (format, number); ``report(name, number, codes, wrong)`` for each."""
+    waiting, lock, failures = iter(jobs), threading.Lock(), []
+
+    def serve():
+        process = None
+        try:
+            while True:
+                with lock:
+                    job = next(waiting, None)
+                if job is None:
+                    return
+                if process is None:
+                    process = Process(seed, limit)
+                codes, wrong, alive = process.handle(*job)
+                with lock:
+                    report(*job, codes, wrong)
+                if not alive or process.handled >= INPUTS_A_WORKER:
+                    process.close()
+                    process = None
+        except RuntimeError as error:
+            failures.append(error)
+        finally:
+            if process is not None:
+                process.close()
+
+    threads = [threading.Thread(target=serve) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        sys.exit(str(failures[0]))
+
+
+FORMATS = ("rec", "idx", "property", "lst", "bin", "params", "symbol", "noise-list", "truth",
+           "identities", "features", "picture", "pairs")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--inputs", type=int, default=1000, help="a format (default 1000)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    parser.add_argument("--formats", default=",".join(FORMATS), help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--limit", type=float, default=60, help="seconds an input may take")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-defects", action="store_true", help="do not try the fuzzer itself")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        return work(options.work, options.seed)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if not options.no_defects:
+        noticed = {}
+        fuzz([("defects", number) for number in range(len(DEFECTS))], options.seed, 20,
+             options.workers, lambda name, number, codes, wrong: noticed.update({number: wrong}))
+        missed = [sign for number, sign in enumerate(SIGNS)
+                  if not any(sign in what for what in noticed.get(number, ()))]
+        print("defects noticed: {} of {}".format(len(SIGNS) - len(missed), len(SIGNS)), flush=True)
+        if missed:
+            print("missed: {} ({})".format(missed, noticed))
+            return 1
+    names = options.formats.split(",")
+    counts = {name: [0, 0, 0, 0] for name in names}  # inputs, commands that succeed, refuse, wrong
+    accepted = {}  # (format, command) -> how often
+
+    def report(name, number, codes, wrong):
+        row = counts[name]
+        row[0] += 1
+        for command, code in codes:
+            row[1] += code == 0
+            row[2] += code == 1
+            accepted[name, command] = accepted.get((name, command), 0) + (code == 0)
+        row[3] += bool(wrong)
+        for what in wrong:
+            print("{} {}: {}".format(name, number, what), flush=True)
+
+    begin = time.time()
+    fuzz([(name, number) for name in names
+          for number in range(options.first, options.first + options.inputs)],
+         options.seed, options.limit, options.workers, report)
+    print("{:12} {:>7} {:>9} {:>9} {:>6}".format(
+        "format", "inputs", "accepted", "refused", "wrong"))
+    for name in names:
+        print("{:12} {:7} {:9} {:9} {:6}".format(name, *counts[name]))
+    print("{} inputs in {:.0f} s (accepted and refused count commands)".format(
+        sum(row[0] for row in counts.values()), time.time() - begin))
+    for (name, command), count in accepted.items():
+        if not count and options.inputs >= 100:  # then the damage is not what was looked at
+            print("{}: {} accepted nothing at all".format(name, command))
+            return 1
+    return int(any(row[3] or row[0] < options.inputs for row in counts.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
