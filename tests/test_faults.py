@@ -127,6 +127,19 @@ def test_a_signal_saves_at_the_next_batch(data, tmp_path, number):
     same(tmp_path / "stopped", tmp_path / "whole")
 
 
+def test_ctrl_c_that_also_ends_tee(data, tmp_path):
+    """`2>&1 | tee log`: the signal goes to all of them, and then nobody reads our output."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / data.step_2[0]), *data.step_2[1:], "--max-steps",
+         "1000000", "--patience", "0", "--prefix", str(tmp_path / "model")], env=ENVIRONMENT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    until(process, "Epoch[")
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 75
+    assert "model-resume.npz" in os.listdir(tmp_path)
+
+
 def test_a_second_signal_ends_at_once(data, tmp_path):
     process = start(*data.step_2, "--prefix", str(tmp_path / "model"),
                     where=("unequal.state:save", "1", "hang"))

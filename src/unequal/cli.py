@@ -33,6 +33,16 @@ COMMANDS = {
 }
 
 
+def _forget_pipes():
+    """Keep the interpreter from complaining at exit that nobody reads its output any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+
+
 def report_errors(function, debug=False):
     """Call ``function``; turn an error a user can act on into one line on stderr and exit code 1.
 
@@ -46,11 +56,14 @@ def report_errors(function, debug=False):
         print("interrupted", file=sys.stderr)
         return 130
     except interrupts.Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
+        try:
+            print(interrupted, file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the same Ctrl-C has ended `| tee`
+            _forget_pipes()
         return interrupts.EXIT_CODE
     except BrokenPipeError:
-        # The reader went away (`| head`); keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_pipes()  # the reader went away (`| head`)
         return 141
     except InputError as error:
         if debug:
