@@ -35,6 +35,7 @@ RATES = (0.0, 0.2, 0.4, 0.6)
 TAIL_RATE = 0.3  # the built-in data's own rate, for the arms of step 4
 SCALE = 16.0
 LIST = "suspects.txt"
+CLASSES = "tail as classes"
 
 NETWORK = ("--network", "n8", "--emb-size", "128", "--loss-type", "4", "--margin-m", "0.5",
            "--patience", "0")
@@ -45,8 +46,8 @@ UPDATES = ("--per-batch-size", "128", "--lr", "0.01", "--max-steps", "330", "--l
 NRA = ("train_relusoft.py",) + UPDATES
 TAIL = ("train_unequal.py", "--noise-beta", "0.3", "--lr", "0.001", "--batch-size1", "96",
         "--batchsize_id", "48", "--bag-size", "360", "--bags", "50", "--verbose", "50")
-# A list of weights trains 200 updates at each; a single one as many as the longest list.
-STEPS = {1: "600", 2: "300", 3: "200"}
+# A list of weights trains 100 updates at each; a single one as many as the longest list.
+STEPS = {1: "300", 2: "150", 3: "100"}
 
 
 def tail_arm(weights, *flags):
@@ -73,20 +74,53 @@ TAIL_ARMS = {
     "tail, weights 1, 5": tail_arm("1,5"),
     "tail, weights 1, 5, 10": tail_arm("1,5,10"),
     "tail, weight 1, random": tail_arm("1", "--mining", "0"),
-    "tail as classes": ("NRA, beta 0.3", NRA + ("--noise-beta", "0.3", "--max-steps", "600",
-                                                "--lr-steps", "400", "--verbose", "150")),
+    CLASSES: ("NRA, beta 0.3", NRA + ("--noise-beta", "0.3")),
     "ArcFace at half the scale": (None, ARCFACE + ("--margin-s", "8")),
 }
+
+
+# Why does the tail stage lower accuracy? One suspect each, at weight 5.
+SUSPECTS = {
+    "weight 5": tail_arm("5"),
+    "weight 5, a fifth of the tail people under two labels": tail_arm("5"),
+    "weight 5, a third of the updates": tail_arm("5", "--max-steps", "100"),
+    "weight 5, twice the updates": tail_arm("5", "--max-steps", "600"),
+    "weight 5, three times the head images": tail_arm("5", "--batch-size1", "288"),
+    "weight 5, six images per identity": tail_arm("5", "--images-per-identity", "6",
+                                                  "--batchsize_id", "96", "--bag-size", "720"),
+    "weight 5, random": tail_arm("5", "--mining", "0"),
+}
+SPLIT, = (arm for arm in SUSPECTS if "two labels" in arm)
+
+
+def write_set(out, image_size, labelled):
+    """Write a record set of ``(record set, key, label)``."""
+    with RecordWriter(str(out), image_size) as writer:
+        for records, key, label in labelled:
+            payload = records.image_payload(key)[1]
+            writer.add_payload(label, relabel(payload, label))
 
 
 def merge(head, tail, out):
     """The tail as further classes of the head: what people would do otherwise."""
     with RecordSet(str(head)) as first, RecordSet(str(tail)) as second:
-        with RecordWriter(str(out), first.image_size) as writer:
-            for records, offset in ((first, 0), (second, first.num_classes)):
-                for key in records.image_keys:
-                    label, payload = records.image_payload(key)
-                    writer.add_payload(label + offset, relabel(payload, label + offset))
+        write_set(out, first.image_size, (
+            (records, key, records.image(key)[0] + offset)
+            for records, offset in ((first, 0), (second, first.num_classes))
+            for key in records.image_keys))
+
+
+def split_identities(tail, out):
+    """Every fifth tail person with at least 4 images gets half of them under a label of its own."""
+    with RecordSet(str(tail)) as records:
+        labelled, label = [], 0
+        for number, (low, high) in enumerate(records.identity_ranges):
+            keys = np.arange(low, high)
+            parts = np.array_split(keys, 2) if number % 5 == 0 and len(keys) >= 4 else [keys]
+            for part in parts:
+                labelled += [(records, key, label) for key in part]
+                label += 1
+        write_set(out, records.image_size, labelled)
 
 
 def accuracies(checkpoint, directory):
@@ -158,7 +192,7 @@ class Study:
 
     def run(self, name):
         """Result of an arm, trained unless it was before."""
-        parent, (script, *flags) = {**HEAD_ARMS, **TAIL_ARMS}[name]
+        parent, (script, *flags) = {**HEAD_ARMS, **TAIL_ARMS, **SUSPECTS}[name]
         folder = self.folder / name.replace(",", "").replace(" ", "_")
         result = folder / "result.json"
         if result.exists():
@@ -168,16 +202,20 @@ class Study:
         scale = 8.0 if "--margin-s" in flags else SCALE
         head = self.data / "MF2_pic9_head"
         start = self.run(parent)["checkpoint"] if parent else None
-        if name == "tail as classes":
-            merge(head, self.data / "MF2_pic9_tail", folder / "merged")
+        tail = self.data / "MF2_pic9_tail"
+        if name == CLASSES:
+            merge(head, tail, folder / "merged")
             head = folder / "merged"
+        if name == SPLIT:
+            split_identities(tail, folder / "split")
+            tail = folder / "split"
         if LIST in flags:
             flags[flags.index(LIST)] = str(folder / LIST)
             with RecordSet(str(head)) as records:
                 noise_list.make_list(records, start, Margin(4, scale, 0.0), 0.0,
                                      str(folder / LIST), method="label-margin")
         if script == "train_unequal.py":
-            flags += ["--data-dir-interclass", str(self.data / "MF2_pic9_tail")]
+            flags += ["--data-dir-interclass", str(tail)]
         self.call(script, *NETWORK, "--margin-s", str(scale), *flags,
                   *(("--pretrained", start) if parent else ()), "--data-dir", str(head),
                   "--eval-dir", str(self.data / "validation_dataset"), "--seed", str(self.seed),
@@ -188,7 +226,7 @@ class Study:
                    "validation": 100 * validation, "test": test,
                    "mean": statistics.mean(test.values()),
                    "flipped": memorised(checkpoint, self.data, folder, scale)
-                   if name != "tail as classes" else None}
+                   if name != CLASSES else None}
         keep = "-{:04d}.params".format(checkpoints.parse(checkpoint)[1])
         for path in folder.glob("*.params"):
             if not path.name.endswith(keep):
@@ -263,10 +301,10 @@ def main():
             study.run(arm)
 
     if not options.only_table:
-        jobs = []
-        for seed in range(options.seeds):
-            jobs.append((Study(out, TAIL_RATE, seed), list(TAIL_ARMS)))
-            jobs += [(Study(out, rate, seed), list(HEAD_ARMS)) for rate in RATES]
+        seeds = range(options.seeds)
+        jobs = [(Study(out, rate, seed), list(HEAD_ARMS)) for seed in seeds for rate in RATES]
+        jobs += [(Study(out, TAIL_RATE, seed), list(arms))
+                 for arms in (TAIL_ARMS, SUSPECTS) for seed in seeds]
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(work, jobs))
     results = [json.loads(path.read_text()) for path in sorted(out.glob("*/*/*/result.json"))]
@@ -282,7 +320,7 @@ def main():
              ("The tail, 30% flipped: verification, %", "\n".join(
                  ["| arm | " + " | ".join(TARGETS) + " | mean |", "|---" * 5 + "|"] + [
                      "| {} | {} |".format(arm, " | ".join(spread(values) for values in zip(*rows)))
-                     for arm in ("ArcFace", "NRA, beta 0.3", *TAIL_ARMS) for rows in [[
+                     for arm in ("ArcFace", "NRA, beta 0.3", *TAIL_ARMS, *SUSPECTS) for rows in [[
                          (*(result["test"][name] for name in TARGETS), result["mean"])
                          for result in results
                          if result["arm"] == arm and result["rate"] == TAIL_RATE]] if rows]))]
