@@ -1,3 +1,5 @@
+import time
+
 import cv2
 import mxnet as mx
 import numpy as np
@@ -110,6 +112,23 @@ def test_embed_keeps_length_and_order(network, faces):
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     np.testing.assert_allclose(unit, by_hand(network, faces, True)[keys], atol=2e-5)
     assert model.embed(source, keys)[1] is None
+
+
+def test_stream_of_many_batches_while_the_caller_works(network, faces):
+    """No batch's output is written over by the next one's, no buffer filled while it is read."""
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    keys = np.random.RandomState(0).randint(len(faces), size=4 * 9 + 1)
+    expected = [by_hand(network, faces, flip=False), by_hand(network, faces, flip=True)]
+    done = 0
+    for start, labels, plain, flipped in model.stream(PictureList(faces, "faces"), keys, flip=True):
+        time.sleep(0.01)  # the next batches are decoded and embedded meanwhile
+        assert start == done and len(labels) == len(plain) == len(flipped) == min(
+            4, len(keys) - start)
+        for found, wanted in zip((plain, plain + flipped), expected):
+            unit = found / np.linalg.norm(found, axis=1, keepdims=True)
+            np.testing.assert_allclose(unit, wanted[keys[start:start + len(unit)]], atol=2e-5)
+        done += len(plain)
+    assert done == len(keys)
 
 
 def test_new_weights_are_used(network, faces):

@@ -288,7 +288,7 @@ class Embedder(TransformerMixin, BaseEstimator):
                 # A network is bound anew for another batch size, which half a batch is worth.
                 small = len(self._devices) <= count <= batch_size // 2
                 data = array[:count] if small else array
-                # Held until it is embedded: a buffer that nobody holds is filled again.
+                # The array is held: decoding would take it next, and wait for the network.
                 running = (start, count, labels, self.queue(data),
                            self.queue(mx.nd.flip(data, axis=3)) if flip else None, array)
                 if before is not None:
