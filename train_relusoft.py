@@ -25,6 +25,15 @@ LIST = (
 FLAGS = nra_stage.TABLES + (LIST,)
 
 
+def make_list(args, setup, path):
+    if args.noise_threshold > 0:
+        noise_list.make_list(
+            setup.records, args.pretrained, setup.margin, args.noise_threshold, path,
+            devices=setup.devices, batch_size=args.batch_size_mining)
+    else:  # no probability is below 0: the reference makes the pass all the same
+        noise_list.write_list(path, {}, [])
+
+
 def clean_keys(args, setup):
     """Keys of the images that are not on the noise list, which is read or made."""
     path = args.noise_list
@@ -35,12 +44,9 @@ def clean_keys(args, setup):
         path = os.path.join(args.bin_dir or os.path.dirname(args.prefix), noise_list.NAME)
         if args.resume and os.path.exists(state.path(args.prefix)) and os.path.exists(path):
             logging.info("%s: the list of the run to be continued", path)  # no second pass
-        elif args.noise_threshold > 0:
-            noise_list.make_list(
-                setup.records, args.pretrained, setup.margin, args.noise_threshold, path,
-                devices=setup.devices, batch_size=args.batch_size_mining)
-        else:  # no probability is below 0: the reference makes the pass all the same
-            noise_list.write_list(path, {}, [])
+        elif setup.workers.rank == 0:
+            make_list(args, setup, path)
+        setup.workers.wait()
     _, noisy = denoising.read_noise_list(path)
     keys = np.setdiff1d(setup.records.image_keys, noisy)
     logging.info("%s: %d of %d images left out", path, len(setup.records) - len(keys),

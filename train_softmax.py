@@ -17,15 +17,17 @@ FLAGS = (options.NETWORK, options.MARGIN, options.RUN, options.BATCH,
 
 def main(args):
     setup = run.prepare(args)
-    batch_size = (args.per_batch_size or 128) * len(setup.devices)
+    batch_size = (args.per_batch_size or 128) * len(setup.devices)  # of this worker
     symbol = margin.softmax_head(setup.embedding, setup.label, setup.num_classes, args.emb_size,
                                  setup.margin)
     data = FaceIter(setup.records, batch_size,
-                    Augmentation(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff), seed=args.seed)
+                    Augmentation(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff), seed=args.seed,
+                    num_parts=setup.workers.count, part_index=setup.workers.rank)
     default_steps = (16000, 24000) if args.loss_type == 0 else (32000, 48000, 60000)
     fit.fit(
         fit.Stage(
-            "step 2", symbol, data, run.lr_steps(args, default_steps, batch_size),
+            "step 2", symbol, data,
+            run.lr_steps(args, default_steps, batch_size * setup.workers.count),
             metrics=[fit.Metric("acc", ["prediction", fit.LABEL], fit.accuracy),
                      fit.Metric("softmaxloss", ["label_probability"], fit.cross_entropy)],
             before_batch=run.sphere_annealing(args, setup.num_classes)),

@@ -51,18 +51,20 @@ def miner_of(args, setup, tail):
         if not args.mining:
             return miner.random(epoch)
         return miner.mined(epoch, Embedder(setup.embedding, arg_params, aux_params, tail.image_size,
-                                           setup.devices, args.batch_size2))
+                                           setup.devices, args.batch_size2), setup.workers)
 
     return sequence
 
 
 def stage(weight, args, setup, tail):
     """The stage at one weight of the center-dispersed loss."""
-    devices = len(setup.devices)
+    devices = setup.num_devices
     data = UnequalIter(
         setup.records, tail, args.batch_size1, args.batchsize_id,
-        COLOR._replace(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff), devices=devices,
-        images_per_identity=args.images_per_identity, batches=args.bags, seed=args.seed)
+        COLOR._replace(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff),
+        devices=len(setup.devices), images_per_identity=args.images_per_identity,
+        batches=args.bags, seed=args.seed, num_parts=setup.workers.count,
+        part_index=setup.workers.rank)
     symbol, saved_symbol = (
         dispersed.unequal_head(
             setup.embedding, setup.label, setup.num_classes, args.emb_size, setup.margin,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from unequal import fit, options, run
+from unequal.distributed import Workers
 from unequal.errors import InputError
 from unequal.eval import bins
 from unequal.symbols import fresnet, margin
@@ -63,7 +64,8 @@ def train(args, data, devices=1, lr_steps=(), before_batch=None, metrics=None):
     embedding = fresnet.get_symbol(args.network, args.emb_size,
                                    version_output=args.version_output)
     setup = run.Run([mx.cpu(i) for i in range(devices)], Namespace(image_size=(SIZE, SIZE)),
-                    embedding, mx.sym.Variable("softmax_label"), run.margin_of(args), None, None)
+                    embedding, mx.sym.Variable("softmax_label"), run.margin_of(args), None, None,
+                    Workers())
     symbol = margin.softmax_head(setup.embedding, setup.label, CLASSES, args.emb_size,
                                  setup.margin)
     stage = fit.Stage("test", symbol, data, list(lr_steps), metrics=metrics or [
@@ -250,7 +252,7 @@ def test_pretrained_weights_that_do_not_fit(tmp_path):
     symbol = margin.softmax_head(fresnet.get_symbol("n8", 16, version_output="I"),
                                  mx.sym.Variable("softmax_label"), CLASSES, 16)
     setup = run.Run([mx.cpu()], Namespace(image_size=(SIZE, SIZE)), None, None, None, arguments_,
-                    states)
+                    states, Workers())
     stage = fit.Stage("test", symbol, Batches(), [], [])
     with pytest.raises(InputError, match="--pretrained: the checkpoint's weights do not fit"):
         fit.fit(stage, setup, args)

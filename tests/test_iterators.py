@@ -107,15 +107,27 @@ def test_seek_enters_an_epoch_anywhere(record_set):
 
 
 def test_parts_share_without_overlap_and_make_equal_steps(record_set):
-    parts = [FaceIter(record_set, 3, seed=5, num_parts=4, part_index=i, keys=None)
+    """The workers' batches side by side are the batches of one worker, augmentation included."""
+    augmentation = aug.Augmentation(mirror=0.5, cutoff=2, gray=0.2, jitter=0.2)
+    parts = [FaceIter(record_set, 3, augmentation, seed=5, num_parts=4, part_index=i)
              for i in range(4)]
-    assert {part.batches for part in parts} == {2}
-    seen = np.concatenate([part._order.epoch(0) for part in parts])
-    assert len(set(seen)) == len(seen) == 28
-    first = [part._order.epoch(0).tolist() for part in parts]
-    for part in parts:
-        part.reset()
-    assert first != [part._order.epoch(1).tolist() for part in parts]
+    whole = FaceIter(record_set, 12, augmentation, seed=5)
+    epochs = []
+    for _ in range(2):
+        steps = list(zip(*parts))
+        epochs.append([part.index.tolist() for part in steps[0]])
+        assert len(steps) == whole.batches == 2
+        for step, batch in zip(steps, whole):
+            keys = np.concatenate([part.index for part in step])
+            assert len(set(keys)) == 12
+            np.testing.assert_array_equal(keys, batch.index)
+            for own, every in ((lambda b: b.data[0], batch.data[0]),
+                               (lambda b: b.label[0], batch.label[0])):
+                np.testing.assert_array_equal(
+                    np.concatenate([own(part).asnumpy() for part in step]), every.asnumpy())
+        for iterator in parts + [whole]:
+            iterator.reset()
+    assert epochs[0] != epochs[1]
 
 
 def test_subset_of_keys(record_set):
@@ -125,7 +137,7 @@ def test_subset_of_keys(record_set):
 
 
 def test_too_few_images(record_set):
-    with pytest.raises(InputError, match="30 images in 1 part.*one batch of 31"):
+    with pytest.raises(InputError, match="30 images do not fill one batch of 31"):
         FaceIter(record_set, 31)
 
 
@@ -172,7 +184,7 @@ def test_too_many_damaged_pictures(record_set):
         damage(record_set, key)
     loader = PictureLoader(record_set, max_damaged=3)
     out = np.empty((10, 3, 12, 10), np.float32)
-    futures = loader.submit(out, record_set.image_keys, 0, np.random.RandomState(0))
+    futures = loader.submit(out, record_set.image_keys, 0)
     with pytest.raises(InputError, match="more than 3 pictures are damaged"):
         [future.result() for future in futures]
 
@@ -183,7 +195,6 @@ def test_wrong_size_is_damage(tmp_path):
             writer.add(0, encode(key, (12, 10) if key else (10, 12)))
     with RecordSet(str(tmp_path)) as records:
         loader = PictureLoader(records, max_damaged=0)
-        futures = loader.submit(np.empty((1, 3, 12, 10), np.float32), records.image_keys, 0,
-                                np.random.RandomState(0))
+        futures = loader.submit(np.empty((1, 3, 12, 10), np.float32), records.image_keys, 0)
         with pytest.raises(InputError, match="record 1: the picture is 10 pixels high"):
             futures[0].result()

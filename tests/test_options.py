@@ -22,6 +22,7 @@ REFERENCE = {
     "--log-file": "trainlog", "--log-dir": "",
 }
 OURS = {"--seed": 0, "--patience": 10, "--eval-dir": "", "--save-floor": 0.0, "--devices": "",
+        "--kv-store": "device", "--compress-gradients": 0.0,
         "--resume": ""}
 
 

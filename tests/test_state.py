@@ -355,7 +355,7 @@ def test_the_file_is_a_zip_of_plain_arrays(tmp_path):
 
 def test_identity_names_flags_as_they_are_typed():
     stage = Namespace(name="s", data=Batches())
-    facts = state.identity(stage, Namespace(devices=[0]), Namespace(
+    facts = state.identity(stage, Namespace(num_devices=1), Namespace(
         batch_size1=1, batchsize_id=2, verbose=3))
     assert facts == {"--batch-size1": 1, "--batchsize_id": 2, "the stage": "s",
                      "the images": "3 batches", "the number of devices": 1}

@@ -145,7 +145,7 @@ class Workers:
 
     def any(self, flag):
         """Whether ``flag`` is true at any of them."""
-        return bool(self.gather(np.array([flag])).any())
+        return bool(self.gather(np.array([bool(flag)])).any())
 
     def wait(self):
         """Wait until all are here, however long that takes."""
@@ -170,7 +170,7 @@ class Workers:
         return min(self.rank * size, total), min((self.rank + 1) * size, total)
 
     def join(self, rows, total):
-        """What the workers have made of their :meth:`share`: (total, ...) of (last - first, ...)."""
+        """What all have made of their :meth:`share`: (total, ...) of (last - first, ...)."""
         padded = np.zeros((-(-total // self.count),) + rows.shape[1:], rows.dtype)
         padded[:len(rows)] = rows
         return self.gather(padded).reshape((-1,) + rows.shape[1:])[:total]

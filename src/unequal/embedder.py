@@ -266,13 +266,12 @@ class Embedder(TransformerMixin, BaseEstimator):
         batch_size = self._shape[0]
         loader = PictureLoader(source, threads=threads, max_damaged=0)
         buffers = BatchBuffers(self._shape)
-        no_randomness = np.random.RandomState(0)
 
         def submit(start):
             array, view = buffers.take()
             count = min(batch_size, len(keys) - start)
             # The last batch's remaining rows keep older pictures; their outputs are cut off.
-            return start, count, array, loader.submit(view[:count], keys, start, no_randomness)
+            return start, count, array, loader.submit(view[:count], keys, start)
 
         try:
             starts, before = range(0, len(keys), batch_size), None

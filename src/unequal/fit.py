@@ -5,6 +5,7 @@ import math
 import os
 import time
 import warnings
+import zlib
 from typing import Callable, NamedTuple, Optional, Sequence
 
 import mxnet as mx
@@ -228,11 +229,12 @@ class Best:
         return better and accuracies[0] >= floor
 
 
-def _optimizer(options, stage, devices, step):
+def _optimizer(options, stage, run, step):
     """SGD as the reference builds it, ``step`` batches into its schedule.
 
     Given no parameter names, MXNet's optimizer decays every parameter, biases and BatchNorm's beta
-    included; the reference's does so too. ``rescale_grad`` makes the sum over devices a mean.
+    included; the reference's does so too. ``rescale_grad`` makes the sum over devices, of all
+    workers, a mean.
     """
     schedule = None
     if stage.lr_steps:
@@ -241,9 +243,9 @@ def _optimizer(options, stage, devices, step):
             base_lr=options.lr)
     optimizer = mx.optimizer.SGD(
         learning_rate=options.lr, momentum=options.mom, wd=options.wd,
-        rescale_grad=1.0 / len(devices), lr_scheduler=schedule, begin_num_update=step)
+        rescale_grad=1.0 / run.num_devices, lr_scheduler=schedule, begin_num_update=step)
     optimizer.wd_mult = {"fc7_weight": options.fc7_wd_mult}
-    if devices[0].device_type == "cpu":
+    if run.devices[0].device_type == "cpu":
         # Updating several arrays in one call, four unless told, is meant for GPUs: on a CPU it
         # takes 2.5 times as long for the same bits (r50: 0.23 s of a step instead of 0.09).
         optimizer.aggregate_num = 1
@@ -269,10 +271,13 @@ def _step_limit(stage, options):
     return min(limit, options.max_steps) if options.max_steps else limit
 
 
-def _seed(seed, step):
+def _seed(seed, step, run):
     """Seed of a batch's random numbers (dropout): MXNet's cannot be saved, so each batch has its
-    own (2 ms)."""
-    mx.random.seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))
+    own (2 ms), and each device of each worker."""
+    first = run.workers.rank * len(run.devices)
+    for number, device in enumerate(run.devices, first):
+        mx.random.seed(int(np.random.SeedSequence((seed, step, number)).generate_state(1)[0]),
+                       ctx=device)
 
 
 def _initialise(module, run, seed):
@@ -288,6 +293,19 @@ def _initialise(module, run, seed):
             "flags it was trained with.".format(str(error).strip().splitlines()[-1])) from error
 
 
+def _check_workers(workers, module, identity, step, options):
+    """Raise InputError unless all workers are about to do the same."""
+    if workers.count > 1:
+        weights = module.get_params()[0]
+        workers.check_equal(dict(
+            identity, **{"--" + name.replace("_", "-"): getattr(options, name)
+                         for name in ("max_steps", "end_epoch", "verbose", "patience", "ckpt",
+                                      "prefix")},
+            **{"the number of batches done": step,
+               "the state of the weights": zlib.crc32(b"".join(
+                   weights[name].asnumpy().tobytes() for name in sorted(weights)))}))
+
+
 def _log_speed(epoch, index, speed, metrics, limit, step, batch_size):
     """A line as MXNet's Speedometer writes it, and when it will all end."""
     logger.info("Epoch[%d] Batch [%d]\tSpeed: %.2f samples/sec\t%s\tends=%s", epoch, index, speed,
@@ -301,6 +319,9 @@ def fit(stage, run, options):
     The state (:mod:`unequal.state`) is saved after each verification and when a signal asks to
     stop; with ``--resume`` training goes on from it. A batch follows from the state before it: on
     one CPU device a resumed run has the weights of an uninterrupted one, bit for bit.
+
+    With several workers all take the same steps and have the same weights; worker 0 verifies,
+    writes the checkpoints and the state, which all read again with ``--resume``.
 
     Parameters
     ----------
@@ -322,8 +343,11 @@ def fit(stage, run, options):
     Interrupted
         A signal asked to stop, and the state is saved.
     """
-    devices, prefix = run.devices, options.prefix
-    checkpoints.clean(prefix)
+    workers, devices, prefix = run.workers, run.devices, options.prefix
+    leading = workers.rank == 0
+    workers.leave_together(False)
+    if leading:
+        checkpoints.clean(prefix)
     identity = run_state.identity(stage, run, options)
     resumed = run_state.find(prefix, options.resume, identity)
     step, verified, saves, best, log_position = 0, 0, 0, Best(), None
@@ -334,20 +358,22 @@ def fit(stage, run, options):
         best = Best(**best)
     event_log = EventLog(os.path.join(
         options.log_dir or os.path.dirname(prefix),
-        "{}-{}.jsonl".format(os.path.basename(prefix), options.log_file)), log_position)
+        "{}-{}{}.jsonl".format(os.path.basename(prefix), options.log_file,
+                               "" if leading else "-worker{}".format(workers.rank))), log_position)
     if resumed:
         logger.info("continuing after batch %d: %s", step, run_state.path(prefix))
         event_log.write("resume", step=step)
     else:
         event_log.write("start", stage=stage.name, options=vars(options),
                         devices=[str(device) for device in devices])
-    verifier = Verifier(options, stage.symbol, run.records, devices)
+    verifier = Verifier(options, stage.symbol, run.records, devices) if leading else None
     module = _module(stage, devices)
     _initialise(module, run, options.seed)
-    optimizer = _optimizer(options, stage, devices, step)
+    _check_workers(workers, module, identity, step, options)
+    optimizer = _optimizer(options, stage, run, step)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rescale_grad is not 1/batch: the loss is a mean already
-        module.init_optimizer(kvstore="device", optimizer=optimizer)
+        module.init_optimizer(kvstore=workers.local_store, optimizer=optimizer)
     if resumed:
         run_state.restore_momenta(module, resumed.momenta)
         stage.data.tail = resumed.tail
@@ -357,7 +383,7 @@ def fit(stage, run, options):
 
     saved_symbol = stage.symbol if stage.saved_symbol is None else stage.saved_symbol
     meter = Meter(stage.metrics, stage.symbol)
-    batch_size = stage.data.batch_size
+    batch_size = stage.data.batch_size * workers.count
     limit = _step_limit(stage, options)
     metrics, speed_start, speed_step, first_step = {}, time.time(), step, step
 
@@ -385,13 +411,19 @@ def fit(stage, run, options):
         for name, value in (*values[0].items(), *values[1].items()):
             if not np.isfinite(value.asnumpy()).all():
                 raise diverged("{} is no longer finite".format(name))
-        return values
+        # Each worker has BatchNorm's averages over its own pictures; so has each device, and MXNet
+        # takes their mean.
+        return values[0], workers.mean(values[1])
 
     def save(epoch, values):
+        if not leading:
+            return
         checkpoints.save(prefix, epoch, saved_symbol, *values)
         event_log.write("save", step=step, epoch=epoch)
 
     def save_state(values):
+        if not leading:
+            return
         position = {"step": step, "verified": verified, "saves": saves, "best": vars(best),
                     "log": event_log.position}
         run_state.save(prefix, identity, run_state.State(
@@ -403,21 +435,24 @@ def fit(stage, run, options):
         read_metrics()
         values = params()
         save(0, values)
-        results = verifier(*values, step)
-        event_log.write("verify", step=step, results=results)
+        accuracies = []
+        if leading:
+            results = verifier(*values, step)
+            event_log.write("verify", step=step, results=results)
+            accuracies = [result.accuracy_flip for result in results.values()]
+        accuracies = workers.broadcast(accuracies)
         if counts:
             saves += 1
             better = False
-            if results:
-                accuracies = [result.accuracy_flip for result in results.values()]
+            if accuracies:
                 risen = np.mean(accuracies) > best.mean
                 better = best.update(accuracies, options.save_floor)
             if options.ckpt > 1 or (options.ckpt == 1 and better):
                 logger.info("saving %d", saves)
                 save(saves, values)
-                if results and risen:
+                if accuracies and risen:
                     best.epoch = saves
-            if results:
+            if accuracies:
                 logger.info("[%d]Accuracy-Highest: %1.5f", step, best.last)
         verified = step
         save_state(values)
@@ -434,8 +469,16 @@ def fit(stage, run, options):
         return ("--max-steps {}".format(step) if step == options.max_steps else
                 "--end-epoch {}".format(options.end_epoch))
 
+    def check_interrupts():
+        if workers.count == 1:
+            interrupts.check()
+        elif workers.any(interrupts.pending()):  # all stop after the same batch
+            raise interrupts.Interrupted("stopped by {}".format(
+                interrupts.pending() or "another worker's signal"))
+
     try:
-        with progress.Bar(limit, stage.name, "batches", lines=False) as bar:
+        with progress.Bar(limit, stage.name, "batches", lines=False) as bar, \
+                interrupts.postponed(workers.count > 1):
             bar.update(step)
             while True:
                 counts = not stage.stop_after_first and (
@@ -444,7 +487,7 @@ def fit(stage, run, options):
                     verify(counts)
                 if end():
                     break
-                interrupts.check()
+                check_interrupts()
                 epoch, index = divmod(step, stage.data.batches)
                 if index == 0:
                     if step > first_step:
@@ -452,11 +495,12 @@ def fit(stage, run, options):
                     if stage.before_epoch is not None:
                         stage.before_epoch(epoch, *params())
                 batch = stage.data.next()
-                _seed(options.seed, step)
+                _seed(options.seed, step, run)
                 if stage.before_batch is not None:
                     stage.before_batch(module, step)
                 rate = optimizer.learning_rate
                 module.forward_backward(batch)
+                workers.sum_gradients(module)
                 module.update()
                 step += 1
                 meter.add(module, batch)
@@ -478,6 +522,8 @@ def fit(stage, run, options):
         read_metrics()
         event_log.write("stop", step=step, reason=str(interrupted))
         save_state(params())
+        workers.wait()  # until it is saved
+        workers.leave_together(True)
         raise interrupts.Interrupted("{} after batch {}; --resume continues from {}".format(
             interrupted, step, run_state.path(prefix))) from None
     logger.info("ended after %d batches: %s", step, end())
@@ -485,4 +531,6 @@ def fit(stage, run, options):
         logger.info("best model: %s,%d with mean accuracy %1.5f", prefix, best.epoch, best.mean)
     event_log.write("end", step=step, reason=end(), best_epoch=best.epoch, best_mean=best.mean)
     event_log.close()
+    workers.wait()  # until worker 0 has saved
+    workers.leave_together(True)
     return best

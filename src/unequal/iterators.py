@@ -77,7 +77,7 @@ class PictureLoader:
         """Stop the threads."""
         self._pool.shutdown()
 
-    def submit(self, out, sequence, start, random):
+    def submit(self, out, sequence, start, draws=None):
         """Begin to load ``sequence[start:start + len(out)]`` into ``out``.
 
         Parameters
@@ -88,8 +88,8 @@ class PictureLoader:
             Record keys.
         start : int
             Position in ``sequence``.
-        random : numpy.random.RandomState
-            Where the augmentation is drawn from, before this returns.
+        draws : unequal.augmentation.Draws, optional
+            Of ``n`` pictures, for the augmentation; default: the pictures as they are.
 
         Returns
         -------
@@ -97,7 +97,8 @@ class PictureLoader:
             Each gives the labels (float32) of the next few pictures; together all ``n``.
         """
         count = len(out)
-        draws = aug.draw(self.augmentation, random, count, *out.shape[2:])
+        if draws is None:
+            draws = aug.draw(aug.NONE, np.random.RandomState(0), count, *out.shape[2:])
         chunk = max(_CHUNK, math.ceil(count / self.threads))
         return [self._pool.submit(self._load, out, sequence, start, draws, first,
                                   min(first + chunk, count))
@@ -156,37 +157,31 @@ class PictureLoader:
 
 
 class _Order:
-    """The order in which a worker takes images: by seed and epoch only.
+    """The order in which a job takes images, whatever its workers: by seed and epoch only.
 
     Memory: 16 bytes an image (keys and one epoch's order).
     """
 
-    def __init__(self, records, keys, shuffle, seed, num_parts, part_index):
-        if not 0 <= part_index < num_parts:
-            raise ValueError("part_index must be in [0, num_parts)")
+    def __init__(self, records, keys, shuffle, seed):
         self.keys = records.image_keys if keys is None else np.asarray(keys, np.int64)
-        self.parts = (num_parts, part_index)
         self._path, self._shuffle, self._seed = records.path, shuffle, seed
         self._epoch = self._order = None
 
     def batches(self, batch_size):
-        """How many whole batches an epoch has."""
-        parts = self.parts[0]
-        count = len(self.keys) // parts // batch_size
+        """How many whole batches, of all workers together, an epoch has."""
+        count = len(self.keys) // batch_size
         if not count:
-            raise InputError("{}: {} images in {} part(s) do not fill one batch of {}; lower the "
-                             "batch size.".format(self._path, len(self.keys), parts, batch_size))
+            raise InputError("{}: {} images do not fill one batch of {}; lower the batch size."
+                             .format(self._path, len(self.keys), batch_size))
         return count
 
     def epoch(self, number):
-        """Keys in the order of an epoch: every ``num_parts``-th of all workers' common order."""
+        """Keys in the order of an epoch."""
         if number != self._epoch:
-            order = self.keys
+            self._order = self.keys
             if self._shuffle:
-                order = np.random.RandomState([self._seed, number]).permutation(order)
-            count, index = self.parts
-            # Equal shares: what does not divide evenly is left out of this epoch's order.
-            self._order = order[:len(order) // count * count][index::count]
+                random = np.random.RandomState([self._seed, number])
+                self._order = random.permutation(self._order)
             self._epoch = number
         return self._order
 
@@ -195,15 +190,18 @@ class _PictureIter(mx.io.DataIter):
     """Batches decoded ahead. A subclass says which images a batch has (:meth:`_parts`).
 
     A batch depends on the seed, the epoch and its number only, so that an epoch can be entered at
-    any batch (:meth:`seek`). Memory: ``prefetch + 2`` batches.
+    any batch (:meth:`seek`). With several workers each has its part of the batch that one worker
+    with all the devices would have, augmentation included. Memory: ``prefetch + 2`` batches.
     """
 
     tail = None  # see UnequalIter
 
-    def __init__(self, batch_size, image_size, batches, seed, part_index, prefetch):
+    def __init__(self, batch_size, image_size, batches, seed, parts, prefetch):
+        if not 0 <= parts[1] < parts[0]:
+            raise ValueError("part_index must be in [0, num_parts)")
         super().__init__(batch_size)
         self.batches = batches  # an epoch
-        self._seed, self._part_index = seed, part_index
+        self._seed, self._workers = seed, parts
         self._random = np.random.RandomState()  # seeded for each batch; a new one takes longer
         self._prefetch = prefetch
         self._data_shape = (batch_size, 3) + tuple(image_size)
@@ -214,7 +212,8 @@ class _PictureIter(mx.io.DataIter):
         self.reset()
 
     def _parts(self, epoch, batch):
-        """Yield ``(loader, count, sequence, start)``: the batch's rows, ``count`` at a time."""
+        """Yield ``(loader, count, sequence, start, own)``: a batch of all workers, ``count`` rows
+        at a time, of which this worker's are the range ``own``."""
         raise NotImplementedError
 
     @property
@@ -254,12 +253,17 @@ class _PictureIter(mx.io.DataIter):
 
     def _submit(self):
         array, view = self._buffers.take()
-        self._random.seed([self._seed, self.epoch, self._next, self._part_index])
+        self._random.seed([self._seed, self.epoch, self._next, 0])
         futures, keys, row = [], [], 0
-        for loader, count, sequence, start in self._parts(self.epoch, self._next):
-            futures += loader.submit(view[row:row + count], sequence, start, self._random)
-            keys.append(sequence[start:start + count])
-            row += count
+        for loader, count, sequence, start, own in self._parts(self.epoch, self._next):
+            draws = aug.draw(loader.augmentation, self._random, count, *self._data_shape[2:])
+            if not own:
+                continue
+            draws = aug.Draws(*(values[own.start:own.stop] for values in draws))
+            start += own.start
+            futures += loader.submit(view[row:row + len(own)], sequence, start, draws)
+            keys.append(sequence[start:start + len(own)])
+            row += len(own)
         self._pending.append((array, futures, np.concatenate(keys)))
         self._next += 1
 
@@ -292,6 +296,7 @@ class FaceIter(_PictureIter):
     ----------
     records : unequal.records.RecordSet
     batch_size : int
+        Of this worker.
     augmentation : unequal.augmentation.Augmentation
     keys : numpy.ndarray, optional
         The images to use; default all.
@@ -299,8 +304,9 @@ class FaceIter(_PictureIter):
         A new order each epoch; False: the order of ``keys``.
     seed : int
     num_parts, part_index : int
-        With several workers, each takes every ``num_parts``-th image of the same order: no overlap,
-        reshuffled across workers each epoch, and the same number of batches for all.
+        Workers of a job and this one's number. Of each ``num_parts * batch_size`` images of the
+        common order, each takes its ``batch_size``: no overlap, reshuffled across workers each
+        epoch, and the same number of batches for all.
     threads : int, optional
         Decoding threads; default: the processors this process may use.
     prefetch : int
@@ -314,18 +320,22 @@ class FaceIter(_PictureIter):
 
     def __init__(self, records, batch_size, augmentation=aug.NONE, *, keys=None, shuffle=True,
                  seed=0, num_parts=1, part_index=0, threads=None, prefetch=2):
-        self._order = _Order(records, keys, shuffle, seed, num_parts, part_index)
+        self._order = _Order(records, keys, shuffle, seed)
         self.records, self.keys = records, self._order.keys
-        batches = self._order.batches(batch_size)
+        batches = self._order.batches(batch_size * num_parts)
         self._loader = PictureLoader(records, augmentation, threads)
-        super().__init__(batch_size, records.image_size, batches, seed, part_index, prefetch)
+        super().__init__(batch_size, records.image_size, batches, seed, (num_parts, part_index),
+                         prefetch)
 
     def fingerprint(self):
         return "{}, {} used ({:08x})".format(self.records.fingerprint(), len(self.keys),
                                             zlib.crc32(self.keys.tobytes()))
 
     def _parts(self, epoch, batch):
-        yield self._loader, self.batch_size, self._order.epoch(epoch), batch * self.batch_size
+        workers, number = self._workers
+        count = workers * self.batch_size
+        yield (self._loader, count, self._order.epoch(epoch), batch * count,
+               range(number * self.batch_size, (number + 1) * self.batch_size))
 
     def close(self):
         super().close()
@@ -335,25 +345,27 @@ class FaceIter(_PictureIter):
 class UnequalIter(_PictureIter):
     """Step 4's batches: head images, and ``images_per_identity`` images of each tail identity.
 
-    ``data`` (N, 3, H, W) and ``softmax_label`` (N,), N = head_size + tail_size, laid out so that
-    each device's slice is its share of the head followed by its share of the tail. The head goes
-    on from epoch to epoch, each image once before any comes again; the tail is :attr:`tail`, which
-    the training loop sets before each epoch (:mod:`unequal.tail`). Damaged tail images are replaced
-    by the next ones of the batch's sequence. Memory: as :class:`FaceIter`, and :attr:`tail`.
+    ``data`` (N, 3, H, W) and ``softmax_label`` (N,), N = (head_size + tail_size) / num_parts, laid
+    out so that each device's slice is its share of the head followed by its share of the tail. The
+    head goes on from epoch to epoch, each image once before any comes again; the tail is
+    :attr:`tail`, which the training loop sets before each epoch (:mod:`unequal.tail`). Damaged tail
+    images are replaced by the next ones of the batch's sequence. Memory: as :class:`FaceIter`, and
+    :attr:`tail`.
 
     Parameters
     ----------
     head, tail : unequal.records.RecordSet
         Pictures of one size. Tail labels are those of the tail's own set.
     head_size, tail_size : int
-        Images a batch, over all devices (``--batch-size1``, ``--batchsize_id``).
+        Images a batch, over all devices of all workers (``--batch-size1``, ``--batchsize_id``).
     devices : int
+        Of this worker.
     images_per_identity : int
         Tail images are kept together by so many.
     batches : int
         An epoch.
     augmentation, seed, num_parts, part_index, threads, prefetch
-        As for :class:`FaceIter`; the parts share the head.
+        As for :class:`FaceIter`.
 
     Raises
     ------
@@ -367,20 +379,21 @@ class UnequalIter(_PictureIter):
         if head.image_size != tail.image_size:
             raise InputError("{} has pictures of {}x{} but {} of {}x{}; pack them alike.".format(
                 tail.path, *tail.image_size, head.path, *head.image_size))
-        for flag, size, step in (("--batch-size1", head_size, devices),
-                                 ("--batchsize_id", tail_size, devices * images_per_identity)):
+        everywhere = devices * num_parts
+        for flag, size, step in (("--batch-size1", head_size, everywhere),
+                                 ("--batchsize_id", tail_size, everywhere * images_per_identity)):
             if size < step or size % step:
                 raise InputError("{} {} must be a multiple of {} ({} device(s){}).".format(
-                    flag, size, step, devices, "" if step == devices else
+                    flag, size, step, everywhere, "" if step == everywhere else
                     " times --images-per-identity {}".format(images_per_identity)))
         self._sizes, self._devices = (head_size, tail_size), devices
-        self._order = _Order(head, None, True, seed, num_parts, part_index)
+        self._order = _Order(head, None, True, seed)
         self._head_batches = self._order.batches(head_size)
         self._loaders = [PictureLoader(records, augmentation, threads) for records in (head, tail)]
         # Keys of the tail images of an epoch's batches: int64 (batches, tail_size).
         self.tail = None
-        super().__init__(head_size + tail_size, head.image_size, batches, seed, part_index,
-                         prefetch)
+        super().__init__((head_size + tail_size) // num_parts, head.image_size, batches, seed,
+                         (num_parts, part_index), prefetch)
 
     def fingerprint(self):
         return "; ".join(loader.records.fingerprint() for loader in self._loaders)
@@ -388,12 +401,14 @@ class UnequalIter(_PictureIter):
     def _parts(self, epoch, batch):
         head_epoch, head_batch = divmod(epoch * self.batches + batch, self._head_batches)
         order = self._order.epoch(head_epoch)
-        for device in range(self._devices):
+        workers, number = self._workers
+        for device in range(workers * self._devices):
             for loader, size, sequence, start in (
                     (self._loaders[0], self._sizes[0], order, head_batch * self._sizes[0]),
                     (self._loaders[1], self._sizes[1], self.tail[batch], 0)):
-                share = size // self._devices
-                yield loader, share, sequence, start + device * share
+                share = size // self._devices // workers
+                yield (loader, share, sequence, start + device * share,
+                       range(share if device // self._devices == number else 0))
 
     def close(self):
         super().close()

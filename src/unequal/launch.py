@@ -230,6 +230,8 @@ def supervise(processes, workers):
             return max(codes[:workers])
         if any(code is not None for code in codes):
             first_end = first_end or now
+            if now - first_end > _LEFT_BEHIND and passed_on:
+                return interrupts.EXIT_CODE  # one had saved where the others wait for it
             if now - first_end > _LEFT_BEHIND:
                 running = processes[codes.index(None)].name
                 ended = next(one.name for one, code in zip(processes, codes) if code is not None)

@@ -11,7 +11,7 @@ TABLES = (options.NETWORK, options.MARGIN, options.RUN, options.BATCH, options.N
 
 
 def batch_size(args, setup):
-    """Pictures a batch, over all devices."""
+    """Pictures a batch, over all devices of this worker."""
     return (args.per_batch_size or 128) * len(setup.devices)
 
 
@@ -34,20 +34,22 @@ def _right_when_it_differs(truth):
 def stage(name, args, setup, keys=None, stop_after_first=False):
     """The NRA stage on the images ``keys`` of the set (default all).
 
-    At ``d`` devices and batch size ``n`` over all of them, the reference divides the summed loss by
-    ``2 n`` and the gradient by ``d``: 1 / (2 d) of the mean loss's update. ``--mean-loss 1`` takes
-    the mean.
+    At ``d`` devices (of all workers) and batch size ``n`` over all of them, the reference divides
+    the summed loss by ``2 n`` and the gradient by ``d``: 1 / (2 d) of the mean loss's update.
+    ``--mean-loss 1`` takes the mean.
     """
     size = batch_size(args, setup)
+    total = size * setup.workers.count
     symbol, saved_symbol = (
         nra.nra_head(
             setup.embedding, setup.label, setup.num_classes, args.emb_size, setup.margin,
             beta=args.noise_beta, threshold=args.gate, composed=composed,
-            normalizer=size // len(setup.devices) if args.mean_loss else 2 * size)
+            normalizer=size // len(setup.devices) if args.mean_loss else 2 * total)
         for composed in (False, True))
     data = FaceIter(setup.records, size, COLOR._replace(mirror=0.5 * args.rand_mirror,
                                                         cutoff=args.cutoff),
-                    keys=keys, seed=args.seed)
+                    keys=keys, seed=args.seed, num_parts=setup.workers.count,
+                    part_index=setup.workers.rank)
     metrics = [fit.Metric("acc", ["prediction", fit.LABEL], fit.accuracy),
                fit.Metric("loss", ["loss"], np.ravel),
                fit.Metric("differ", ["prediction", fit.LABEL], _disagree)]
@@ -55,6 +57,6 @@ def stage(name, args, setup, keys=None, stop_after_first=False):
         metrics.append(fit.Metric("right", ["prediction", fit.LABEL, fit.KEY],
                                   _right_when_it_differs(noise_list.read_truth(args.truth))))
     return fit.Stage(
-        name, symbol, data, run.lr_steps(args, (100000, 140000, 160000), size), metrics,
+        name, symbol, data, run.lr_steps(args, (100000, 140000, 160000), total), metrics,
         loss_name="loss", verify_first=True, stop_after_first=stop_after_first,
         before_batch=run.sphere_annealing(args, setup.num_classes), saved_symbol=saved_symbol)

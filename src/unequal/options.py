@@ -74,7 +74,7 @@ TAIL = (
     ("--images-per-identity", int, 3, "images of each tail identity in a batch"),
     ("--data-dir-interclass", str, "", "record set of the tail identities"),
     ("--bag-size", int, 3600, "tail images from which a batch is mined"),
-    ("--batch-size2", int, 180, "batch size of the mining pass, over all devices"),
+    ("--batch-size2", int, 180, "batch size of the mining pass, over a worker's devices"),
     ("--interweight", str, "0.01", "weight of the center-dispersed loss; a list such as 1,5,10: "
                                    "one after the other, each from the best model so far"),
     ("--margin-inter", float, 1.0, "(unused)"),
@@ -97,6 +97,10 @@ OURS = (
     ("--eval-dir", str, "", "directory of the verification sets"),
     ("--save-floor", float, 0.0, "PREFIX-NNNN only when the first target reaches this accuracy "
                                  "(the reference asks 0.975 to 0.99)"),
+    ("--kv-store", str, "device", "local or device: one process; dist_sync or dist_device_sync: "
+                                  "one of several workers (`unequal launch`)"),
+    ("--compress-gradients", float, 0.0, "between workers: 2 bits each, 0 or plus or minus this; "
+                                         "0: uncompressed"),
     ("--devices", str, "", "cpu, cpu:N (N contexts) or gpu:0,1; default by CUDA_VISIBLE_DEVICES"),
 )
 

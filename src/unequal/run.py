@@ -7,6 +7,7 @@ import mxnet as mx
 import numpy as np
 
 from unequal import checkpoints, runtime
+from unequal.distributed import Workers
 from unequal.errors import InputError
 from unequal.iterators import LABEL_NAME
 from unequal.records import RecordSet
@@ -25,10 +26,16 @@ class Run(NamedTuple):
     margin: margin.Margin
     arg_params: Optional[dict]
     aux_params: Optional[dict]
+    workers: Workers
 
     @property
     def num_classes(self):
         return self.records.num_classes
+
+    @property
+    def num_devices(self):
+        """Of all workers."""
+        return len(self.devices) * self.workers.count
 
 
 def prepare(options):
@@ -57,6 +64,9 @@ def prepare(options):
     if options.use_deformable:
         raise InputError("--use-deformable 1 is not supported; the reference accepts it but builds "
                          "the same network.")
+    workers = Workers(options.kv_store, options.compress_gradients)
+    if workers.rank:  # worker 0 speaks for all
+        logging.getLogger().setLevel(logging.WARNING)
     mx.random.seed(options.seed)
     np.random.seed(options.seed)
     devices = runtime.devices(options.devices or None)
@@ -75,7 +85,7 @@ def prepare(options):
                 records.num_classes, len(records), *records.image_size,
                 ", ".join(map(str, devices)))
     return Run(devices, records, embedding, mx.sym.Variable(LABEL_NAME),
-               margin_of(options), arg_params, aux_params)
+               margin_of(options), arg_params, aux_params, workers)
 
 
 def margin_of(options):

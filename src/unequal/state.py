@@ -32,9 +32,9 @@ _VERSION = 1
 # Flags that a resumed run may change: where things are, when to look, keep and stop, what to log.
 # All others would make it another run.
 FREE = frozenset((
-    "resume", "debug", "prefix", "data_dir", "data_dir_interclass", "eval_dir", "log_file",
-    "log_dir", "bin_dir", "noise_list", "truth", "devices", "batch_size_mining", "verbose", "ckpt",
-    "save_floor", "patience", "max_steps", "end_epoch"))
+    "resume", "debug", "kv_store", "prefix", "data_dir", "data_dir_interclass", "eval_dir",
+    "log_file", "log_dir", "bin_dir", "noise_list", "truth", "devices", "batch_size_mining",
+    "verbose", "ckpt", "save_floor", "patience", "max_steps", "end_epoch"))
 
 
 class State(NamedTuple):
@@ -59,7 +59,7 @@ def identity(stage, run, options):
     """
     facts = {_flag(name): value for name, value in vars(options).items() if name not in FREE}
     facts.update({"the stage": stage.name, "the images": stage.data.fingerprint(),
-                  "the number of devices": len(run.devices)})
+                  "the number of devices": run.num_devices})
     return json.loads(json.dumps(facts))
 
 

@@ -126,8 +126,11 @@ class Miner:
         return draw_bags(self.records.identity_ranges, self._images, self._bag_size, self._bags,
                          np.random.RandomState([self._seed, number]))
 
-    def mined(self, number, embedder):
+    def mined(self, number, embedder, workers=None):
         """Round ``number`` with the identities that ``embedder`` confuses most.
+
+        With ``workers`` (:class:`unequal.distributed.Workers`) each embeds its share of the bags,
+        and all have the same result.
 
         Returns
         -------
@@ -135,6 +138,18 @@ class Miner:
             int64 (bags, identities * images_per_identity), record keys.
         """
         bags = self.draw(number)
+        if workers is None:
+            return self._choose(bags, embedder)
+        first, last = workers.share(self._bags)
+        begin, end = bags.bounds[first], bags.bounds[last]
+        own = Bags(bags.keys[begin:end], bags.identities[begin:end],
+                   bags.bounds[first:last + 1] - begin)
+        return workers.join(self._choose(own, embedder), self._bags)
+
+    def _choose(self, bags, embedder):
+        count = len(bags.bounds) - 1
+        if not count:
+            return np.empty((0, self._identities * self._images), np.int64)
         batches, bag, kept = [], 0, []
         with progress.Bar(len(bags.keys), "mining", "images") as bar:
             for start, _, plain, _ in embedder.stream(self.records, bags.keys):
@@ -145,7 +160,7 @@ class Miner:
                     continue
                 embeddings = np.concatenate(kept)
                 offset = done - len(embeddings)
-                while bag < self._bags and bags.bounds[bag + 1] <= done:
+                while bag < count and bags.bounds[bag + 1] <= done:
                     begin, end = bags.bounds[bag:bag + 2]
                     chosen = confusable_identities(
                         embeddings[begin - offset:end - offset], bags.identities[begin:end],
