@@ -8,26 +8,29 @@ has left must be what the undisturbed run left: the same names (no temporary fil
 of every checkpoint, noise list, weight and momentum, a log of whole lines with the same
 verifications. A new chain begins until the stage has had its share of the kills.
 
-Exit code 1 when anything differs. About ten minutes on two cores.
+Exit code 1 when anything differs.
 """
 import argparse
 import json
+import multiprocessing
 import os
 import random
+import runpy
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 
-from unequal.synth import make_dataset
+import numpy as np  # noqa: E402
+
+from unequal import fit, noise_list, tail  # noqa: E402,F401  before the forks
+from unequal.synth import make_dataset  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = ("--network", "n8", "--emb-size", "16", "--margin-s", "16", "--target", "lfw,agedb_30")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def stages(directory):
@@ -49,18 +52,28 @@ def stages(directory):
     }
 
 
+def _work(command, directory):
+    """What a process of its own does: one entry script."""
+    output = os.open(str(directory) + ".log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = [str(ROOT / command[0]), *command[1:], "--prefix", str(directory / "model")]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
 def start(command, directory):
-    return subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / command[0]), *command[1:],
-         "--prefix", str(directory / "model")],
-        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # A fork has MXNet imported already, which takes longer than training here: the kills then fall
+    # where something happens.
+    process = multiprocessing.get_context("fork").Process(target=_work, args=(command, directory))
+    process.start()
+    return process
 
 
-def finish(process):
-    errors = process.communicate()[1]
-    if process.returncode:
-        sys.exit("{} ended with {}: {}".format(process.args[2], process.returncode,
-                                               errors.decode(errors="replace")))
+def finish(process, directory):
+    process.join()
+    if process.exitcode:
+        sys.exit("exit code {}:\n{}".format(
+            process.exitcode, Path(str(directory) + ".log").read_text()[-2000:]))
 
 
 def contents(path):
@@ -91,23 +104,21 @@ def disturb(name, command, whole, kills, randomness):
     begin = time.time()
     killed = whole.parent / "killed"
     before = time.time()
-    finish(start(command, whole))
+    finish(start(command, whole), whole)
     seconds = time.time() - before
     while done < kills:
         shutil.rmtree(str(killed), ignore_errors=True)
         while True:
             continued += any(killed.glob("*-resume.npz"))
             process = start((*command, "--resume", "auto"), killed)
-            try:
-                process.wait(randomness.uniform(0.3, 1.1) * seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                done += 1
-                in_save += any(killed.glob(".*"))
-            else:
-                finish(process)
+            process.join(randomness.uniform(0, 1.1) * seconds)
+            if not process.is_alive():
+                finish(process, killed)
                 break
+            process.kill()
+            process.join()
+            done += 1
+            in_save += any(killed.glob(".*"))
         chains += 1
         different = differences(whole, killed)
         if different:
