@@ -161,12 +161,13 @@ def _reduction(data, picture, settings):
 
 def convert(picture, settings, complaints):
     """Read one picture and bring it to size; see :class:`Converted`."""
+    path = os.path.join(settings.root, picture.name)
     try:
         if picture.identity is None:
             raise InputError("is not a folder of pictures")
         if any(character in picture.name for character in "\t\r\n"):
             raise InputError("has a tab or a line break in its name, which train.lst cannot hold")
-        data = images.read(os.path.join(settings.root, picture.name))
+        data = images.read(path)
         reduction = _reduction(data, picture, settings)
         pixels = images.decode(data, picture.name, reduction=reduction)
         face = _face(pixels, picture, settings, reduction)
@@ -177,8 +178,9 @@ def convert(picture, settings, complaints):
     except (InputError, OSError) as error:
         said = complaints.take()
         reason = getattr(error, "strerror", None) or str(error)
-        if reason.startswith(picture.name + ": "):
-            reason = reason[len(picture.name) + 2:]
+        for name in (path, picture.name):  # its problem is listed beside it
+            if reason.startswith(name + ": "):
+                reason = reason[len(name) + 2:]
         return Converted(picture, None, "{} [{}]".format(reason, said) if said else reason)
 
 

@@ -147,7 +147,7 @@ class RecordSet:
             raise InputError(
                 "{}: record 0 should be a header of two numbers, the ends of the image and "
                 "identity keys, but has {}; pack the set again.".format(self.path, flag))
-        if not (np.isfinite(label).all() and 0 <= label[0] <= label[1]):
+        if not (np.isfinite(label).all() and 0 <= label[0] <= label[1] <= self._keys[-1] + 1):
             raise InputError("{}: the header says that images end at key {} and identities at {}; "
                              "copy train.rec again.".format(self.path, *label))
         first, last = (int(value) for value in label)
