@@ -18,6 +18,7 @@ from pictures import encoded, smooth
 from unequal import checkpoints, files, identities, images, packing
 from unequal.cli import main
 from unequal.denoising import read_noise_list
+from unequal.embed import write_features
 from unequal.embedder import Embedder, LoosePictures
 from unequal.errors import InputError
 from unequal.eval.bins import load_bin
@@ -109,6 +110,14 @@ def test_a_truth_or_name_table_that_is_none(tmp_path):
     (tmp_path / "truth.csv").write_text("key,true_identity,kind\n1,1," + "x" * 200000)
     with pytest.raises(InputError, match="truth.csv: expected the columns"):
         read_truth(str(tmp_path / "truth.csv"))
+
+
+def test_features_of_pictures_from_anywhere_stay_below_the_folder(tmp_path):
+    names = ["../../a", "/etc/b", "c/../../../d", "e"]
+    write_features(str(tmp_path / "out") + os.sep, (4, 2), [(names, np.ones((4, 2), np.float32))])
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.bin"))
+    assert found == ["out/a.bin", "out/d.bin", "out/e.bin", "out/etc/b.bin"]
+
 
 # ------------------------------------------------------------------------------- no plain files
 
