@@ -26,7 +26,7 @@ os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 
 import numpy as np  # noqa: E402
 
-from unequal import fit, noise_list, tail  # noqa: E402,F401  before the forks
+from unequal import fit, noise_list  # noqa: E402,F401  before the forks
 from unequal.synth import make_dataset  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,6 +103,7 @@ def disturb(name, command, whole, kills, randomness):
     done = chains = in_save = continued = wrong = 0
     begin = time.time()
     killed = whole.parent / "killed"
+    whole.parent.mkdir()
     before = time.time()
     finish(start(command, whole), whole)
     seconds = time.time() - before
