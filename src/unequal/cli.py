@@ -82,7 +82,10 @@ def report_errors(function, debug=False):
             raise
         message = "unexpected {}: {} (run again with --debug and report the traceback)".format(
             type(error).__name__, str(error).splitlines()[0] if str(error) else "no message")
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    message = " ".join(message.split())
+    if len(message) > 2000:  # a name out of a hostile file can have any length
+        message = message[:1000] + " ... " + message[-900:]
+    print("error: " + message, file=sys.stderr)
     return 1
 
 
