@@ -1,7 +1,7 @@
 """Packaging. The three top-level folders become one package (see package_dir)."""
 import pathlib
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 here = pathlib.Path(__file__).parent
 
@@ -60,6 +60,11 @@ setup(
         "unequal.symbols": "symbols",
         "unequal.eval": "eval",
     },
+    # Speed only (src/unequal/operators.py): without a compiler the package installs without it. A
+    # library for ctypes, not a Python module: it needs no Python headers.
+    ext_modules=[Extension("unequal._rows", ["src/unequal/rows.c"], optional=True,
+                           extra_compile_args=["-O3", "-fopenmp"],
+                           extra_link_args=["-fopenmp"])],
     python_requires=">=3.8,<3.13",  # numpy 1 has no wheels for 3.13
     install_requires=INSTALL,
     extras_require={

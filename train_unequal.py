@@ -72,7 +72,7 @@ def stage(weight, args, setup, tail):
             tail_identities=args.batchsize_id // args.images_per_identity // devices,
             images_per_identity=args.images_per_identity, interweight=weight,
             beta=args.noise_beta if args.noise else 1.0, normalizer=max(1, args.batch_size1 // 2),
-            composed=composed)
+            composed=composed, on_cpu=setup.devices[0].device_type == "cpu")
         for composed in (False, True))
     sequence = miner_of(args, setup, tail)
 

@@ -1,7 +1,8 @@
 """Step 4's head: noise-robust loss for the head part, center-dispersed loss for the tail part."""
 import mxnet as mx
 
-from unequal.symbols.margin import Margin, margin_logits
+from unequal.operators import unit_rows
+from unequal.symbols.margin import Margin, l2_rows, margin_logits
 from unequal.symbols.nra import check, composed_loss, robust_outputs
 
 
@@ -34,7 +35,7 @@ def center_dispersed_loss(embedding, identities, images_per_identity, interweigh
 
 def unequal_head(embedding, label, num_classes, embedding_size, margin=Margin(), *, head_size,
                  tail_identities, images_per_identity, interweight, beta, normalizer,
-                 threshold=0.0, composed=False):
+                 threshold=0.0, composed=False, on_cpu=True):
     """Step 4's training symbol. No classifier weight exists for tail identities.
 
     Parameters
@@ -55,6 +56,8 @@ def unequal_head(embedding, label, num_classes, embedding_size, margin=Margin(),
     composed : bool
         Of standard operators only, with the outputs ``embedding``, ``loss`` and ``tail_loss``, as
         for :func:`unequal.symbols.nra.nra_head`.
+    on_cpu : bool
+        As for :func:`unequal.symbols.nra.nra_head`.
 
     Returns
     -------
@@ -73,7 +76,8 @@ def unequal_head(embedding, label, num_classes, embedding_size, margin=Margin(),
     head = part(embedding, 0, head_size)
     if margin.loss_type == 0:
         head = mx.sym.L2Normalization(head, mode="instance")
-    logits = margin_logits(head, head_label, num_classes, embedding_size, margin)
+    logits = margin_logits(head, head_label, num_classes, embedding_size, margin,
+                           unit_rows if on_cpu and not composed else l2_rows)
     tail_loss, squares = center_dispersed_loss(
         part(embedding, head_size, head_size + tail_size), tail_identities, images_per_identity,
         interweight)

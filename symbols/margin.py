@@ -48,22 +48,31 @@ def _weight(num_classes, embedding_size):
     return mx.sym.Variable("fc7_weight", shape=(num_classes, embedding_size))
 
 
-def _scaled_cosine(embedding, num_classes, embedding_size, s):
+def l2_rows(weight):
+    """Rows of unit length, by MXNet's operator."""
+    return mx.sym.L2Normalization(weight, mode="instance")
+
+
+def _project(embedding, num_classes, embedding_size, unit):
+    """Inner products of each embedding with each class weight of unit length, (N, C)."""
+    return mx.sym.FullyConnected(embedding, weight=unit(_weight(num_classes, embedding_size)),
+                                 no_bias=True, num_hidden=num_classes, name="fc7")
+
+
+def _scaled_cosine(embedding, num_classes, embedding_size, s, unit):
     """``s * cos`` of the angle between each embedding and each class weight, (N, C)."""
-    weight = mx.sym.L2Normalization(_weight(num_classes, embedding_size), mode="instance")
     embedding = mx.sym.L2Normalization(embedding, mode="instance", name="fc1n") * s
-    return mx.sym.FullyConnected(embedding, weight=weight, no_bias=True, num_hidden=num_classes,
-                                 name="fc7")
+    return _project(embedding, num_classes, embedding_size, unit)
 
 
-def softmax(embedding, label, num_classes, embedding_size, margin):
+def softmax(embedding, label, num_classes, embedding_size, margin, unit):
     """Loss type 0: no margin, plain weights and a bias."""
     return mx.sym.FullyConnected(
         embedding, weight=_weight(num_classes, embedding_size), bias=mx.sym.Variable("fc7_bias"),
         num_hidden=num_classes, name="fc7")
 
 
-def sphereface(embedding, label, num_classes, embedding_size, margin):
+def sphereface(embedding, label, num_classes, embedding_size, margin, unit):
     """Loss type 1, multiplicative: ``|x| (beta cos t + psi(t)) / (1 + beta)`` for the label.
 
     ``psi(t) = (-1)^k cos(m t) - 2k`` on ``t in [k pi/m, (k+1) pi/m]`` (SphereFace, equation 7),
@@ -71,9 +80,7 @@ def sphereface(embedding, label, num_classes, embedding_size, margin):
     reference needs an operator that MXNet does not ship; this is the same function of standard
     ones: cos(m t) is the Chebyshev polynomial T_m of cos t, and k counts thresholds passed.
     """
-    weight = mx.sym.L2Normalization(_weight(num_classes, embedding_size), mode="instance")
-    logits = mx.sym.FullyConnected(embedding, weight=weight, no_bias=True, num_hidden=num_classes,
-                                   name="fc7")
+    logits = _project(embedding, num_classes, embedding_size, unit)
     m = margin.margin
     norm = mx.sym.sqrt(mx.sym.sum(mx.sym.square(embedding), axis=1) + 1e-12)
     target = mx.sym.pick(logits, label, axis=1)
@@ -89,21 +96,21 @@ def sphereface(embedding, label, num_classes, embedding_size, margin):
     return replace_target(logits, label, mixed, num_classes)
 
 
-def cosface(embedding, label, num_classes, embedding_size, margin):
+def cosface(embedding, label, num_classes, embedding_size, margin, unit):
     """Loss type 2, additive cosine: ``s (cos t - m)``."""
-    logits = _scaled_cosine(embedding, num_classes, embedding_size, margin.margin_s)
+    logits = _scaled_cosine(embedding, num_classes, embedding_size, margin.margin_s, unit)
     target = mx.sym.pick(logits, label, axis=1)
     return replace_target(logits, label, target - margin.margin_s * margin.margin_m, num_classes)
 
 
-def arcface(embedding, label, num_classes, embedding_size, margin):
+def arcface(embedding, label, num_classes, embedding_size, margin, unit):
     """Loss type 4: ``s cos(t + m)``.
 
     Where t + m would pass pi (cos t <= cos(pi - m)) the penalty is ``s m sin(pi - m)`` instead;
     with ``easy_margin`` there is none where cos t <= 0.
     """
     s, m = margin.margin_s, margin.margin_m
-    logits = _scaled_cosine(embedding, num_classes, embedding_size, s)
+    logits = _scaled_cosine(embedding, num_classes, embedding_size, s, unit)
     target = mx.sym.pick(logits, label, axis=1)
     cos_t = target / s
     sin_t = mx.sym.sqrt(mx.sym.maximum(1 - cos_t * cos_t, _SMALLEST_SIN_SQUARED))
@@ -114,10 +121,10 @@ def arcface(embedding, label, num_classes, embedding_size, margin):
     return replace_target(logits, label, value, num_classes)
 
 
-def combined(embedding, label, num_classes, embedding_size, margin):
+def combined(embedding, label, num_classes, embedding_size, margin, unit):
     """Loss type 5: ``s (cos(a t + m) - b)``."""
     s, m, a, b = margin.margin_s, margin.margin_m, margin.margin_a, margin.margin_b
-    logits = _scaled_cosine(embedding, num_classes, embedding_size, s)
+    logits = _scaled_cosine(embedding, num_classes, embedding_size, s, unit)
     if (a, m, b) == (1.0, 0.0, 0.0):
         return logits
     target = mx.sym.pick(logits, label, axis=1)
@@ -133,7 +140,7 @@ def combined(embedding, label, num_classes, embedding_size, margin):
 LOSS_TYPES = {0: softmax, 1: sphereface, 2: cosface, 4: arcface, 5: combined}
 
 
-def margin_logits(embedding, label, num_classes, embedding_size, margin=Margin()):
+def margin_logits(embedding, label, num_classes, embedding_size, margin=Margin(), unit=l2_rows):
     """Logits (N, C) of a loss type, with the label's margin applied.
 
     Parameters
@@ -144,6 +151,8 @@ def margin_logits(embedding, label, num_classes, embedding_size, margin=Margin()
         C and D; the weight ``fc7_weight`` is (C, D).
     margin : Margin
         Loss type and numbers.
+    unit : callable
+        What makes the weight's rows unit vectors: :func:`l2_rows`, or the same by another operator.
 
     Returns
     -------
@@ -163,7 +172,7 @@ def margin_logits(embedding, label, num_classes, embedding_size, margin=Margin()
             margin.margin_m))
     if margin.loss_type == 1 and margin.margin < 1:
         raise InputError("--margin {} must be at least 1.".format(margin.margin))
-    return mx.sym.identity(logits(embedding, label, num_classes, embedding_size, margin),
+    return mx.sym.identity(logits(embedding, label, num_classes, embedding_size, margin, unit),
                            name="logits")
 
 

@@ -2,8 +2,8 @@
 import mxnet as mx
 
 from unequal.errors import InputError
-from unequal.operators import noise_robust
-from unequal.symbols.margin import Margin, margin_logits
+from unequal.operators import noise_robust, unit_rows
+from unequal.symbols.margin import Margin, l2_rows, margin_logits
 
 
 def check(beta, threshold=0.0):
@@ -48,7 +48,7 @@ def robust_outputs(logits, label, beta, normalizer, threshold=0.0):
 
 
 def nra_head(embedding, label, num_classes, embedding_size, margin=Margin(), *, beta, normalizer,
-             threshold=0.0, composed=False):
+             threshold=0.0, composed=False, on_cpu=True):
     """Step 3's training symbol.
 
     Parameters
@@ -65,6 +65,9 @@ def nra_head(embedding, label, num_classes, embedding_size, margin=Margin(), *, 
     composed : bool
         Of standard operators only (:func:`composed_loss`), with the outputs ``embedding`` and
         ``loss``: what checkpoints hold, so that MXNet loads them without this package.
+    on_cpu : bool
+        Normalise the weight by :func:`unequal.operators.unit_rows`, which only CPUs can run; the
+        same function.
 
     Returns
     -------
@@ -74,7 +77,8 @@ def nra_head(embedding, label, num_classes, embedding_size, margin=Margin(), *, 
         The margin logits are the internal output ``logits_output``.
     """
     check(beta, threshold)
-    logits = margin_logits(embedding, label, num_classes, embedding_size, margin)
+    logits = margin_logits(embedding, label, num_classes, embedding_size, margin,
+                           unit_rows if on_cpu and not composed else l2_rows)
     if composed:
         return mx.sym.Group([mx.sym.BlockGrad(embedding, name="embedding"),
                              composed_loss(logits, label, beta, normalizer, threshold)])

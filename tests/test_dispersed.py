@@ -13,6 +13,7 @@ from loops import (
     unit,
 )
 
+from unequal import operators
 from unequal.errors import InputError
 from unequal.symbols import dispersed
 from unequal.symbols.margin import Margin
@@ -220,3 +221,11 @@ def test_refused(numbers):
     with pytest.raises(InputError, match="must lie in"):
         head(head_size=6, tail_identities=4, images_per_identity=3, interweight=1.0, normalizer=3,
              **numbers)
+
+
+@pytest.mark.parametrize("composed, on_cpu, expected", [
+    (False, True, True), (False, False, False), (True, True, False)])
+def test_which_operator_normalises_the_weight(composed, on_cpu, expected):
+    symbol = head(head_size=2, tail_identities=2, images_per_identity=2, interweight=1.0, beta=0.9,
+                  normalizer=1, composed=composed, on_cpu=on_cpu)
+    assert ("unit_rows" in symbol.tojson()) == (expected and bool(operators.COMPILED))

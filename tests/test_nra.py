@@ -12,6 +12,7 @@ from loops import (
     slopes,
 )
 
+from unequal import operators
 from unequal.errors import InputError
 from unequal.symbols import nra
 from unequal.symbols.margin import Margin, softmax_head
@@ -83,6 +84,26 @@ def test_whole_head_by_loops_and_by_differences(margin, beta, threshold):
     for name, gradient in gradients.items():
         assert_close(gradient, slopes(lambda array, name=name: loss(**{name: array}),
                                       arrays[name]), 1e-5)
+
+
+@pytest.mark.parametrize("loss_type", [0, 1, 2, 4, 5])
+def test_normalised_by_either_operator(loss_type):
+    arrays = dict(inputs(), fc7_bias=np.zeros(CLASSES, np.float32),
+                  sphere_beta=np.ones(1, np.float32))
+    margin = Margin(loss_type, 8.0, 0.4)
+    found = [run(head(margin, beta=0.9, normalizer=2, on_cpu=on_cpu), arrays)
+             for on_cpu in (True, False)]
+    for ours, theirs in zip(*found):
+        for name, value in theirs.items():
+            assert_close(ours[name], value, 1e-5)
+
+
+def test_operators_of_a_symbol():
+    """Plain MXNet can load the composed one; only the one for CPUs has unit_rows."""
+    given = dict(beta=0.9, normalizer=2)
+    assert ("unit_rows" in head(**given).tojson()) == bool(operators.COMPILED)
+    assert "unit_rows" not in head(on_cpu=False, **given).tojson()
+    assert "Custom" not in head(composed=True, **given).tojson()
 
 
 def test_trusting_every_label_is_half_the_softmax_of_step_2():

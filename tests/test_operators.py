@@ -306,9 +306,11 @@ from unequal import operators
 def run(seed):
     random = np.random.RandomState(seed)
     logits, label = mx.sym.Variable("logits"), mx.sym.Variable("label")
+    weight = operators.unit_rows(mx.sym.Variable("fc_weight"))
     symbol = operators.noise_robust(mx.sym.FullyConnected(
-        logits, num_hidden=50, no_bias=True, name="fc"), label, 0.9, 8)
-    executor = symbol.simple_bind(mx.cpu(seed % 2), logits=(8, 20), label=(8,))
+        logits, weight=weight, num_hidden=50, no_bias=True), label, 0.9, 8)
+    executor = symbol.simple_bind(mx.cpu(seed % 2), logits=(8, 20), label=(8,),
+                                  fc_weight=(50, 20))
     data, weight = random.randn(8, 20), random.randn(50, 20)
     label = random.randint(0, 50, 8)
     executor.copy_params_from({"logits": mx.nd.array(data), "label": mx.nd.array(label),
@@ -357,3 +359,83 @@ def test_operators_under_python_threads_release_their_memory():
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for _, gradient in pool.map(lambda _: gradient_of(operator(0.9, 4), arrays), range(24)):
             np.testing.assert_array_equal(gradient, expected)
+
+
+needs_compiled = pytest.mark.skipif(
+    not operators.COMPILED, reason="rows.c was not built: no compiler when installed")
+WEIGHT = mx.sym.Variable("weight")
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (1, 1), (50, 33), (3, 512)])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_unit_rows_by_loops(shape, size):
+    random = np.random.RandomState(0)
+    weight = (size * random.randn(*shape)).astype(np.float32)
+    outer = random.randn(*shape).astype(np.float32)
+    outputs, gradients = run(operators.unit_rows(WEIGHT), {"weight": weight},
+                             head_gradients=[outer])
+    unit, = outputs.values()
+    for j, row in enumerate(weight.astype(np.float64)):
+        length = np.sqrt(sum(value * value for value in row) + 1e-10)
+        np.testing.assert_allclose(unit[j], row / length, rtol=1e-6)
+        along = sum(outer[j] * row) / length
+        np.testing.assert_allclose(gradients["weight"][j],
+                                   (outer[j] - along * row / length) / length,
+                                   atol=2e-6 * np.abs(outer[j]).max() / length)
+
+
+@pytest.mark.parametrize("grad_req", ["write", "add"])
+@pytest.mark.parametrize("normalise", [
+    pytest.param(operators.unit_rows, marks=needs_compiled),
+    lambda weight: mx.sym.L2Normalization(weight, mode="instance")])
+def test_unit_rows_compiled_or_not(normalise, grad_req, monkeypatch):
+    """The same of a row of zeros too: the small number under the root keeps all finite."""
+    random = np.random.RandomState(1)
+    arrays = {"weight": random.randn(31, 12).astype(np.float32)}
+    arrays["weight"][3] = 0
+    start, outer = random.randn(2, 31, 12).astype(np.float32)
+    ours = normalise(WEIGHT)
+    monkeypatch.setattr(operators, "COMPILED", None)
+    theirs = operators.unit_rows(WEIGHT)
+    monkeypatch.undo()
+    assert "Custom" not in theirs.tojson()
+    (unit, gradient), (expected, expected_gradient) = (
+        run(symbol, arrays, head_gradients=[outer], grad_req=grad_req, start={"weight": start})
+        for symbol in (ours, theirs))
+    assert_close(*(list(outputs.values())[0] for outputs in (unit, expected)), 1e-6)
+    np.testing.assert_allclose(gradient["weight"], expected_gradient["weight"], rtol=1e-5,
+                               atol=1e-5)
+
+
+def test_unit_rows_without_gradient():
+    weight = mx.nd.array(np.random.RandomState(2).randn(4, 3))
+    executor = operators.unit_rows(WEIGHT).bind(
+        mx.cpu(), {"weight": weight}, grad_req="null")
+    executor.forward(is_train=True)
+    executor.backward([mx.nd.ones((4, 3))])
+    np.testing.assert_allclose(mx.nd.norm(executor.outputs[0], axis=1).asnumpy(), 1, rtol=1e-6)
+
+
+def test_unit_rows_is_refused_on_gpus():
+    with pytest.raises(ValueError, match=r"use L2Normalization on gpu\(0\)"):
+        operators._UnitRowsProp().create_operator(mx.gpu(0), None, None)
+
+
+@needs_compiled
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_operators_do_not_get_into_each_other(order):
+    """MXNet keeps one list of what backward needs for all Custom operators: the last one's."""
+    arrays = dict(inputs(), weight=np.ones((2, 3), np.float32))
+    symbols = [operator(0.9, 4), operators.unit_rows(WEIGHT)]
+    executors = {}
+    for place in order:
+        executors[place] = symbols[place].simple_bind(mx.cpu(), **{
+            name: arrays[name].shape for name in symbols[place].list_arguments()})
+        executors[place].copy_params_from({name: mx.nd.array(arrays[name])
+                                           for name in symbols[place].list_arguments()})
+    for place in (0, 1):
+        executors[place].forward(is_train=True)
+        executors[place].backward([mx.nd.ones(value.shape) for value in executors[place].outputs])
+    assert_close(executors[0].grad_dict["logits"].asnumpy(),
+                 robust_gradient(arrays["logits"], arrays["label"], 0.9, 4), 1e-6)
+    np.testing.assert_allclose(executors[1].grad_dict["weight"].asnumpy(), 0, atol=1e-6)

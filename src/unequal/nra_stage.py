@@ -44,6 +44,7 @@ def stage(name, args, setup, keys=None, stop_after_first=False):
         nra.nra_head(
             setup.embedding, setup.label, setup.num_classes, args.emb_size, setup.margin,
             beta=args.noise_beta, threshold=args.gate, composed=composed,
+            on_cpu=setup.devices[0].device_type == "cpu",
             normalizer=size // len(setup.devices) if args.mean_loss else 2 * total)
         for composed in (False, True))
     data = FaceIter(setup.records, size, COLOR._replace(mirror=0.5 * args.rand_mirror,
