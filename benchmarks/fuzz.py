@@ -88,7 +88,7 @@ def complaints(code, said):
     lines = [line for line in said.splitlines() if line.strip()]
     if "Traceback" in said:
         yield "traceback"
-    if re.search(r"\w+Warning:", said):
+    if re.search(r"[a-z]Warning:", said):
         yield "warning: " + said[-300:]
     if "unexpected " in said:
         yield "no answer: " + lines[-1][:300]

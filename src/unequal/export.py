@@ -10,6 +10,7 @@ import json
 import logging
 from typing import NamedTuple
 
+import mxnet as mx
 import numpy as np
 
 from unequal import checkpoints
@@ -350,9 +351,16 @@ def run(options):
     InputError
         See :func:`to_onnx`.
     """
-    _onnx()  # before a large checkpoint is read for nothing
+    onnx = _onnx()  # before a large checkpoint is read for nothing
     symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(options.model, "--model"))
-    model = to_onnx(symbol, arg_params, aux_params, parse_image_size(options.image_size))
+    try:
+        model = to_onnx(symbol, arg_params, aux_params, parse_image_size(options.image_size))
+    except (LookupError, ValueError, TypeError, OverflowError, mx.base.MXNetError,
+            onnx.checker.ValidationError) as error:
+        raise InputError("--model {}: its network is put together in a way that has no "
+                         "translation to ONNX here ({}: {}).".format(
+                             options.model, type(error).__name__,
+                             " ".join(str(error).split())[:200])) from error
     with replacing(options.onnx, binary=True) as file:
         file.write(model.SerializeToString())
     print("{}: {}".format(options.onnx, ", ".join(
