@@ -179,6 +179,27 @@ def test_a_damaged_picture_is_replaced_and_reported(record_set, caplog):
     assert "record 4" in caplog.text and caplog.text.count("skipped") == 1
 
 
+def overwrite(record_set, key, place, data):
+    with open(record_set.path, "r+b") as file:
+        file.seek(int(record_set._offsets[record_set._position(key)]) + place)
+        file.write(data)
+
+
+def test_a_damaged_record_is_replaced_and_reported(record_set, caplog):
+    overwrite(record_set, 4, 0, b"\x0b")  # a flipped bit of the magic number
+    with caplog.at_level(logging.WARNING):
+        labels, pictures = collect(FaceIter(record_set, 5, shuffle=False))
+    assert len(labels) == 30 and labels[3] == 1
+    np.testing.assert_array_equal(pictures[3], rgb(5))
+    assert "skipped (1 so far): {}: record 4 at byte".format(record_set.path) in caplog.text
+
+
+def test_a_class_outside_of_property_is_no_accident(record_set):
+    overwrite(record_set, 4, 12, np.float32(10).tobytes())
+    with pytest.raises(InputError, match="record 4 has label 10.0, which is not one of the 10 cla"):
+        collect(FaceIter(record_set, 5, shuffle=False))
+
+
 def test_too_many_damaged_pictures(record_set):
     for key in range(1, 6):
         damage(record_set, key)

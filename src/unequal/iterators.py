@@ -16,6 +16,7 @@ from unequal import augmentation as aug
 from unequal import images, runtime
 from unequal.errors import InputError
 from unequal.operators import numpy_view
+from unequal.records import DamagedRecord
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class BatchBuffers:
 class PictureLoader:
     """Decode and augment pictures of a record set into batches, in threads.
 
-    Damaged pictures are replaced by the next ones of the sequence and counted; more than
+    Damaged pictures and records are replaced by the next ones of the sequence and counted; more than
     ``max_damaged`` different ones are an error.
 
     Parameters
@@ -132,7 +133,11 @@ class PictureLoader:
     def _picture(self, sequence, position, height, width):
         for step in range(len(sequence)):
             key = int(sequence[(position + step) % len(sequence)])
-            label, data = self.records.image(key)
+            try:
+                label, data = self.records.image(key)
+            except DamagedRecord as error:  # not a wrong class: that is a mistake, not an accident
+                self._note_damaged(key, error)
+                continue
             try:
                 return label, images.decode_bgr(
                     data, "{}: record {}".format(self.records.path, key), height, width)

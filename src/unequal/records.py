@@ -27,6 +27,10 @@ MAX_CLASSES = 1 << 24  # beyond, float32 labels skip numbers
 MAX_SIDE = 4096  # pixels
 
 
+class DamagedRecord(InputError):
+    """One record cannot be read; the others may be sound."""
+
+
 def read_property(directory):
     """Return ``(num_classes, height, width)`` from ``directory/property``.
 
@@ -236,7 +240,7 @@ class RecordSet:
         return position
 
     def _damaged(self, key, offset):
-        return InputError(
+        return DamagedRecord(
             "{}: record {} at byte {} is damaged: the file is truncated, or train.idx belongs to "
             "another set; copy both again.".format(self.path, key, offset))
 
