@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
+from argparse import Namespace
 
 from _common import alternate, compare, table
 
@@ -45,7 +46,8 @@ def mxnet_step(batch, plain):
     stage = fit.Stage("", symbol, None, [], [])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rescale_grad is not 1/batch: the loss is a mean already
-        module.init_optimizer(optimizer=fit._optimizer(flags, stage, [mx.cpu()]))
+        module.init_optimizer(optimizer=fit._optimizer(
+            flags, stage, Namespace(devices=[mx.cpu()], num_devices=1), 0))
     random = np.random.RandomState(0)
     data = mx.io.DataBatch([mx.nd.array(random.randint(0, 256, shapes[0][0][1]))],
                            [mx.nd.array(random.randint(CLASSES, size=batch))])

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import jobs
 import pytest
 
 import unequal  # noqa: F401  before the test files import mxnet
@@ -17,3 +18,18 @@ def stub_driver(tmp_path_factory):
     subprocess.run(["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(library),
                     str(Path(__file__).parent / "stub_driver.c")], check=True)
     return library
+
+
+@pytest.fixture
+def launch():
+    """`jobs.launch`, whose jobs do not survive a test that fails."""
+    started = []
+
+    def start(*arguments, **environment):
+        started.append(jobs.launch(*arguments, **environment))
+        return started[-1]
+
+    yield start
+    for job in started:
+        job.kill()  # the keepers end the rest
+        job.communicate()

@@ -18,10 +18,16 @@ TERMINATE = b"T"
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_keeper():
-    # Should the keeper itself be killed: the kernel then kills the command.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _ends_with_this_process():
+    """What a new process calls so that the kernel kills it should the keeper be killed."""
+    libc, keeper = ctypes.CDLL(None), os.getpid()
+
+    def ask_kernel():
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != keeper:  # it was killed before
+            os._exit(1)
+
+    return ask_kernel if sys.platform == "linux" else None
 
 
 def _stop(number, _):
@@ -41,7 +47,7 @@ def keep(command):
         signal.signal(number, _stop)
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True,
-                                 preexec_fn=_end_with_keeper)
+                                 preexec_fn=_ends_with_this_process())
     except OSError as error:
         print("{}: {}".format(command[0], error.strerror), file=sys.stderr)
         return 127

@@ -186,7 +186,7 @@ def start(command, workers, servers, hosts=(), address=None):
 
     def begin(role, number, count, command, **environment):
         host = hosts[number % len(hosts)] if hosts and role != "scheduler" else None
-        environment.update(common, DMLC_ROLE=role,
+        environment.update(common, DMLC_ROLE=role, DMLC_TASK_ID=str(number),
                            DMLC_NODE_HOST=host.address if host else address)
         name = "the scheduler" if role == "scheduler" else "{} {} of {}".format(
             role, number, count)
