@@ -237,7 +237,8 @@ def test_numbers_of_the_index_that_overflow(tmp_path):
             RecordSet(directory)
 
 
-@pytest.mark.parametrize("values", [(np.nan, 7), (5, np.inf), (-1, 7), (7, 5), (3e38, 3e38)])
+@pytest.mark.parametrize("values", [(np.nan, 7), (5, np.inf), (-1, 7), (7, 5), (3e38, 3e38),
+                                    (1e6, 1e6)])
 def test_a_header_that_makes_no_sense(tmp_path, values):
     directory = make_set(tmp_path / "set")
     path = os.path.join(directory, "train.rec")

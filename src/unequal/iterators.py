@@ -51,8 +51,8 @@ class BatchBuffers:
 class PictureLoader:
     """Decode and augment pictures of a record set into batches, in threads.
 
-    Damaged pictures and records are replaced by the next ones of the sequence and counted; more than
-    ``max_damaged`` different ones are an error.
+    Damaged pictures and records are replaced by the next ones of the sequence and counted; more
+    than ``max_damaged`` different ones are an error.
 
     Parameters
     ----------

@@ -151,7 +151,7 @@ class RecordSet:
             raise InputError(
                 "{}: record 0 should be a header of two numbers, the ends of the image and "
                 "identity keys, but has {}; pack the set again.".format(self.path, flag))
-        if not (np.isfinite(label).all() and 0 <= label[0] <= label[1] <= self._keys[-1] + 1):
+        if not (np.isfinite(label).all() and 0 <= label[0] <= label[1] < 2 ** 53):
             raise InputError("{}: the header says that images end at key {} and identities at {}; "
                              "copy train.rec again.".format(self.path, *label))
         first, last = (int(value) for value in label)
@@ -159,7 +159,8 @@ class RecordSet:
         identities = slice(*np.searchsorted(self._keys, (first, last)))
         self.image_keys = self._keys[images]
         self.identity_keys = self._keys[identities]
-        if not len(self.image_keys) or len(self.identity_keys) != last - first:
+        if not len(self.image_keys) or len(self.identity_keys) != last - first \
+                or first > self._keys[-1] + 1:
             raise InputError(
                 "{}: the header says that keys 1 to {} are images and {} to {} identities, but the "
                 "index holds {} and {} of these; copy train.rec and train.idx again.".format(
