@@ -37,11 +37,11 @@ SCALE = 16.0
 LIST = "suspects.txt"
 CLASSES = "tail as classes"
 
-NETWORK = ("--network", "n8", "--emb-size", "128", "--loss-type", "4", "--margin-m", "0.5",
+NETWORK = ("--network", "n8", "--emb-size", "128", "--loss-type", "4", "--margin-m", "0.3",
            "--patience", "0")
-ARCFACE = ("train_softmax.py", "--per-batch-size", "128", "--lr", "0.1", "--max-steps", "660",
-           "--lr-steps", "396,560", "--verbose", "220")
-UPDATES = ("--per-batch-size", "128", "--lr", "0.01", "--max-steps", "330", "--lr-steps", "220",
+ARCFACE = ("train_softmax.py", "--per-batch-size", "128", "--lr", "0.1", "--max-steps", "500",
+           "--lr-steps", "396,460", "--verbose", "125")
+UPDATES = ("--per-batch-size", "128", "--lr", "0.01", "--max-steps", "220", "--lr-steps", "150",
            "--verbose", "110")
 NRA = ("train_relusoft.py",) + UPDATES
 TAIL = ("train_unequal.py", "--noise-beta", "0.3", "--lr", "0.001", "--batch-size1", "96",
