@@ -47,12 +47,21 @@ def descendants(pid):
     return found
 
 
+def _variables(pid):
+    return dict(item.partition(b"=")[::2] for item in _read(pid, "environ").split(b"\0"))
+
+
+def is_member(pid):
+    """Whether it is a scheduler, server or worker; not its keeper."""
+    return b"DMLC_ROLE" in _variables(pid) and b"keeper.py" not in _read(pid, "cmdline")
+
+
 def members(launcher):
-    """The scheduler, servers and workers of a started launch; not their keepers."""
+    """The scheduler, servers and workers of a started launch."""
     result = []
-    for pid in descendants(launcher.pid):
-        variables = dict(item.partition(b"=")[::2] for item in _read(pid, "environ").split(b"\0"))
-        if b"DMLC_ROLE" in variables and b"keeper.py" not in _read(pid, "cmdline"):
+    for pid in filter(is_member, descendants(launcher.pid)):
+        variables = _variables(pid)
+        if variables:  # it may just have ended
             result.append(Member(pid, variables[b"DMLC_ROLE"].decode(),
                                  int(variables[b"DMLC_TASK_ID"])))
     return result

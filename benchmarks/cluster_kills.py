@@ -1,0 +1,137 @@
+"""Kill a worker, the server or the scheduler of a job at random times, start it again, count.
+
+    python benchmarks/cluster_kills.py [--kills 24] [--seed 0]
+
+`unequal launch -n 2` trains step 2 on a small built-in set with `--resume auto`. One of the four
+processes, in turn, gets SIGKILL: four times within three seconds of the launch, then four times
+within eight seconds of the beginning of training, and so on. Then: the launcher ends within 60 seconds
+with exit code 1 and one sentence that names the one that was killed, no process of the job is left,
+and the next launch goes on from the last state that the log has as saved. In the end the weights
+must be those of a run that nobody disturbed, bit for bit. Exit code 1 when anything differs. About
+six minutes on two cores.
+"""
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+import jobs  # noqa: E402
+
+from unequal.synth import make_dataset  # noqa: E402
+
+VICTIMS = (("worker", 0, "worker 0 of 2"), ("worker", 1, "worker 1 of 2"),
+           ("server", 0, "server 0 of 1"), ("scheduler", 0, "the scheduler"))
+
+
+def command(directory, prefix, steps):
+    return ("-n", "2", "--", sys.executable, str(ROOT / "train_softmax.py"), *jobs.SMALL,
+            "--per-batch-size", "8", "--verbose", "5", "--patience", "0", "--lr", "0.01",
+            "--data-dir", str(directory / "data" / "MF2_pic9_head"), "--max-steps", str(steps),
+            "--resume", "auto", "--kv-store", "dist_sync", "--prefix", str(prefix))
+
+
+def events(prefix):
+    """What the log says, line by line; a kill may leave half a line."""
+    path = Path(str(prefix) + "-trainlog.jsonl")
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def weights(prefix):
+    with np.load(str(prefix) + "-resume.npz") as arrays:
+        return {name: arrays[name].tobytes() for name in arrays.files if name != "header"}
+
+
+def saved_step(prefix):
+    """Batches done at the last saved state; 0 without one."""
+    try:
+        with np.load(str(prefix) + "-resume.npz") as arrays:
+            return json.loads(arrays["header"].tobytes())["position"]["step"]
+    except FileNotFoundError:
+        return 0
+
+
+def kill_one(directory, prefix, steps, victim, chance, report):
+    """One launch and one kill; whether the job ended before it could be killed."""
+    role, number, name = victim
+    before = saved_step(prefix)
+    job = jobs.launch(*command(directory, prefix, steps))
+    jobs.wait_for(lambda: len(jobs.members(job)) == 4, "four processes")
+    training = len(report) // len(VICTIMS) % 2
+    if training:
+        began = len(events(prefix))
+        jobs.wait_for(lambda: len(events(prefix)) > began or job.poll() is not None,
+                      "the training")
+    seconds = chance.uniform(0, 8 if training else 3)
+    time.sleep(seconds)
+    target = [one.pid for one in jobs.members(job) if (one.role, one.number) == (role, number)]
+    everything = jobs.descendants(job.pid)
+    if not target or job.poll() is not None:
+        job.communicate()
+        return False
+    saved = saved_step(prefix)
+    os.kill(target[0], signal.SIGKILL)
+    start = time.monotonic()
+    errors = job.communicate()[1].splitlines()
+    took = time.monotonic() - start
+    named = bool(errors) and errors[-1].startswith(
+        "error: {} was killed by SIGKILL; ".format(name))
+    left = jobs.running(everything)
+    resumed = [event["step"] for event in events(prefix) if event["event"] == "resume"]
+    report.append({"named": named, "code": job.returncode == 1, "in time": took < 60,
+                   "nobody left": not left, "nothing lost": saved_step(prefix) >= saved >= before,
+                   "resumed": not resumed or max(resumed) <= saved_step(prefix)})
+    print("{:14s} {:.1f} s after {}, {} batches saved: ended in {:.1f} s: {}".format(
+        name, seconds, "training began" if training else "the launch", saved, took,
+        errors[-1] if errors else "no message"), flush=True)
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    steps = 40 * options.kills
+    report = []
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        make_dataset(str(directory / "data"), seed=1, image_size=16, head_identities=8,
+                     tail_identities=24, eval_pairs=20, eval_identities=20)
+        killed = directory / "killed" / "model"
+        while len(report) < options.kills:
+            if not kill_one(directory, killed, steps, VICTIMS[len(report) % len(VICTIMS)],
+                            chance, report):
+                print("the run came to its end first; another one", flush=True)
+                for path in killed.parent.iterdir():
+                    path.unlink()
+        last = saved_step(killed)
+        whole = directory / "whole" / "model"
+        steps = last + 20
+        for prefix in (killed, whole):
+            job = jobs.launch(*command(directory, prefix, steps))
+            output, errors = job.communicate()
+            if job.returncode:
+                sys.exit(output + errors)
+        first = [event["step"] for event in events(killed) if event["event"] == "resume"][-1]
+        same = weights(killed) == weights(whole)
+    print("the last launch went on after batch {} of the {} saved; weights, momentum and averages "
+          "after batch {} {} those of an undisturbed run".format(
+              first, last, steps, "are" if same else "ARE NOT"))
+    for what in report[0]:
+        print("{:13s} {} of {}".format(what, sum(one[what] for one in report), len(report)))
+    return 0 if same and first == last and all(all(one.values()) for one in report) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
