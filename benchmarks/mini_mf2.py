@@ -59,7 +59,6 @@ def tail_arm(weights, *flags):
 HEAD_ARMS = {
     "ArcFace": (None, ARCFACE),
     "ArcFace, continued": ("ArcFace", ("train_softmax.py",) + UPDATES),
-    "NRA, beta 1 (control)": ("ArcFace", NRA + ("--noise-beta", "1")),
     "NRA, beta 0.9": ("ArcFace", NRA + ("--noise-beta", "0.9")),
     "NRA, beta 0.8": ("ArcFace", NRA + ("--noise-beta", "0.8")),
     "NRA, beta 0.7": ("ArcFace", NRA + ("--noise-beta", "0.7")),
