@@ -118,13 +118,20 @@ class PictureLoader:
         blue_green_red = [planes[2], planes[1], planes[0]]
         labels = np.empty(last - first, np.float32)
         cutoff = self.augmentation.cutoff
-        for i in range(first, last):
-            labels[i - first], picture = self._picture(sequence, start + i, height, width)
-            if draws.mirror[i]:
+        # Python's own numbers: an element of an array takes longer to fetch than all of these.
+        keys = sequence.take(range(start + first, start + last), mode="wrap").tolist()
+        mirror, color = draws.mirror.tolist(), (draws.gray | draws.jitter).tolist()
+        for i, key in enumerate(keys, first):
+            try:
+                labels[i - first], data = self.records.image(key)
+                picture = images.decode_bgr(data, key, height, width)
+            except InputError:
+                labels[i - first], picture = self._picture(sequence, start + i, height, width)
+            if mirror[i]:
                 picture = aug.flip(picture, mirrored)
             cv2.split(picture, blue_green_red)
             out[i] = planes
-            if draws.gray[i] or draws.jitter[i]:
+            if color[i]:
                 aug.apply_color(out[i], draws, i)
             if cutoff:
                 aug.apply_cutoff(out[i], draws, i, cutoff)

@@ -19,6 +19,7 @@ from unequal.errors import InputError
 MAGIC = 0xCED7230A  # dmlc-core's RecordIO
 _RECORD = struct.Struct("<II")  # magic, (continuation flag << 29 | length)
 _HEADER = struct.Struct("<IfQQ")  # flag (number of label floats after it, 0: scalar), label, ids
+_PLAIN = struct.Struct("<IIIfQQ")  # both, of a whole record (whose continuation flag is 0)
 _LENGTH_MASK = (1 << 29) - 1
 _MAX_RECORD = 1 << 29  # bytes; no writer can write a longer one
 _READ_AT_ONCE = 1 << 16  # more than a face needs; a longer record takes further reads
@@ -230,7 +231,7 @@ class RecordSet:
 
     def _position(self, key):
         if self._contiguous:
-            position = int(key) - int(self._keys[0])
+            position = int(key) - self._keys.item(0)
             found = 0 <= position < len(self._keys)
         else:
             position = int(np.searchsorted(self._keys, key))
@@ -309,6 +310,18 @@ class RecordSet:
         InputError
             When the label is not a whole number in ``[0, num_classes)``.
         """
+        # The ordinary record, whole and of one number, at one look: this runs for every picture of
+        # a training. Whatever is else goes the long way, which also says what is wrong.
+        position = self._position(key)
+        offset = self._offsets.item(position)
+        block = os.pread(self._file, min(self._ends.item(position) - offset, _READ_AT_ONCE),
+                         offset)
+        if len(block) >= _PLAIN.size:
+            magic, length, flag, label, _, _ = _PLAIN.unpack_from(block)
+            end = _RECORD.size + length
+            if (magic == MAGIC and not flag and _PLAIN.size <= end <= len(block)
+                    and 0 <= label < self.num_classes and label == int(label)):
+                return int(label), block[_PLAIN.size:end]
         label, payload, start = self._image(key)
         return label, payload[start:]
 
