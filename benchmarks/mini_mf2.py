@@ -17,6 +17,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from unequal.eval import bins, verification
 from unequal.records import RecordSet, RecordWriter, relabel
 from unequal.symbols.margin import Margin
 
+MXNET = threading.Lock()  # its Python side is not made for several threads
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ("lfw", "cfp_fp", "agedb_30")
 RATES = (0.0, 0.2, 0.4, 0.6)
@@ -210,7 +212,7 @@ class Study:
             tail = folder / "split"
         if LIST in flags:
             flags[flags.index(LIST)] = str(folder / LIST)
-            with RecordSet(str(head)) as records:
+            with MXNET, RecordSet(str(head)) as records:
                 noise_list.make_list(records, start, Margin(4, scale, 0.0), 0.0,
                                      str(folder / LIST), method="label-margin")
         if script == "train_unequal.py":
@@ -220,12 +222,14 @@ class Study:
                   "--eval-dir", str(self.data / "validation_dataset"), "--seed", str(self.seed),
                   "--prefix", str(folder / "model"), log=folder / "log.txt")
         checkpoint, validation = best_checkpoint(folder)
-        test = accuracies(checkpoint, self.data / "eval_dataset")
+        with MXNET:
+            test = accuracies(checkpoint, self.data / "eval_dataset")
+            flipped = (memorised(checkpoint, self.data, folder, scale) if name != CLASSES
+                       else None)
         numbers = {"arm": name, "rate": self.rate, "seed": self.seed, "checkpoint": checkpoint,
                    "validation": 100 * validation, "test": test,
                    "mean": statistics.mean(test.values()),
-                   "flipped": memorised(checkpoint, self.data, folder, scale)
-                   if name != CLASSES else None}
+                   "flipped": flipped}
         keep = "-{:04d}.params".format(checkpoints.parse(checkpoint)[1])
         for path in folder.glob("*.params"):
             if not path.name.endswith(keep):
