@@ -36,7 +36,6 @@ TARGETS = ("lfw", "cfp_fp", "agedb_30")
 RATES = (0.0, 0.2, 0.4, 0.6)
 TAIL_RATE = 0.3  # the built-in data's own rate, for the arms of step 4
 SCALE = 16.0
-LIST = "suspects.txt"
 CLASSES = "tail as classes"
 
 NETWORK = ("--network", "n8", "--emb-size", "128", "--loss-type", "4", "--margin-m", "0.3",
@@ -67,7 +66,6 @@ HEAD_ARMS = {
     "NRA, beta 0.3": ("ArcFace", NRA + ("--noise-beta", "0.3")),
     "NRA, beta 0.9, threshold": ("ArcFace", NRA + ("--noise-beta", "0.9", "--noise-threshold",
                                                    "0.135")),
-    "NRA, beta 0.3, noise list": ("ArcFace", NRA + ("--noise-beta", "0.3", "--noise-list", LIST)),
 }
 TAIL_ARMS = {
     "no tail loss (weight 0)": tail_arm("0"),
@@ -84,12 +82,9 @@ TAIL_ARMS = {
 SUSPECTS = {
     "weight 5": tail_arm("5"),
     "weight 5, a fifth of the tail people under two labels": tail_arm("5"),
-    "weight 5, a third of the updates": tail_arm("5", "--max-steps", "100"),
-    "weight 5, twice the updates": tail_arm("5", "--max-steps", "600"),
     "weight 5, three times the head images": tail_arm("5", "--batch-size1", "288"),
     "weight 5, six images per identity": tail_arm("5", "--images-per-identity", "6",
                                                   "--batchsize_id", "96", "--bag-size", "720"),
-    "weight 5, random": tail_arm("5", "--mining", "0"),
 }
 SPLIT, = (arm for arm in SUSPECTS if "two labels" in arm)
 
@@ -210,11 +205,6 @@ class Study:
         if name == SPLIT:
             split_identities(tail, folder / "split")
             tail = folder / "split"
-        if LIST in flags:
-            flags[flags.index(LIST)] = str(folder / LIST)
-            with MXNET, RecordSet(str(head)) as records:
-                noise_list.make_list(records, start, Margin(4, scale, 0.0), 0.0,
-                                     str(folder / LIST), method="label-margin")
         if script == "train_unequal.py":
             flags += ["--data-dir-interclass", str(tail)]
         self.call(script, *NETWORK, "--margin-s", str(scale), *flags,
