@@ -35,7 +35,7 @@ test-cuda: $(CUDA_VENV)/installed
 	LD_LIBRARY_PATH=$(CUDA_VENV) $(CUDA_BIN)/python -m pytest -q -m cuda tests/test_runtime.py
 
 clean:
-	rm -rf $(VENV) $(CUDA_VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CUDA_VENV) build *.egg-info .pytest_cache .ruff_cache src/unequal/*.so
 
 # The stamps make pip run again when setup.py changes, and only then.
 $(VENV)/installed: setup.py pyproject.toml

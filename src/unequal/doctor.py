@@ -68,12 +68,16 @@ def _report_mxnet(problems):
         return
     import mxnet as mx
 
+    from unequal import operators
+
     features = mx.runtime.Features()
     enabled = [label for feature, label in (
         ("CUDA", "CUDA"), ("CUDNN", "cuDNN"), ("MKLDNN", "oneDNN"), ("DIST_KVSTORE", "distributed"))
         if features.is_enabled(feature)]
     _row("mxnet", "{} ({}) with {}".format(mx.__version__, build or "not from pip",
                                            ", ".join(enabled)))
+    _row("weight rows", "by the compiled kernel" if operators.COMPILED else
+         "by MXNet: there was no C compiler at installation, so step 3's head is slower")
     if len(builds) > 1:
         problems.append(InputError(
             "mxnet and mxnet-cu112 are both installed and overwrite each other's files: run `pip "
