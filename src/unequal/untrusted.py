@@ -153,8 +153,8 @@ _OPERATORS.update(dict.fromkeys((
 _OPERATORS.update(dict.fromkeys((
     "elemwise_add", "elemwise_sub", "elemwise_mul", "elemwise_div", "_add", "_plus", "_Plus",
     "_sub", "_minus", "_Minus", "_mul", "_Mul", "_div", "_Div", "_maximum", "_minimum",
-    "broadcast_add", "broadcast_plus", "broadcast_sub", "broadcast_minus", "broadcast_mul", "broadcast_div",
-    "broadcast_maximum", "broadcast_minimum", "_grad_add", "batch_dot",
+    "broadcast_add", "broadcast_plus", "broadcast_sub", "broadcast_minus", "broadcast_mul",
+    "broadcast_div", "broadcast_maximum", "broadcast_minimum", "_grad_add", "batch_dot",
 ), _TWO))
 
 # Attribute -> least and largest of its numbers. MXNet divides by some of them unasked.
