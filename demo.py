@@ -19,7 +19,7 @@ TARGETS = ("lfw", "cfp_fp", "agedb_30")
 # The paper's recipe with what a small set asks for: a small network, hundreds of batches instead
 # of hundreds of thousands, a smaller scale (at 64 training does not begin in so few batches; with
 # 30% of the labels wrong 16 does better than 32), and less trust in the labels (the paper's beta
-# 0.9 gains less here, docs/study.md). All chosen on the validation people, who also choose the
+# 0.9 gains less here, docs/mini_mf2.md). All chosen on the validation people, who also choose the
 # checkpoint of each step; the table's pairs are used for nothing else.
 NETWORK = ("--network", "n8", "--emb-size", "128", "--loss-type", "4", "--margin-m", "0.3",
            "--margin-s", "16", "--patience", "0")

@@ -3,12 +3,12 @@
 For every noise rate and seed a data set is drawn and ArcFace trained on it; every other arm starts
 from there and makes the same number of updates. Settings, and the checkpoint of an arm that counts,
 are chosen on the validation people; the accuracies shown are those of the test pairs. Everything
-runs by the entry scripts, one thread each, --jobs at a time. About two hours on two cores; what is
-done already is not done again.
+runs by the entry scripts, one thread each, --jobs at a time. About an hour and a half on two cores;
+what is done already is not done again.
 
     python benchmarks/mini_mf2.py [--out mini_mf2] [--seeds 3] [--jobs 2] [--only-table]
 
-Writes OUT/results.json, and docs/mini_mf2.md and docs/mini_mf2.png by --docs.
+Writes OUT/results.json; with --docs the tables of docs/mini_mf2.md and docs/mini_mf2.png.
 """
 import argparse
 import json
@@ -283,7 +283,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only-table", action="store_true", help="train nothing")
-    parser.add_argument("--docs", metavar="DIR", help="write tables.md and mini_mf2.png there")
+    parser.add_argument("--docs", action="store_true", help="write the tables and the picture")
     options = parser.parse_args()
     out = Path(options.out).resolve()
 
@@ -302,15 +302,15 @@ def main():
             list(pool.map(work, jobs))
     results = [json.loads(path.read_text()) for path in sorted(out.glob("*/*/*/result.json"))]
     (out / "results.json").write_text(json.dumps(results, indent=1))
-    parts = [("Verification, mean of the three test sets, %",
+    parts = [("## Verification, mean of the three test sets, %",
               table(results, RATES, HEAD_ARMS, lambda result: result["mean"])),
-             ("Flipped images that the model gives to their wrong label, %",
+             ("## Flipped images that the model gives to their wrong label, %",
               table(results, RATES[1:], HEAD_ARMS,
                     lambda result: result["flipped"] and result["flipped"]["wrong"])),
-             ("Flipped images that it gives to the person they show, %",
+             ("## Flipped images that it gives to the person they show, %",
               table(results, RATES[1:], HEAD_ARMS,
                     lambda result: result["flipped"] and result["flipped"]["right"])),
-             ("The tail, 30% flipped: verification, %", "\n".join(
+             ("## The tail, 30% flipped: verification, %", "\n".join(
                  ["| arm | " + " | ".join(TARGETS) + " | mean |", "|---" * 5 + "|"] + [
                      "| {} | {} |".format(arm, " | ".join(spread(values) for values in zip(*rows)))
                      for arm in ("ArcFace", "NRA, beta 0.3", *TAIL_ARMS, *SUSPECTS) for rows in [[
@@ -320,8 +320,10 @@ def main():
     text = "\n\n".join("{}\n\n{}".format(*part) for part in parts) + "\n"
     print("\n" + text)
     if options.docs:
-        (Path(options.docs) / "tables.md").write_text(text)
-        picture(results, Path(options.docs) / "mini_mf2.png")
+        page = ROOT / "docs" / "mini_mf2.md"
+        before, mark, _ = page.read_text().partition("<!-- written by benchmarks/mini_mf2.py -->\n")
+        page.write_text(before + mark + "\n" + text)
+        picture(results, ROOT / "docs" / "mini_mf2.png")
 
 
 if __name__ == "__main__":
