@@ -33,13 +33,31 @@ def data(tmp_path_factory):
     return Namespace(step_2=step_2, step_4=step_4)
 
 
-def start(script, *flags, where=None):
+started = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on():
+    """A test that fails must not leave its training behind."""
+    yield
+    while started:
+        started[-1].kill()
+        started.pop().wait()
+
+
+def heed_ctrl_c():
+    """In the new process: these tests may run where SIGINT is ignored (a shell's ``&``)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(script, *flags, where=None, stderr=subprocess.PIPE):
     command = [str(ROOT / script), *flags]
     if where:
         command = [str(ROOT / "tests" / "cut.py"), *where, *command]
-    return subprocess.Popen([sys.executable, "-u", *command], env=ENVIRONMENT,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            universal_newlines=True)
+    started.append(subprocess.Popen(
+        [sys.executable, "-u", *command], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=stderr,
+        universal_newlines=True, preexec_fn=heed_ctrl_c))
+    return started[-1]
 
 
 def finish(process, code):
@@ -129,14 +147,12 @@ def test_a_signal_saves_at_the_next_batch(data, tmp_path, number):
 
 def test_ctrl_c_that_also_ends_tee(data, tmp_path):
     """`2>&1 | tee log`: the signal goes to all of them, and then nobody reads our output."""
-    process = subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / data.step_2[0]), *data.step_2[1:], "--max-steps",
-         "1000000", "--patience", "0", "--prefix", str(tmp_path / "model")], env=ENVIRONMENT,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    process = start(*data.step_2, "--max-steps", "1000000", "--patience", "0", "--prefix",
+                    str(tmp_path / "model"), stderr=subprocess.STDOUT)
     until(process, "Epoch[")
     process.stdout.close()
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 75
+    assert process.wait(300) == 75
     assert "model-resume.npz" in os.listdir(tmp_path)
 
 
