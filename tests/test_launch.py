@@ -87,6 +87,7 @@ def test_hosts(tmp_path):
     for text, message in (("\n", "no hosts; write one a line"),
                           ("-oProxyCommand=x\n", "expected HOST or HOST:PORT"),
                           ("localhost:ssh\n", "expected HOST or HOST:PORT"),
+                          ("localhost\n192.0.2.1\n", "localhost stands for 127.0.0.1 on this"),
                           ("no.such.host.invalid\n", "host no.such.host.invalid is unknown")):
         path.write_text(text)
         with pytest.raises(InputError, match=message):

@@ -123,7 +123,7 @@ def read_hosts(path):
     Raises
     ------
     InputError
-        When there are none, or the name of one is unknown.
+        When there are none, or one is unknown or cannot be reached by the others.
     """
     hosts = []
     with open(path, encoding="utf-8") as lines:
@@ -143,6 +143,11 @@ def read_hosts(path):
             hosts.append(Host(name, port or None, address))
     if not hosts:
         raise InputError("{}: no hosts; write one a line.".format(path))
+    loopback = [host for host in hosts if host.address.startswith("127.")]
+    if loopback and len(loopback) < len(hosts):  # Debian's /etc/hosts does that to its own name
+        raise InputError("{}: {} stands for {} on this machine, which other hosts cannot reach; "
+                         "write its address instead.".format(
+                             path, loopback[0].name, loopback[0].address))
     return hosts
 
 

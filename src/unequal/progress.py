@@ -10,6 +10,8 @@ logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 30
 
+bars = True  # False in workers of a job that share a terminal with worker 0
+
 
 def end_time(seconds):
     """Local time ``seconds`` from now, to the minute; with the day when it is not today."""
@@ -41,7 +43,7 @@ class Bar:
         self._done = 0
         self._start = self._last = time.monotonic()
         self._bar = self._redirect = None
-        if sys.stderr.isatty():
+        if bars and sys.stderr.isatty():
             self._redirect = logging_redirect_tqdm()
             self._redirect.__enter__()
             self._bar = tqdm(total=total, desc=label, unit=" " + unit, leave=False)

@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional
 import mxnet as mx
 import numpy as np
 
-from unequal import checkpoints, runtime
+from unequal import checkpoints, progress, runtime
 from unequal.distributed import Workers
 from unequal.errors import InputError
 from unequal.iterators import LABEL_NAME
@@ -67,6 +67,7 @@ def prepare(options):
     workers = Workers(options.kv_store, options.compress_gradients)
     if workers.rank:  # worker 0 speaks for all
         logging.getLogger().setLevel(logging.WARNING)
+        progress.bars = False
     mx.random.seed(options.seed)
     np.random.seed(options.seed)
     devices = runtime.devices(options.devices or None)
