@@ -12,6 +12,7 @@ last digits (a state has the mean of the workers', with which all go on). Exit c
 differs. About six minutes on two cores.
 """
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -23,11 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-import jobs  # noqa: E402
+from unequal.synth import make_dataset
 
-from unequal.synth import make_dataset  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
+_SPEC = importlib.util.spec_from_file_location("jobs", str(ROOT / "tests" / "jobs.py"))
+jobs = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(jobs)
 
 VICTIMS = (("worker", 0, "worker 0 of 2"), ("worker", 1, "worker 1 of 2"),
            ("server", 0, "server 0 of 1"), ("scheduler", 0, "the scheduler"))

@@ -101,7 +101,10 @@ def complaints(code, said):
 
 def held_memory():
     """Bytes this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss, which begins with the memory of the process that started this one.
+    with open("/proc/self/status", encoding="ascii") as status:
+        peak, = (line for line in status if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) * 1024
 
 
 class Worker:
@@ -236,7 +239,8 @@ class Process:
 
     def __init__(self, seed, limit):
         self.root = tempfile.mkdtemp(prefix="fuzz-")
-        environment = dict(os.environ, OMP_NUM_THREADS="1", HOME=os.path.join(self.root, "home"))
+        environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1",
+                           HOME=os.path.join(self.root, "home"))
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__), "--work", self.root, "--seed", str(seed)],
