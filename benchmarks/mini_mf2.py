@@ -311,8 +311,9 @@ def main():
               table(results, RATES[1:], HEAD_ARMS,
                     lambda result: result["flipped"] and result["flipped"]["right"])),
              ("## The tail, 30% flipped: verification, %", "\n".join(
-                 ["| arm | " + " | ".join(TARGETS) + " | mean |", "|---" * 5 + "|"] + [
-                     "| {} | {} |".format(arm, " | ".join(spread(values) for values in zip(*rows)))
+                 ["| arm | seeds | " + " | ".join(TARGETS) + " | mean |", "|---" * 6 + "|"] + [
+                     "| {} | {} | {} |".format(arm, len(rows), " | ".join(
+                         spread(values) for values in zip(*rows)))
                      for arm in ("ArcFace", "NRA, beta 0.3", *TAIL_ARMS, *SUSPECTS) for rows in [[
                          (*(result["test"][name] for name in TARGETS), result["mean"])
                          for result in results
