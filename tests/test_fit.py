@@ -1,10 +1,10 @@
-import json
 from argparse import Namespace
 
 import cv2
 import mxnet as mx
 import numpy as np
 import pytest
+import scripts
 
 from unequal import fit, options, run
 from unequal.distributed import Workers
@@ -76,9 +76,7 @@ def train(args, data, devices=1, lr_steps=(), before_batch=None, metrics=None):
 
 
 def events(args, kind):
-    path = args.prefix + "-trainlog.jsonl"
-    with open(path, encoding="utf-8") as lines:
-        return [event for event in map(json.loads, lines) if event["event"] == kind]
+    return [event for event in scripts.events(args.prefix) if event["event"] == kind]
 
 
 def weights(args, epoch=0):

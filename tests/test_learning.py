@@ -2,13 +2,13 @@
 labels verify far better than the noisy ones, and neither is near chance or perfect. (That pixels
 alone verify near chance is in test_synth.py.)"""
 import csv
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+from scripts import events
 
 from unequal.records import RecordSet, RecordWriter
 from unequal.synth import make_dataset
@@ -35,8 +35,7 @@ def mean_accuracy(data, dataset, prefix):
         [sys.executable, str(ROOT / "train_softmax.py"), *FLAGS, "--data-dir", str(data),
          "--eval-dir", str(dataset / "eval_dataset"), "--prefix", str(prefix)],
         check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    with open(str(prefix) + "-trainlog.jsonl", encoding="utf-8") as lines:
-        results = [json.loads(line) for line in lines if '"verify"' in line][-1]["results"]
+    results = [event for event in events(prefix) if event["event"] == "verify"][-1]["results"]
     return np.mean([result["accuracy_flip"] for result in results.values()])
 
 

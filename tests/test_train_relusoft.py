@@ -1,14 +1,12 @@
 """Step 3 by its commands: train_relusoft_savemodel.py, unequal noise, train_relusoft.py, NRA.sh."""
-import json
 import os
-import subprocess
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
+import scripts
 from test_options import OURS, REFERENCE, flags
 
 from unequal import cli, noise_list
@@ -17,22 +15,13 @@ from unequal.records import RecordSet
 from unequal.symbols.margin import Margin
 from unequal.synth import make_dataset
 
-ROOT = Path(__file__).parent.parent
 SMALL = ("--network", "n8", "--emb-size", "16", "--per-batch-size", "16", "--margin-s", "16")
-ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1")
 STEP_3 = {"--noise-beta": 1.0, "--bin-dir": "", "--batch_size_mining": 20,
           "--mean-loss": 0, "--gate": 0.0, "--truth": ""}
 
 
-def call(*command, code=0, **environment):
-    done = subprocess.run(command, env=dict(ENVIRONMENT, **environment), stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True, timeout=300)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
-
-
 def script(name, *arguments):
-    return call(sys.executable, "-u", str(ROOT / name), *SMALL, *arguments)
+    return scripts.script(name, *SMALL, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -122,16 +111,15 @@ def test_a_model_of_another_set_is_refused(trained, tmp_path):
 
 
 def test_nra_by_its_shell_script(trained, tmp_path):
-    done = call(
-        "sh", str(ROOT / "NRA.sh"), "--emb-size", "16", "--margin-s", "16", "--max-steps", "4",
-        "--verbose", "2", "--target", "lfw", "--noise-threshold", "0.9", "--truth",
-        str(trained.directory / "data" / "truth.csv"), PYTHON=sys.executable, NETWORK="n8",
-        PER_BATCH_SIZE="2", DATA_DIR=trained.head, PREFIX=str(tmp_path / "model"),
+    done = scripts.call(
+        "sh", str(scripts.ROOT / "NRA.sh"), "--emb-size", "16", "--margin-s", "16",
+        "--max-steps", "4", "--verbose", "2", "--target", "lfw", "--noise-threshold", "0.9",
+        "--truth", str(trained.directory / "data" / "truth.csv"), PYTHON=sys.executable,
+        NETWORK="n8", PER_BATCH_SIZE="2", DATA_DIR=trained.head, PREFIX=str(tmp_path / "model"),
         PRETRAINED=trained.model_t, BIN_DIR=str(tmp_path / "bin"), LR_STEPS="")
     listed = (tmp_path / "bin" / "0_noiselist.txt").read_text().splitlines()
     assert listed and "{} of ".format(len(listed)) in done.stdout
-    with open(str(tmp_path / "model-trainlog.jsonl"), encoding="utf-8") as lines:
-        events = [json.loads(line) for line in lines]
+    events = scripts.events(tmp_path / "model")
     assert events[0]["options"]["noise_beta"] == 0.9 and events[0]["options"]["lr"] == 0.01
     # A verification and a save after batch 1.
     assert [event["step"] for event in events if event["event"] == "verify"] == [1, 2, 4]

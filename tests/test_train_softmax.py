@@ -1,5 +1,4 @@
 """Step 2 by its entry script, as a user runs it."""
-import json
 import os
 import runpy
 import subprocess
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import mxnet as mx
 import pytest
+from scripts import events
 
 from unequal.synth import make_dataset
 
@@ -46,10 +46,9 @@ def test_the_recipes_command(dataset, tmp_path):
     assert "lr_steps [1024000, 1536000, 1920000]" in done.stdout
     assert "Traceback" not in done.stderr
     prefix = tmp_path / "models" / "r50_arc_pic9" / "model"
-    with open(str(prefix) + "-trainlog.jsonl", encoding="utf-8") as lines:
-        events = [json.loads(line) for line in lines]
-    assert {"start", "verify", "save", "end"} <= {event["event"] for event in events}
-    best = events[-1]["best_epoch"]
+    logged = events(prefix)
+    assert {"start", "verify", "save", "end"} <= {event["event"] for event in logged}
+    best = logged[-1]["best_epoch"]
     symbol, arguments, _ = mx.model.load_checkpoint(str(prefix), best)
     assert "softmax_output" in symbol.list_outputs() and "fc7_weight" in arguments
 

@@ -1,35 +1,17 @@
 """Step 4 by its command: train_unequal.py."""
-import json
-import os
-import subprocess
-import sys
 from argparse import Namespace
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
+from scripts import events, script
 from test_options import OURS, REFERENCE, flags
 
 from unequal.synth import make_dataset
 
-ROOT = Path(__file__).parent.parent
 SMALL = ("--network", "n8", "--emb-size", "16", "--margin-s", "16", "--target", "lfw")
 TAIL = ("--batch-size1", "16", "--batchsize_id", "12", "--bag-size", "30", "--bags", "3",
         "--batch-size2", "20", "--interweight", "1", "--verbose", "4")
-
-
-def script(name, *arguments, code=0):
-    done = subprocess.run((sys.executable, "-u", str(ROOT / name)) + arguments,
-                          env=dict(os.environ, OMP_NUM_THREADS="1"), stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True, timeout=300)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
-
-
-def events(prefix):
-    with open(prefix + "-trainlog.jsonl", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +106,8 @@ def test_random_tail_needs_no_mining_pass(trained):
     (("--batchsize_id", "10"), "--batchsize_id 10 must be a multiple of 3"),
     (("--batch-size1", "15", "--devices", "cpu:2"), "--batch-size1 15 must be a multiple of 2"),
     (("--batchsize_id", "33"), "--bag-size 30 must be at least"),
+    (("--images-per-identity", "0"), "--images-per-identity must be above 0"),
+    (("--bags", "0"), "--bags must be above 0"),
     (("--data-dir-interclass", ""), "--data-dir-interclass is missing"),
 ])
 def test_bad_flags_are_one_sentence(trained, arguments, text):
