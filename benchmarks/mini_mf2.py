@@ -151,8 +151,8 @@ def best_checkpoint(folder):
 def memorised(checkpoint, data, folder, scale):
     """Of the flipped images: how many the model gives to the wrong label, and to the right one."""
     with RecordSet(str(data / "MF2_pic9_head")) as records:
-        columns, _ = noise_list.make_list(
-            records, checkpoint, Margin(4, scale, 0.0), 0.0, str(folder / "unused.txt"))
+        columns = noise_list.score_records(records, checkpoint, Margin(4, scale, 0.0),
+                                           str(folder / "scores.csv"))
     truth = noise_list.read_truth(str(data / "truth.csv"))
     rows = [(label, prediction, truth[key][0])
             for label, key, prediction in zip(columns["label"], columns["key"],

@@ -1,9 +1,8 @@
 """Step 4's head: noise-robust loss for the head part, center-dispersed loss for the tail part."""
 import mxnet as mx
 
-from unequal.operators import unit_rows
-from unequal.symbols.margin import Margin, l2_rows, margin_logits
-from unequal.symbols.nra import check, composed_loss, robust_outputs
+from unequal.symbols.margin import Margin, margin_logits
+from unequal.symbols.nra import check, composed_loss, robust_outputs, weight_rows
 
 
 def centers(embedding, identities, images_per_identity):
@@ -77,7 +76,7 @@ def unequal_head(embedding, label, num_classes, embedding_size, margin=Margin(),
     if margin.loss_type == 0:
         head = mx.sym.L2Normalization(head, mode="instance")
     logits = margin_logits(head, head_label, num_classes, embedding_size, margin,
-                           unit_rows if on_cpu and not composed else l2_rows)
+                           weight_rows(on_cpu, composed))
     tail_loss, squares = center_dispersed_loss(
         part(embedding, head_size, head_size + tail_size), tail_identities, images_per_identity,
         interweight)

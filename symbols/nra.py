@@ -13,6 +13,11 @@ def check(beta, threshold=0.0):
             raise InputError("{} {} must lie in [0, 1].".format(flag, value))
 
 
+def weight_rows(on_cpu, composed):
+    """What makes the classifier's rows unit vectors: the ``unit`` of ``margin_logits``."""
+    return unit_rows if on_cpu and not composed else l2_rows
+
+
 def composed_loss(logits, label, beta, normalizer, threshold=0.0):
     """The operator's loss as a composition of standard operators, shape (1,).
 
@@ -78,7 +83,7 @@ def nra_head(embedding, label, num_classes, embedding_size, margin=Margin(), *, 
     """
     check(beta, threshold)
     logits = margin_logits(embedding, label, num_classes, embedding_size, margin,
-                           unit_rows if on_cpu and not composed else l2_rows)
+                           weight_rows(on_cpu, composed))
     if composed:
         return mx.sym.Group([mx.sym.BlockGrad(embedding, name="embedding"),
                              composed_loss(logits, label, beta, normalizer, threshold)])

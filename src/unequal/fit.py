@@ -185,9 +185,6 @@ class Verifier:
             self._sets.append((name, PictureList(pictures, path), issame))
             logger.info("ver %s (%s, %d pairs)", name, path, len(issame))
 
-    def __len__(self):
-        return len(self._sets)
-
     def __call__(self, arg_params, aux_params, step):
         """``{target: verification.evaluate(...)}``, logged as InsightFace does."""
         results = {}
