@@ -42,23 +42,10 @@ def parse_weights(text):
     return weights
 
 
-def miner_of(args, setup, tail):
-    """What gives the data its tail images before each epoch, and the epoch's length."""
-    miner = Miner(tail, args.batchsize_id // args.images_per_identity, args.images_per_identity,
-                  args.bag_size, args.bags, args.seed)
-
-    def sequence(epoch, arg_params, aux_params):
-        if not args.mining:
-            return miner.random(epoch)
-        return miner.mined(epoch, Embedder(setup.embedding, arg_params, aux_params, tail.image_size,
-                                           setup.devices, args.batch_size2), setup.workers)
-
-    return sequence
-
-
 def stage(weight, args, setup, tail):
     """The stage at one weight of the center-dispersed loss."""
     devices = setup.num_devices
+    identities = args.batchsize_id // args.images_per_identity
     data = UnequalIter(
         setup.records, tail, args.batch_size1, args.batchsize_id,
         COLOR._replace(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff),
@@ -69,15 +56,20 @@ def stage(weight, args, setup, tail):
         dispersed.unequal_head(
             setup.embedding, setup.label, setup.num_classes, args.emb_size, setup.margin,
             head_size=args.batch_size1 // devices,
-            tail_identities=args.batchsize_id // args.images_per_identity // devices,
+            tail_identities=identities // devices,
             images_per_identity=args.images_per_identity, interweight=weight,
             beta=args.noise_beta if args.noise else 1.0, normalizer=max(1, args.batch_size1 // 2),
             composed=composed, on_cpu=setup.devices[0].device_type == "cpu")
         for composed in (False, True))
-    sequence = miner_of(args, setup, tail)
+    miner = Miner(tail, identities, args.images_per_identity, args.bag_size, args.bags, args.seed)
 
     def choose_tail(epoch, arg_params, aux_params):
-        data.tail = sequence(epoch, arg_params, aux_params)
+        if not args.mining:
+            data.tail = miner.random(epoch)
+            return
+        embedder = Embedder(setup.embedding, arg_params, aux_params, tail.image_size,
+                            setup.devices, args.batch_size2)
+        data.tail = miner.mined(epoch, embedder, setup.workers)
 
     return fit.Stage(
         "step 4, interweight {:g}".format(weight), symbol, data,
@@ -95,6 +87,7 @@ def main(args):
     if not args.data_dir_interclass:
         raise InputError("--data-dir-interclass is missing: name the record set of the tail "
                          "identities (`unequal split` makes one).")
+    run.check_positive(args, "images_per_identity", "bags")
     setup = run.prepare(args)
     prefix, best = args.prefix, None
     with RecordSet(args.data_dir_interclass) as tail:

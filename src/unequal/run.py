@@ -58,9 +58,7 @@ def prepare(options):
     if not options.data_dir:
         raise InputError("--data-dir is missing: name a record set (`unequal synth DIR` makes one "
                          "to try).")
-    for flag in ("verbose", "end_epoch", "lr"):
-        if getattr(options, flag) <= 0:
-            raise InputError("--{} must be above 0.".format(flag.replace("_", "-")))
+    check_positive(options, "verbose", "end_epoch", "lr")
     if options.use_deformable:
         raise InputError("--use-deformable 1 is not supported; the reference accepts it but builds "
                          "the same network.")
@@ -87,6 +85,13 @@ def prepare(options):
                 ", ".join(map(str, devices)))
     return Run(devices, records, embedding, mx.sym.Variable(LABEL_NAME),
                margin_of(options), arg_params, aux_params, workers)
+
+
+def check_positive(options, *names):
+    """Raise InputError for the first of these options that is not above 0."""
+    for name in names:
+        if getattr(options, name) <= 0:
+            raise InputError("--{} must be above 0.".format(name.replace("_", "-")))
 
 
 def margin_of(options):
