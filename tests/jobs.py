@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+# Open MPI does not run as root without.
+MPI_AS_ROOT = {"{}_ALLOW_RUN_AS_ROOT{}".format(family, tail): "1"
+               for family in ("OMPI", "PRTE") for tail in ("", "_CONFIRM")}
 SMALL = ("--network", "n8", "--emb-size", "16", "--margin-s", "16", "--target", "lfw",
          "--version-output", "I")
 
@@ -52,8 +55,10 @@ def _variables(pid):
 
 
 def is_member(pid):
-    """Whether it is a scheduler, server or worker; not its keeper."""
-    return b"DMLC_ROLE" in _variables(pid) and b"keeper.py" not in _read(pid, "cmdline")
+    """Whether it is a scheduler, server or worker: what a keeper has started."""
+    stat = _read(pid, "stat").rpartition(b")")[2].split()
+    parent = _read(stat[1].decode(), "cmdline").split(b"\0") if stat else []
+    return len(parent) > 1 and parent[1].endswith(b"keeper.py")
 
 
 def members(launcher):

@@ -61,8 +61,8 @@ def sshds(namespaces, tmp_path):
     ssh = tmp_path / "bin" / "ssh"
     ssh.parent.mkdir()
     ssh.write_text("#!/bin/sh\nexec {} -F none -i {} -l {} -o StrictHostKeyChecking=no -o "
-                   "UserKnownHostsFile=/dev/null -o LogLevel=ERROR \"$@\"\n".format(
-                       shutil.which("ssh"), tmp_path / "user", getpass.getuser()))
+                   "UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o Port={} \"$@\"\n".format(
+                       shutil.which("ssh"), tmp_path / "user", getpass.getuser(), PORT))
     ssh.chmod(0o755)
     for name in namespaces[0]:
         started.append(subprocess.Popen(["ip", "netns", "exec", name, sshd, "-D", "-e", "-f",
@@ -74,9 +74,11 @@ def sshds(namespaces, tmp_path):
         process.wait()
 
 
-def test_a_host_that_is_cut_off(namespaces, sshds, tmp_path):
+@pytest.mark.parametrize("launcher", ["ssh", pytest.param("mpi", marks=pytest.mark.mpi)])
+def test_a_host_that_is_cut_off(launcher, namespaces, sshds, tmp_path):
     names, ends = namespaces
-    (tmp_path / "hosts").write_text("{}:{port}\n{}:{port}\n".format(HERE, THERE, port=PORT))
+    port = ":" + PORT if launcher == "ssh" else ""  # the pretended ssh gives mpirun's its port
+    (tmp_path / "hosts").write_text("{}{port}\n{}{port}\n".format(HERE, THERE, port=port))
     work = ("import unequal, mxnet as mx, time\n"
             "store = mx.kv.create('dist_sync')\n"
             "store.init('a', mx.nd.zeros(4))\n"
@@ -87,23 +89,26 @@ def test_a_host_that_is_cut_off(namespaces, sshds, tmp_path):
             "    time.sleep(0.1)\n")
     job = subprocess.Popen(
         ["ip", "netns", "exec", names[0], sys.executable, "-m", "unequal", "launch", "-n", "2",
-         "--hosts", str(tmp_path / "hosts"), "--", sys.executable, "-c", work],
-        env=dict(jobs.ENVIRONMENT, PATH=sshds), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        universal_newlines=True)
+         "--hosts", str(tmp_path / "hosts"), "--launcher", launcher, "--", sys.executable, "-c",
+         work], env=dict(jobs.ENVIRONMENT, PATH=sshds, **jobs.MPI_AS_ROOT),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
     try:
         for line in job.stdout:  # both compute
             if "[2. 2. 2. 2.]" in line:
                 break
+        else:
+            pytest.fail(job.communicate()[1])
         pids = {name: [int(pid) for pid in subprocess.check_output(
             ["ip", "netns", "pids", name]).split()] for name in names}
         theirs = [pid for pid in pids[names[1]] if jobs.is_member(pid)]
         ours = [pid for pid in pids[names[0]] if jobs.is_member(pid)]
         assert (len(ours), len(theirs)) == (3, 2)  # the scheduler is with the launcher
-        for name, address in zip(names, (HERE, THERE)):
+        for name, address, members in zip(names, (HERE, THERE), (ours, theirs)):
             listening = subprocess.check_output(
-                ["ip", "netns", "exec", name, "ss", "-Hltn"], universal_newlines=True)
+                ["ip", "netns", "exec", name, "ss", "-Hltnp"], universal_newlines=True)
+            # MPI's daemons listen everywhere; that is theirs.
             assert {line.split()[3].rpartition(":")[0] for line in listening.splitlines()
-                    if not line.split()[3].endswith(":" + PORT)} == {address}
+                    if any("pid={},".format(pid) in line for pid in members)} == {address}
 
         ip("-n", names[1], "link", "set", ends[1], "down")
         start = time.monotonic()
@@ -111,7 +116,8 @@ def test_a_host_that_is_cut_off(namespaces, sshds, tmp_path):
         print("the launcher ended after {:.1f} s".format(time.monotonic() - start))
         assert job.returncode == 1
         message = errors.splitlines()[-1]
-        assert " on {} could not be reached or was cut off (ssh ".format(THERE) in message, errors
+        assert " on {} ".format(THERE) in message, errors
+        assert launcher != "ssh" or "could not be reached or was cut off (ssh " in message, errors
         assert not jobs.running(ours)
         jobs.wait_for(lambda: not jobs.running(theirs), "the end on the other host",
                       60 - (time.monotonic() - start))

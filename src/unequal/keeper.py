@@ -1,8 +1,9 @@
 """Runs one command of `unequal launch` and ends it when the launcher is gone.
 
-Started by its path, here or through ssh, with the standard library only: MXNet would cost a second
-and 100 MB. Standard input is the connection to the launcher: a byte now and then while it is there,
-:data:`TERMINATE` to pass SIGTERM on. Its end, or silence, ends the command and all it has started.
+Started by its path, here, through ssh or by mpirun, with the standard library only: MXNet would
+cost a second and 100 MB. Standard input is the connection to the launcher: a byte now and then
+while it is there, :data:`TERMINATE` to pass SIGTERM on. :data:`END`, the end of the input, or
+silence ends the command and all it has started.
 """
 import ctypes
 import os
@@ -14,7 +15,7 @@ import time
 
 BEAT = 5  # seconds between the launcher's bytes
 SILENCE = 30  # seconds without one, and the launcher counts as gone
-TERMINATE = b"T"
+TERMINATE, END = b"T", b"E"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -56,7 +57,7 @@ def keep(command):
         while child.poll() is None:
             if select.select([0], [], [], 0.2)[0]:
                 received = os.read(0, 4096)
-                if not received:
+                if not received or END in received:
                     return 1
                 heard = time.monotonic()
                 if TERMINATE in received:

@@ -2,13 +2,14 @@
 
 MXNet's ps-lite runs a scheduler, servers and workers that find each other by DMLC_* variables. None
 of them notices that another has died: the rest waits for ever. So every process has a keeper
-(:mod:`unequal.keeper`), here or at the other end of an ssh connection, and the launcher ends all of
-them as soon as one is lost. MXNet's own tools/launch.py and dmlc_tracker do not: they leave the
-others running (and stop with an AttributeError on Python 3.9 and later).
+(:mod:`unequal.keeper`), here or on another host by ssh or mpirun, and the launcher ends all of them
+as soon as one is lost. MXNet's own tools/launch.py and dmlc_tracker do not: they leave the others
+running (and stop with an AttributeError on Python 3.9 and later).
 """
 import logging
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,16 @@ LOOPBACK = "127.0.0.1"
 # Ends ssh 20 seconds after the other host has been cut off; asks for no password.
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=5",
        "-o", "ServerAliveCountMax=4")
+
+# As a way to start one process on one host: its place among ranks is ours to give, and so is the
+# number of its cores, of which Open MPI would give it one.
+MPIRUN = ("mpirun", "-n", "1", "--bind-to", "none", "--host")
+
+# Open MPI (4 and 5) starts its daemons by ssh, where no batch system does it, and goes on for ever
+# when one's host has been cut off, unless that ssh stays and notices as ours does.
+_ATTACHED = {"OMPI_MCA_orte_leave_session_attached": "1",
+             "OMPI_MCA_plm_rsh_args": " ".join(SSH[1:]),
+             "PRTE_MCA_plm_ssh_args": " ".join(SSH[1:])}
 
 # What processes on other hosts get of this environment, by the start of the name.
 PASSED = ("CUDA_", "DMLC_", "GOMP_", "KMP_", "LD_LIBRARY_PATH", "MXNET_", "NVIDIA_", "OMP_", "PATH",
@@ -59,19 +70,25 @@ class Process:
         Beside what it inherits.
     host : Host, optional
         Default: this one.
+    launcher : {"ssh", "mpi"}
+        How the host is reached.
     """
 
-    def __init__(self, name, command, environment, host=None):
+    def __init__(self, name, command, environment, host=None, launcher="ssh"):
         self.name = name if host is None else "{} on {}".format(name, host.name)
-        self.remote = host is not None
+        self.by_ssh = host is not None and launcher == "ssh"
         command = [sys.executable, keeper.__file__] + command
         environment = dict(os.environ, **environment)
-        if self.remote:
+        if host is not None:
             variables = ["{}={}".format(*item) for item in sorted(environment.items())
                          if item[0].startswith(PASSED)]
             line = "cd {} && exec {}".format(shlex.quote(os.getcwd()), " ".join(
                 map(shlex.quote, ["env"] + variables + command)))
-            command = [*SSH, *(("-p", host.port) if host.port else ()), host.name, line]
+            if self.by_ssh:
+                command = [*SSH, *(("-p", host.port) if host.port else ()), host.name, line]
+            else:
+                command = [*MPIRUN, host.name, "sh", "-c", line]
+                environment = dict(_ATTACHED, **environment)
         # A session of its own: Ctrl-C is for the launcher, which passes it on.
         self._keeper = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment,
                                         start_new_session=True)
@@ -92,6 +109,7 @@ class Process:
 
     def close(self):
         """Begin to end it."""
+        self.send(keeper.END)  # not every mpirun passes on that its standard input has ended
         try:
             self._keeper.stdin.close()
         except BrokenPipeError:
@@ -107,7 +125,7 @@ class Process:
 
     def fate(self):
         """How it ended, to follow its name."""
-        if self.remote and self.code == 255:
+        if self.by_ssh and self.code == 255:
             return "could not be reached or was cut off (ssh ended with 255)"
         if self.code > 128:
             try:
@@ -151,6 +169,19 @@ def read_hosts(path):
     return hosts
 
 
+def check_mpi(hosts, path):
+    """Raise InputError where mpirun could not start processes on the hosts of ``path``."""
+    if not hosts:
+        raise InputError("--launcher mpi needs --hosts: the hosts of the allocation, one a line.")
+    ported = [host.name for host in hosts if host.port]
+    if ported:
+        raise InputError("{}: {} has a port, which mpirun does not take; write HOST only.".format(
+            path, ported[0]))
+    if not shutil.which(MPIRUN[0]):
+        raise InputError("--launcher mpi: there is no mpirun on the PATH; install MPI or load its "
+                         "module.")
+
+
 def own_address(towards):
     """The address of this machine that packets to ``towards`` come from."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -171,7 +202,7 @@ def free_ports(address, count):
         return sorted(one.getsockname()[1] for one in sockets)
 
 
-def start(command, workers, servers, hosts=(), address=None):
+def start(command, workers, servers, hosts=(), launcher="ssh", address=None):
     """Start a job: the scheduler here, the others on ``hosts`` in turn (default: here).
 
     Returns
@@ -195,7 +226,7 @@ def start(command, workers, servers, hosts=(), address=None):
                            DMLC_NODE_HOST=host.address if host else address)
         name = "the scheduler" if role == "scheduler" else "{} {} of {}".format(
             role, number, count)
-        processes.append(Process(name, command, environment, host))
+        processes.append(Process(name, command, environment, host, launcher))
 
     try:
         for number in range(workers):
@@ -270,7 +301,9 @@ def configure(parser):
     parser.add_argument("-s", "--servers", type=int,
                         help="server processes, which add up gradients; default: one a host")
     parser.add_argument("--hosts", metavar="FILE",
-                        help="HOST or HOST:PORT a line, reached by ssh; default: this machine")
+                        help="HOST or HOST:PORT a line; default: this machine")
+    parser.add_argument("--launcher", choices=("ssh", "mpi"), default="ssh",
+                        help="what starts processes on the hosts; default: ssh")
     parser.add_argument("--address", help="of this machine, for the scheduler to listen on; "
                                           "default: {}, with --hosts the one that reaches "
                                           "them".format(LOOPBACK))
@@ -282,11 +315,14 @@ def run(options):
     """Run the job; returns 0, or 75 when a signal made it save and stop."""
     hosts = read_hosts(options.hosts) if options.hosts else []
     servers = options.servers if options.servers is not None else len(hosts) or 1
+    if options.launcher == "mpi":
+        check_mpi(hosts, options.hosts)
     for flag, value in (("--workers", options.workers), ("--servers", servers)):
         if value < 1:
             raise InputError("{} must be above 0.".format(flag))
     with interrupts.caught():
-        processes = start(options.command, options.workers, servers, hosts, options.address)
+        processes = start(options.command, options.workers, servers, hosts,
+                          options.launcher, options.address)
         patience = 0
         try:
             code = supervise(processes, options.workers)
