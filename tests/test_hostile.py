@@ -192,6 +192,15 @@ def test_a_picture_that_announces_too_much(data, monkeypatch):
             images.decode(given, "x")
 
 
+def test_a_picture_that_begins_as_an_honest_one():
+    """The check is skipped for a known beginning, which ends with the size."""
+    honest = encoded(smooth(32, 32), ".jpg")
+    images.decode(honest, "x")
+    at = honest.index(struct.pack(">HHB", 32, 32, 3))
+    with pytest.raises(InputError, match="x: the picture is 65500 pixels high"):
+        images.decode(honest[:at] + struct.pack(">HH", 65500, 65500) + honest[at + 4:], "x")
+
+
 def test_opencv_knows_the_limit_for_other_formats():
     bitmap = bytearray(encoded(smooth(32, 32), ".bmp"))
     bitmap[18:26] = struct.pack("<ii", 20000, 20000)

@@ -20,6 +20,10 @@ MAX_PIXELS = runtime.MAX_PIXELS
 MAX_BYTES = 1 << 28  # of a picture's file
 _MAX_SEGMENTS = 10000  # before a JPEG's frame
 _MAX_SCANS = 200  # of a progressive JPEG, each of which may cost a pass over all pixels
+_SMALL = 1 << 18  # pixels, for which any number of scans is soon done
+# The start of the last small JPEG, up to its size. The pictures of a set have it in common, so most
+# need no more than one comparison.
+_small_header = b""
 
 # JPEG decodes at a half, a quarter or an eighth of its size for a fraction of the time.
 _FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -94,17 +98,24 @@ def _decode(data, source, height, width, flag):
 def _check_size(data, source):
     """Refuse what a JPEG or PNG declares before memory is spent on it; OpenCV knows the limit too
     (:func:`unequal.runtime.prepare`), for every format, unless it was imported before."""
+    global _small_header
     data = bytes(data)
+    if _small_header and data.startswith(_small_header):
+        return
+    frame = _frame_position(data)
     if data.startswith(_PNG) and len(data) >= 24:
         width, height = _PNG_SIZE.unpack_from(data, 16)
     else:
-        height, width, _ = jpeg_frame(data) or (0, 0, 0)
+        height, width, _ = _FRAME.unpack_from(data, frame) if frame else (0, 0, 0)
     if height * width > MAX_PIXELS:
         raise InputError("{}: the picture is {} pixels high and {} wide, more than {:,} in all; "
                          "make it smaller or leave it out.".format(
                              source, height, width, MAX_PIXELS))
     # Counting takes a tenth of the time a face takes to decode, and is about large pictures.
-    if height * width > 1 << 18 and data.count(b"\xff\xda") > _MAX_SCANS:
+    if height * width <= _SMALL:
+        if frame:
+            _small_header = data[:frame + _FRAME.size]
+    elif data.count(b"\xff\xda") > _MAX_SCANS:
         raise InputError("{}: a JPEG of more than {} scans, each of which takes the time of a "
                          "whole picture; write it anew or leave it out.".format(source, _MAX_SCANS))
 
@@ -186,6 +197,11 @@ def is_plain_jpeg(data, pixels):
 def jpeg_frame(data):
     """``(height, width, components)`` that a JPEG declares, before any rotation; None for others.
     """
+    position = _frame_position(data)
+    return _FRAME.unpack_from(data, position) if position else None
+
+
+def _frame_position(data):
     cursor = 2
     if data[:2] != b"\xff\xd8":
         return None
@@ -196,7 +212,7 @@ def jpeg_frame(data):
         if marker == 0xFF:  # padding between segments
             cursor += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
-            return _FRAME.unpack_from(data, cursor + 5)
+            return cursor + 5
         else:
             cursor += 2 + int.from_bytes(data[cursor + 2:cursor + 4], "big")
     return None
