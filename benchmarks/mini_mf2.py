@@ -85,6 +85,10 @@ SUSPECTS = {
     "weight 5, three times the head images": tail_arm("5", "--batch-size1", "288"),
     "weight 5, six images per identity": tail_arm("5", "--images-per-identity", "6",
                                                   "--batchsize_id", "96", "--bag-size", "720"),
+    "weight 0, three times the updates": tail_arm("0", "--max-steps", "900"),
+    "weight 5, three times the updates": tail_arm("5", "--max-steps", "900"),
+    "weight 0, ten times the rate": tail_arm("0", "--lr", "0.01"),
+    "weight 5, ten times the rate": tail_arm("5", "--lr", "0.01"),
 }
 SPLIT, = (arm for arm in SUSPECTS if "two labels" in arm)
 
