@@ -3,7 +3,7 @@
 For every noise rate and seed a data set is drawn and ArcFace trained on it; every other arm starts
 from there and makes the same number of updates. Settings, and the checkpoint of an arm that counts,
 are chosen on the validation people; the accuracies shown are those of the test pairs. Everything
-runs by the entry scripts, one thread each, --jobs at a time. About an hour and a half on two cores;
+runs by the entry scripts, one thread each, --jobs at a time. About two hours on two cores;
 what is done already is not done again.
 
     python benchmarks/mini_mf2.py [--out mini_mf2] [--seeds 3] [--jobs 2] [--only-table]
