@@ -113,7 +113,7 @@ def _check_size(data, source):
                              source, height, width, MAX_PIXELS))
     # Counting takes a tenth of the time a face takes to decode, and is about large pictures.
     if height * width <= _SMALL:
-        if frame:
+        if frame and frame < 1 << 12:  # not with megabytes of EXIF in it
             _small_header = data[:frame + _FRAME.size]
     elif data.count(b"\xff\xda") > _MAX_SCANS:
         raise InputError("{}: a JPEG of more than {} scans, each of which takes the time of a "
