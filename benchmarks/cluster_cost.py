@@ -18,7 +18,6 @@ Bytes are those that the loopback interface carries while the steps run, other p
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -107,17 +106,17 @@ def work(options):
 
 def measure(options, kind):
     """One round of ``kind``."""
+    from unequal import launch
+
     command = [sys.executable, __file__, "--kind", kind]
     for name in ("network", "classes", "batch", "steps"):
         command += ["--" + name, str(getattr(options, name))]
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     if kind == "alone":
         return json.loads(subprocess.check_output(command, env=environment))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment.update(DMLC_PS_ROOT_URI="127.0.0.1", DMLC_PS_ROOT_PORT=port, DMLC_NUM_WORKER="2",
-                       DMLC_NUM_SERVER="1", DMLC_NODE_HOST="127.0.0.1")
+    port, = launch.free_ports(launch.LOOPBACK, 1)
+    environment.update(DMLC_PS_ROOT_URI=launch.LOOPBACK, DMLC_PS_ROOT_PORT=str(port),
+                       DMLC_NUM_WORKER="2", DMLC_NUM_SERVER="1", DMLC_NODE_HOST=launch.LOOPBACK)
     # Not `unequal launch`: its servers would refuse the optimizer that `server` sends.
     serve = [sys.executable, "-c", "import numpy; numpy.bool = bool; import mxnet"]
     others = [subprocess.Popen(serve if role != "worker" else command,
