@@ -31,11 +31,11 @@ bench: $(VENV)/installed-torch
 
 # Linking mxnet-cu112 needs the driver's library; a stub stands for it.
 test-cuda: $(CUDA_VENV)/installed
-	gcc -shared -fPIC -Wl,-soname,libcuda.so.1 -o $(CUDA_VENV)/libcuda.so.1 tests/stub_driver.c
-	LD_LIBRARY_PATH=$(CUDA_VENV) $(CUDA_BIN)/python -m pytest -q -m cuda tests/test_runtime.py
+	gcc -shared -fPIC -Wl,-soname,libcuda.so.1 -o $(CUDA_VENV)/libcuda.so.1 tests/helpers/stub_driver.c
+	LD_LIBRARY_PATH=$(CUDA_VENV) $(CUDA_BIN)/python -m pytest -q -m cuda tests/system/test_runtime.py
 
 clean:
-	rm -rf $(VENV) $(CUDA_VENV) build *.egg-info .pytest_cache .ruff_cache src/unequal/*.so
+	rm -rf $(VENV) $(CUDA_VENV) build *.egg-info .pytest_cache .ruff_cache symbols/*.so
 
 # The stamps make pip run again when setup.py changes, and only then.
 $(VENV)/installed: setup.py pyproject.toml

@@ -47,6 +47,9 @@ CUDA = [
 # accept numpy 1.
 ONNX = ["onnx>=1.13", "onnxruntime>=1.15"]
 
+# The folders of src/unequal.
+ROOMS = ["cluster", "commands", "data", "models", "report", "synthetic", "system", "training"]
+
 setup(
     name="unequal-training",
     version="0.1.0",
@@ -54,15 +57,16 @@ setup(
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=["unequal", "unequal.symbols", "unequal.eval"],
+    packages=["unequal", "unequal.symbols", "unequal.eval"] + [
+        "unequal." + room for room in ROOMS],
     package_dir={
         "unequal": "src/unequal",
         "unequal.symbols": "symbols",
         "unequal.eval": "eval",
     },
-    # Speed only (src/unequal/operators.py): without a compiler the package installs without it. A
+    # Speed only (symbols/operators.py): without a compiler the package installs without it. A
     # library for ctypes, not a Python module: it needs no Python headers.
-    ext_modules=[Extension("unequal._rows", ["src/unequal/rows.c"], optional=True,
+    ext_modules=[Extension("unequal.symbols._rows", ["symbols/rows.c"], optional=True,
                            extra_compile_args=["-O3", "-fopenmp"],
                            extra_link_args=["-fopenmp"])],
     python_requires=">=3.8,<3.13",  # numpy 1 has no wheels for 3.13
@@ -78,5 +82,5 @@ setup(
         # The peer of the step benchmark.
         "bench": ["torch>=2.0"],
     },
-    entry_points={"console_scripts": ["unequal = unequal.cli:main"]},
+    entry_points={"console_scripts": ["unequal = unequal.commands.cli:main"]},
 )

@@ -14,27 +14,29 @@ import sys
 
 import numpy as np
 
-from unequal import cli, denoising, fit, noise_list, nra_stage, options, run, state
+from unequal.commands import cli, denoise
+from unequal.commands import noise as noise_list
 from unequal.errors import InputError
+from unequal.training import fit, flags, setup, stages, state
 
 LIST = (
     ("--noise-threshold", float, 0.0, "drop images whose largest probability under --pretrained is "
                                       "below (the authors' iterator: 0.007)"),
     ("--noise-list", str, "", "a noise list to use instead of making one"),
 )
-FLAGS = nra_stage.TABLES + (LIST,)
+FLAGS = stages.TABLES + (LIST,)
 
 
-def make_list(args, setup, path):
+def make_list(args, run, path):
     if args.noise_threshold > 0:
         noise_list.make_list(
-            setup.records, args.pretrained, setup.margin, args.noise_threshold, path,
-            devices=setup.devices, batch_size=args.batch_size_mining)
+            run.records, args.pretrained, run.margin, args.noise_threshold, path,
+            devices=run.devices, batch_size=args.batch_size_mining)
     else:  # no probability is below 0: the reference makes the pass all the same
         noise_list.write_list(path, {}, [])
 
 
-def clean_keys(args, setup):
+def clean_keys(args, run):
     """Keys of the images that are not on the noise list, which is read or made."""
     path = args.noise_list
     if not path:
@@ -44,24 +46,24 @@ def clean_keys(args, setup):
         path = os.path.join(args.bin_dir or os.path.dirname(args.prefix), noise_list.NAME)
         if args.resume and os.path.exists(state.path(args.prefix)) and os.path.exists(path):
             logging.info("%s: the list of the run to be continued", path)  # no second pass
-        elif setup.workers.rank == 0:
-            make_list(args, setup, path)
-        setup.workers.wait()
-    _, noisy = denoising.read_noise_list(path)
-    keys = np.setdiff1d(setup.records.image_keys, noisy)
-    logging.info("%s: %d of %d images left out", path, len(setup.records) - len(keys),
-                 len(setup.records))
+        elif run.workers.rank == 0:
+            make_list(args, run, path)
+        run.workers.wait()
+    _, noisy = denoise.read_noise_list(path)
+    keys = np.setdiff1d(run.records.image_keys, noisy)
+    logging.info("%s: %d of %d images left out", path, len(run.records) - len(keys),
+                 len(run.records))
     return keys
 
 
 def main(args):
-    setup = run.prepare(args)
-    keys = clean_keys(args, setup)
-    if setup.arg_params is not None:
+    run = setup.prepare(args)
+    keys = clean_keys(args, run)
+    if run.arg_params is not None:
         for name in ("fc7_weight", "fc7_bias"):
-            setup.arg_params.pop(name, None)
-    fit.fit(nra_stage.stage("step 3.2", args, setup, keys), setup, args)
+            run.arg_params.pop(name, None)
+    fit.fit(stages.stage("step 3.2", args, run, keys), run, args)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_script(main, options.parser(__doc__.splitlines()[0], *FLAGS)))
+    sys.exit(cli.run_script(main, flags.parser(__doc__.splitlines()[0], *FLAGS)))

@@ -9,15 +9,16 @@ Keeps the classifier, trains one batch, saves and ends by itself.
 """
 import sys
 
-from unequal import cli, fit, nra_stage, options, run
+from unequal.commands import cli
+from unequal.training import fit, flags, setup, stages
 
-FLAGS = nra_stage.TABLES
+FLAGS = stages.TABLES
 
 
 def main(args):
-    setup = run.prepare(args)
-    fit.fit(nra_stage.stage("step 3.1", args, setup, stop_after_first=True), setup, args)
+    run = setup.prepare(args)
+    fit.fit(stages.stage("step 3.1", args, run, stop_after_first=True), run, args)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_script(main, options.parser(__doc__.splitlines()[0], *FLAGS)))
+    sys.exit(cli.run_script(main, flags.parser(__doc__.splitlines()[0], *FLAGS)))

@@ -6,33 +6,34 @@
 """
 import sys
 
-from unequal import cli, fit, options, run
-from unequal.augmentation import Augmentation
-from unequal.iterators import FaceIter
-from unequal.symbols import margin
+from unequal.commands import cli
+from unequal.data.augmentation import Augmentation
+from unequal.data.batches import FaceIter
+from unequal.symbols import margins
+from unequal.training import fit, flags, setup
 
-FLAGS = (options.NETWORK, options.MARGIN, options.RUN, options.BATCH,
-         (("--bndrop", int, 0, "(unused)"),), options.OURS)
+FLAGS = (flags.NETWORK, flags.MARGIN, flags.RUN, flags.BATCH,
+         (("--bndrop", int, 0, "(unused)"),), flags.OURS)
 
 
 def main(args):
-    setup = run.prepare(args)
-    batch_size = (args.per_batch_size or 128) * len(setup.devices)  # of this worker
-    symbol = margin.softmax_head(setup.embedding, setup.label, setup.num_classes, args.emb_size,
-                                 setup.margin)
-    data = FaceIter(setup.records, batch_size,
+    run = setup.prepare(args)
+    batch_size = (args.per_batch_size or 128) * len(run.devices)  # of this worker
+    symbol = margins.softmax_head(run.embedding, run.label, run.num_classes, args.emb_size,
+                                 run.margin)
+    data = FaceIter(run.records, batch_size,
                     Augmentation(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff), seed=args.seed,
-                    num_parts=setup.workers.count, part_index=setup.workers.rank)
+                    num_parts=run.workers.count, part_index=run.workers.rank)
     default_steps = (16000, 24000) if args.loss_type == 0 else (32000, 48000, 60000)
     fit.fit(
         fit.Stage(
             "step 2", symbol, data,
-            run.lr_steps(args, default_steps, batch_size * setup.workers.count),
+            setup.lr_steps(args, default_steps, batch_size * run.workers.count),
             metrics=[fit.Metric("acc", ["prediction", fit.LABEL], fit.accuracy),
                      fit.Metric("softmaxloss", ["label_probability"], fit.cross_entropy)],
-            before_batch=run.sphere_annealing(args, setup.num_classes)),
-        setup, args)
+            before_batch=setup.sphere_annealing(args, run.num_classes)),
+        run, args)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_script(main, options.parser(__doc__.splitlines()[0], *FLAGS)))
+    sys.exit(cli.run_script(main, flags.parser(__doc__.splitlines()[0], *FLAGS)))

@@ -16,17 +16,19 @@ import sys
 
 import numpy as np
 
-from unequal import checkpoints, cli, fit, options, run, state
-from unequal.augmentation import COLOR
-from unequal.embedder import Embedder
+from unequal.commands import cli
+from unequal.data.augmentation import COLOR
+from unequal.data.batches import UnequalIter
+from unequal.data.records import RecordSet
 from unequal.errors import InputError
-from unequal.iterators import UnequalIter
-from unequal.records import RecordSet
+from unequal.models import checkpoints
+from unequal.models.embedder import Embedder
 from unequal.symbols import dispersed
-from unequal.tail import Miner
+from unequal.training import fit, flags, setup, state
+from unequal.training.tail import Miner
 
-FLAGS = (options.NETWORK, options.MARGIN, options.RUN, options.TAIL, options.OURS_TAIL,
-         options.OURS)
+FLAGS = (flags.NETWORK, flags.MARGIN, flags.RUN, flags.TAIL, flags.OURS_TAIL,
+         flags.OURS)
 DEFAULTS = {"lr": 0.001, "verbose": 50}  # the reference's of this step
 
 
@@ -42,24 +44,24 @@ def parse_weights(text):
     return weights
 
 
-def stage(weight, args, setup, tail):
+def stage(weight, args, run, tail):
     """The stage at one weight of the center-dispersed loss."""
-    devices = setup.num_devices
+    devices = run.num_devices
     identities = args.batchsize_id // args.images_per_identity
     data = UnequalIter(
-        setup.records, tail, args.batch_size1, args.batchsize_id,
+        run.records, tail, args.batch_size1, args.batchsize_id,
         COLOR._replace(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff),
-        devices=len(setup.devices), images_per_identity=args.images_per_identity,
-        batches=args.bags, seed=args.seed, num_parts=setup.workers.count,
-        part_index=setup.workers.rank)
+        devices=len(run.devices), images_per_identity=args.images_per_identity,
+        batches=args.bags, seed=args.seed, num_parts=run.workers.count,
+        part_index=run.workers.rank)
     symbol, saved_symbol = (
         dispersed.unequal_head(
-            setup.embedding, setup.label, setup.num_classes, args.emb_size, setup.margin,
+            run.embedding, run.label, run.num_classes, args.emb_size, run.margin,
             head_size=args.batch_size1 // devices,
             tail_identities=identities // devices,
             images_per_identity=args.images_per_identity, interweight=weight,
             beta=args.noise_beta if args.noise else 1.0, normalizer=max(1, args.batch_size1 // 2),
-            composed=composed, on_cpu=setup.devices[0].device_type == "cpu")
+            composed=composed, on_cpu=run.devices[0].device_type == "cpu")
         for composed in (False, True))
     miner = Miner(tail, identities, args.images_per_identity, args.bag_size, args.bags, args.seed)
 
@@ -67,18 +69,18 @@ def stage(weight, args, setup, tail):
         if not args.mining:
             data.tail = miner.random(epoch)
             return
-        embedder = Embedder(setup.embedding, arg_params, aux_params, tail.image_size,
-                            setup.devices, args.batch_size2)
-        data.tail = miner.mined(epoch, embedder, setup.workers)
+        embedder = Embedder(run.embedding, arg_params, aux_params, tail.image_size,
+                            run.devices, args.batch_size2)
+        data.tail = miner.mined(epoch, embedder, run.workers)
 
     return fit.Stage(
         "step 4, interweight {:g}".format(weight), symbol, data,
-        run.lr_steps(args, (100000, 140000, 160000), args.batch_size1),
+        setup.lr_steps(args, (100000, 140000, 160000), args.batch_size1),
         metrics=[fit.Metric("acc", ["prediction", "head_label"], fit.accuracy),
                  fit.Metric("softmaxloss", ["label_log_probability"], np.negative),
                  fit.Metric("interloss", ["tail_loss"], np.ravel)],
         verify_first=True, before_epoch=choose_tail,
-        before_batch=run.sphere_annealing(args, setup.num_classes), log_every=2,
+        before_batch=setup.sphere_annealing(args, run.num_classes), log_every=2,
         saved_symbol=saved_symbol)
 
 
@@ -87,8 +89,8 @@ def main(args):
     if not args.data_dir_interclass:
         raise InputError("--data-dir-interclass is missing: name the record set of the tail "
                          "identities (`unequal split` makes one).")
-    run.check_positive(args, "images_per_identity", "bags")
-    setup = run.prepare(args)
+    setup.check_positive(args, "images_per_identity", "bags")
+    run = setup.prepare(args)
     prefix, best = args.prefix, None
     with RecordSet(args.data_dir_interclass) as tail:
         for number, weight in enumerate(weights, 1):
@@ -99,16 +101,16 @@ def main(args):
             if not os.path.exists(state.path(args.prefix)) and (
                     number > 1 or args.resume != "must"):
                 args.resume = ""  # nor do the weights after this one continue anything
-            found = fit.fit(stage(weight, args, setup, tail), setup, args)
+            found = fit.fit(stage(weight, args, run, tail), run, args)
             if found.epoch is not None and (best is None or found.mean > best[0]):
                 best = found.mean, args.prefix, found.epoch
             if number < len(weights) and best is not None:
                 logging.info("the next weight starts from %s,%d with mean accuracy %1.5f",
                              *best[1:], best[0])
                 _, *parameters = checkpoints.load(*best[1:])
-                setup = setup._replace(arg_params=parameters[0], aux_params=parameters[1])
+                run = run._replace(arg_params=parameters[0], aux_params=parameters[1])
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_script(main, options.parser(
+    sys.exit(cli.run_script(main, flags.parser(
         __doc__.splitlines()[0], *FLAGS, **DEFAULTS)))

@@ -12,11 +12,12 @@ import mxnet as mx
 import numpy as np
 from _mutations import EXTREMES, NAMES, NUMBERS, damage, damage_json, damage_text
 
-from unequal import checkpoints, packing, untrusted
-from unequal.embed import write_features
+from unequal.commands.embed import write_features
+from unequal.data import convert
 from unequal.eval.bins import save_bin
 from unequal.eval.features import mat_bytes
-from unequal.symbols import fresnet, margin
+from unequal.models import checkpoints, untrusted
+from unequal.symbols import fresnet, margins
 
 SIDE, IDENTITIES, SIZE = 32, 5, 8
 MODEL, EPOCH = "model", 7
@@ -89,14 +90,14 @@ class Sound:
         source = os.path.join(folder, "pictures")
         for name, data in self.pictures.items():
             write(source, name, data)
-        settings = packing.Settings(source, (SIDE, SIDE))
+        settings = convert.Settings(source, (SIDE, SIDE))
         self.sets = []
         for plain in (False, True):
             made = os.path.join(folder, "set{:d}".format(plain))
-            packing.pack(source, made, settings, plain=plain)
+            convert.pack(source, made, settings, plain=plain)
             self.sets.append(contents(made))
         network = fresnet.get_symbol("n8", SIZE)
-        symbol = margin.softmax_head(network, mx.sym.Variable("softmax_label"), IDENTITIES, SIZE)
+        symbol = margins.softmax_head(network, mx.sym.Variable("softmax_label"), IDENTITIES, SIZE)
         shapes, _, states = symbol.infer_shape(data=(1, 3, SIDE, SIDE), softmax_label=(1,))
         arguments = {name: mx.nd.array(0.1 * random.randn(*shape)) for name, shape in
                      zip(symbol.list_arguments(), shapes)

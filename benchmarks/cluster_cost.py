@@ -37,9 +37,9 @@ HOSTS = (("390 (the authors' log, bound by decoding)", 390), ("2,800 (assumed)",
 def network(name, classes):
     import mxnet as mx
 
-    from unequal.symbols import fresnet, margin
+    from unequal.symbols import fresnet, margins
 
-    return margin.softmax_head(fresnet.get_symbol(name, EMBEDDING),
+    return margins.softmax_head(fresnet.get_symbol(name, EMBEDDING),
                                mx.sym.Variable("softmax_label"), classes, EMBEDDING)
 
 
@@ -61,7 +61,7 @@ def work(options):
     """A worker: time and bytes of ``--steps`` steps; worker 0 prints them."""
     import warnings
 
-    from unequal.distributed import Workers, mx, np  # unequal before mxnet
+    from unequal.cluster.workers import Workers, mx, np
 
     symbol = network(options.network, options.classes)
     workers = Workers("device" if options.kind == "alone" else "dist_sync",
@@ -106,7 +106,7 @@ def work(options):
 
 def measure(options, kind):
     """One round of ``kind``."""
-    from unequal import launch
+    from unequal.commands import launch
 
     command = [sys.executable, __file__, "--kind", kind]
     for name in ("network", "classes", "batch", "steps"):
@@ -158,7 +158,7 @@ def compare(options):
 
 def accuracy():
     """Step 2 on the built-in data by two workers, with and without compression."""
-    from unequal.synth import make_dataset
+    from unequal.synthetic.dataset import make_dataset
 
     with tempfile.TemporaryDirectory() as directory:
         make_dataset(directory + "/data", seed=0)

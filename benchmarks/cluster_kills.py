@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unequal.synth import make_dataset
+from unequal.synthetic.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 _SPEC = importlib.util.spec_from_file_location("jobs", str(ROOT / "tests" / "jobs.py"))

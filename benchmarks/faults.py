@@ -26,8 +26,7 @@ os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 
 import numpy as np  # noqa: E402
 
-from unequal import fit, noise_list  # noqa: E402,F401  before the forks
-from unequal.synth import make_dataset  # noqa: E402
+from unequal.synthetic.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = ("--network", "n8", "--emb-size", "16", "--margin-s", "16", "--target", "lfw,agedb_30")

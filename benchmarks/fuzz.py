@@ -116,7 +116,7 @@ class Worker:
         os.makedirs(temporary)
         tempfile.tempdir = temporary
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        from unequal import cli  # before MXNet
+        from unequal.commands import cli
         import _fuzz_formats  # isort: skip
         from _mutations import seeded  # isort: skip
 

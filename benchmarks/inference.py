@@ -22,9 +22,11 @@ import unequal  # noqa: F401  first: it sets the number of threads
 import mxnet as mx  # isort: skip
 import numpy as np
 
-from unequal import checkpoints, export, runtime
-from unequal.embedder import Embedder
+from unequal.commands import export
+from unequal.models import checkpoints
+from unequal.models.embedder import Embedder
 from unequal.symbols import fresnet
+from unequal.system import runtime
 
 SIZE = (112, 112)
 

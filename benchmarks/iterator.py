@@ -25,9 +25,12 @@ import cv2
 import numpy as np
 from _common import alternate, compare, table, timed
 
-from unequal import augmentation, faces, images, runtime
-from unequal.iterators import FaceIter
-from unequal.records import RecordSet, RecordWriter
+from unequal.data import augmentation
+from unequal.data import pictures as images
+from unequal.data.batches import FaceIter
+from unequal.data.records import RecordSet, RecordWriter
+from unequal.synthetic import faces
+from unequal.system import runtime
 
 SIZE, BATCH = 112, 100
 THREADS = runtime.available_cpus()

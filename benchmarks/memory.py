@@ -27,10 +27,10 @@ import unequal  # noqa: F401  first: it prepares MXNet
 import mxnet as mx  # isort: skip
 import numpy as np
 
-from unequal.embedder import Embedder, PictureList
-from unequal.mining import confusable_identities
-from unequal.symbols import dispersed, fresnet, margin, nra
-from unequal.tail import draw_bags
+from unequal.models.embedder import Embedder, PictureList
+from unequal.symbols import dispersed, fresnet, margins, nra
+from unequal.training.mining import confusable_identities
+from unequal.training.tail import draw_bags
 
 SIDE, IMAGES = 32, 3
 # head and tail identities, embedding, images a batch, bag
@@ -42,7 +42,7 @@ def symbol_of(variant, size, batch):
     """The training symbol, half of the batch being tail images; its number of classes."""
     head, tail, embedding, _, _ = SIZES[size]
     network = fresnet.get_symbol("n8", embedding)
-    label, settings = mx.sym.Variable("softmax_label"), margin.Margin(4, 64.0, 0.5)
+    label, settings = mx.sym.Variable("softmax_label"), margins.Margin(4, 64.0, 0.5)
     if variant == "all":
         return nra.nra_head(network, label, head + tail, embedding, settings, beta=0.9,
                             normalizer=batch)

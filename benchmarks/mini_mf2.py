@@ -24,11 +24,12 @@ from pathlib import Path
 import numpy as np
 
 import unequal  # noqa: F401  first: it sets the number of threads
-from unequal import checkpoints, noise_list
-from unequal.embedder import Embedder, PictureList
+from unequal.commands import noise as noise_list
+from unequal.data.records import RecordSet, RecordWriter, relabel
 from unequal.eval import bins, verification
-from unequal.records import RecordSet, RecordWriter, relabel
-from unequal.symbols.margin import Margin
+from unequal.models import checkpoints
+from unequal.models.embedder import Embedder, PictureList
+from unequal.symbols.margins import Margin
 
 MXNET = threading.Lock()  # its Python side is not made for several threads
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ import unequal  # noqa: F401  first: it sets the number of threads
 import mxnet as mx  # isort: skip
 import numpy as np
 
-from unequal.mining import confusable_identities
+from unequal.training.mining import confusable_identities
 
 IMAGES = 3
 

@@ -27,12 +27,13 @@ from _common import alternate, compare, table, timed
 from iterator import Sometimes
 from mining import IMAGES, row_by_row
 
-from unequal import augmentation, faces, images
-from unequal.embedder import Embedder
-from unequal.iterators import UnequalIter
-from unequal.records import RecordSet, RecordWriter
+from unequal.data import augmentation, pictures
+from unequal.data.batches import UnequalIter
+from unequal.data.records import RecordSet, RecordWriter
+from unequal.models.embedder import Embedder
 from unequal.symbols import fresnet
-from unequal.tail import Miner
+from unequal.synthetic import faces
+from unequal.training.tail import Miner
 
 BAGS = 100
 
@@ -40,7 +41,7 @@ BAGS = 100
 def write_set(directory, identities, side):
     """A tail set; 200 drawn faces, again and again."""
     rng = np.random.default_rng(0)
-    drawn = [images.encode(faces.draw_face(faces.sample_identity(rng), faces.sample_view(rng),
+    drawn = [pictures.encode(faces.draw_face(faces.sample_identity(rng), faces.sample_view(rng),
                                            side), 95)
              for _ in range(200)]
     with RecordWriter(directory, (side, side)) as writer:

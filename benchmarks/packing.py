@@ -14,7 +14,7 @@ import time
 import cv2
 import numpy as np
 
-from unequal.packing import Settings, pack
+from unequal.data.convert import Settings, pack
 
 KINDS = {"ready 112x112": (112, 112), "snapshot 600x800": (600, 800)}
 

@@ -19,9 +19,9 @@ import time
 
 import numpy as np
 
-from unequal.denoising import denoise
-from unequal.records import RecordSet, RecordWriter
-from unequal.splitting import split
+from unequal.commands.denoise import denoise
+from unequal.commands.split import split
+from unequal.data.records import RecordSet, RecordWriter
 
 
 def write_empty_set(directory, images, identities):

@@ -30,14 +30,15 @@ def mxnet_step(batch, plain):
     import mxnet as mx  # isort: skip
     import numpy as np
 
-    from unequal import fit, options
-    from unequal.symbols import fresnet, margin
+    from unequal.symbols import fresnet, margins
+    from unequal.training import fit
+    from unequal.training import flags as options
 
     if plain:
         fresnet.prelu_depthwise = lambda data, channels, name: mx.sym.LeakyReLU(
             data, gamma=fresnet._slope(channels, name), act_type="prelu", name=name)
     label = mx.sym.Variable("softmax_label")
-    symbol = margin.softmax_head(fresnet.get_symbol("r50", EMBEDDING), label, CLASSES, EMBEDDING)
+    symbol = margins.softmax_head(fresnet.get_symbol("r50", EMBEDDING), label, CLASSES, EMBEDDING)
     module = mx.mod.Module(symbol)
     shapes = [("data", (batch, 3, SIZE, SIZE))], [("softmax_label", (batch,))]
     module.bind(*shapes)
@@ -66,8 +67,8 @@ def torch_step(batch):
     from torch import nn
     from torch.nn import functional
 
-    from unequal.runtime import available_cpus
     from unequal.symbols.fresnet import NETWORKS
+    from unequal.system.runtime import available_cpus
 
     torch.set_num_threads(available_cpus())
 

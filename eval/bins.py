@@ -13,7 +13,7 @@ import struct
 import numpy as np
 
 from unequal.errors import InputError
-from unequal.files import replacing
+from unequal.system.files import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Callable, List, Optional
 import numpy as np
 
 from unequal.errors import InputError
-from unequal.files import replacing
+from unequal.system.files import replacing
 
 _HEADER = struct.Struct("<4i")
 _MAX_NAME = 4 * 4096  # bytes of a picture's path in an array of names

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unequal import progress
 from unequal.errors import InputError
 from unequal.eval.verification import far_name
+from unequal.system import progress
 
 FARS = (1e-4, 1e-5, 1e-6)  # of a higher rate more scores would have to be kept
 RANKS = (1, 5, 10, 100)

@@ -1,7 +1,7 @@
 """Step 4's head: noise-robust loss for the head part, center-dispersed loss for the tail part."""
 import mxnet as mx
 
-from unequal.symbols.margin import Margin, margin_logits
+from unequal.symbols.margins import Margin, margin_logits
 from unequal.symbols.nra import check, composed_loss, robust_outputs, weight_rows
 
 

@@ -2,8 +2,8 @@
 import mxnet as mx
 
 from unequal.errors import InputError
-from unequal.operators import noise_robust, unit_rows
-from unequal.symbols.margin import Margin, l2_rows, margin_logits
+from unequal.symbols.margins import Margin, l2_rows, margin_logits
+from unequal.symbols.operators import noise_robust, unit_rows
 
 
 def check(beta, threshold=0.0):
@@ -59,20 +59,20 @@ def nra_head(embedding, label, num_classes, embedding_size, margin=Margin(), *, 
     Parameters
     ----------
     embedding, label, num_classes, embedding_size, margin
-        As for :func:`unequal.symbols.margin.margin_logits`.
+        As for :func:`unequal.symbols.margins.margin_logits`.
     beta : float
         Trust in the label (``--noise-beta``).
     normalizer : float
         Divides the summed loss: twice the batch size over all devices in the reference
         (train_NR.py), the batch size of one device for the mean.
     threshold : float
-        See :func:`unequal.operators.noise_robust`.
+        See :func:`unequal.symbols.operators.noise_robust`.
     composed : bool
         Of standard operators only (:func:`composed_loss`), with the outputs ``embedding`` and
         ``loss``: what checkpoints hold, so that MXNet loads them without this package.
     on_cpu : bool
-        Normalise the weight by :func:`unequal.operators.unit_rows`, which only CPUs can run; the
-        same function.
+        Normalise the weight by :func:`unequal.symbols.operators.unit_rows`, which only CPUs can
+        run; the same function.
 
     Returns
     -------

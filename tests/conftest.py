@@ -1,12 +1,11 @@
 """What several test files need."""
 import shutil
 import subprocess
-from pathlib import Path
 
-import jobs
 import pytest
 
 import unequal  # noqa: F401  before the test files import mxnet
+from helpers import TESTS, jobs
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +15,7 @@ def stub_driver(tmp_path_factory):
         pytest.skip("needs gcc")
     library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
     subprocess.run(["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(library),
-                    str(Path(__file__).parent / "stub_driver.c")], check=True)
+                    str(TESTS / "helpers" / "stub_driver.c")], check=True)
     return library
 
 

@@ -1,13 +1,13 @@
 """Unequal-training for deep face recognition with long-tailed noisy data, in MXNet.
 
 Importing this package prepares MXNet (threads, ``np.bool``, pip's CUDA libraries) and imports it;
-see :mod:`unequal.runtime`. Import it before ``mxnet``.
+see :mod:`unequal.system.runtime`. Import it before ``mxnet``.
 """
 import os
 import sys
 
-from unequal import runtime
 from unequal.errors import InputError
+from unequal.system import runtime
 
 __version__ = "0.1.0"
 __all__ = ["Embedder", "InputError", "__version__"]
@@ -22,7 +22,7 @@ if os.path.basename(sys.argv[0]) not in ("unequal", "-m"):
 def __getattr__(name):
     # At first use: it imports OpenCV and scikit-learn, which `import unequal` should not wait for.
     if name == "Embedder":
-        from unequal.embedder import Embedder
+        from unequal.models.embedder import Embedder
 
         return Embedder
     raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))

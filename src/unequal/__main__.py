@@ -1,6 +1,6 @@
 """``python -m unequal`` is the ``unequal`` command."""
 import sys
 
-from unequal.cli import main
+from unequal.commands.cli import main
 
 sys.exit(main())

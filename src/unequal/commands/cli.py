@@ -1,0 +1,143 @@
+"""The ``unequal`` command: a table of subcommands and one way to fail.
+
+A subcommand is a module with ``configure(parser)``, which adds its arguments, and
+``run(options)``, which does the work and returns None or an exit code.
+"""
+import argparse
+import importlib
+import logging
+import os
+import sys
+
+from unequal.errors import InputError
+from unequal.system import interrupts, runtime
+
+# name -> (module, one line of help)
+COMMANDS = {
+    "synth": ("unequal.synthetic.dataset", "draw the built-in data set in MF2's format"),
+    "pack": ("unequal.data.convert", "folder per identity, or .lst, to record set"),
+    "unpack": ("unequal.commands.unpack", "record set to folder per identity"),
+    "split": ("unequal.commands.split", "frequent (head) and rare (tail) identities of a set"),
+    "denoise": ("unequal.commands.denoise", "record set minus a noise list"),
+    "pack-bin": ("unequal.commands.pack_bin", "list of pairs to verification set"),
+    "inspect": ("unequal.commands.inspect", "what is in a set, and what is wrong with it"),
+    "verify": ("unequal.commands.verify", "verification accuracy of a model"),
+    "identify": ("unequal.commands.identify", "identification among distractors (MF2, MegaFace)"),
+    "embed": ("unequal.commands.embed", "features of pictures"),
+    "export": ("unequal.commands.export", "ONNX model of the embedding"),
+    "noise": ("unequal.commands.noise", "list the images that look mislabelled"),
+    "launch": ("unequal.commands.launch", "the same command on several machines"),
+    "report": ("unequal.commands.report", "self-contained HTML page of a run"),
+    "parity": ("unequal.commands.parity", "compare our symbols with a recorded reference"),
+    "doctor": ("unequal.commands.doctor", "what this machine can do"),
+}
+
+
+def _forget_pipes():
+    """Keep the interpreter from complaining at exit that nobody reads its output any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+
+
+def report_errors(function, debug=False):
+    """Call ``function``; turn an error a user can act on into one line on stderr and exit code 1.
+
+    InputError carries the line; an OSError (missing file, full disk) names the file itself.
+    A closed pipe and Ctrl-C end quietly with the shell's usual codes. Anything else is a defect
+    of ours and keeps its traceback only with ``debug``.
+    """
+    try:
+        return function() or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except interrupts.Interrupted as interrupted:
+        try:
+            print(interrupted, file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the same Ctrl-C has ended `| tee`
+            _forget_pipes()
+        return interrupts.EXIT_CODE
+    except BrokenPipeError:
+        _forget_pipes()  # the reader went away (`| head`)
+        return 141
+    except InputError as error:
+        if debug:
+            raise
+        message = str(error)
+    except MemoryError:
+        if debug:
+            raise
+        message = "not enough memory; is the input what it should be? Else lower --batch-size."
+    except OSError as error:
+        if debug:
+            raise
+        message = "{}: {}".format(error.filename, error.strerror) if error.filename else str(error)
+    except Exception as error:
+        if debug:
+            raise
+        message = "unexpected {}: {} (run again with --debug and report the traceback)".format(
+            type(error).__name__, str(error).splitlines()[0] if str(error) else "no message")
+    message = " ".join(message.split())
+    if len(message) > 2000:  # a name out of a hostile file can have any length
+        message = message[:1000] + " ... " + message[-900:]
+    print("error: " + message, file=sys.stderr)
+    return 1
+
+
+def setup_logging(stream=None):
+    """Messages as plain lines; on stderr unless told, since stdout carries results."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=stream or sys.stderr)
+
+
+def run_script(main, parser):
+    """Run an entry script: parse, log to stdout as the recipe's ``| tee`` expects, ``main``.
+
+    SIGTERM and SIGINT save and stop it (:mod:`unequal.system.interrupts`).
+    """
+    options = parser.parse_args()
+    setup_logging(sys.stdout)
+    with interrupts.caught():
+        return report_errors(lambda: main(options), debug=options.debug)
+
+
+def build_parser(names=COMMANDS):
+    """The parser of the subcommands in ``names`` (importing only their modules)."""
+    parser = argparse.ArgumentParser(
+        prog="unequal", description="Face recognition from long-tailed, noisy data.",
+        epilog="`unequal COMMAND --help` says more.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (module, help_line) in COMMANDS.items():
+        sub = commands.add_parser(name, help=help_line, description=help_line)
+        sub.add_argument("--debug", action="store_true", help="show tracebacks")
+        if name in names:
+            sub.set_defaults(run=_configure(sub, module))
+    return parser
+
+
+def _configure(parser, module):
+    loaded = importlib.import_module(module)
+    loaded.configure(parser)
+    return loaded.run
+
+
+def main(arguments=None):
+    """Entry point of ``unequal``; returns the exit code (0, 1 bad input, 2 bad usage)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # The subcommands' modules import MXNet; not doctor's, which says why it does not import, nor
+    # launch's, which would do nothing with it.
+    if arguments[:1] and arguments[0] in COMMANDS and arguments[0] not in ("doctor", "launch"):
+        failed = report_errors(runtime.import_mxnet, debug="--debug" in arguments)
+        if failed:
+            return failed
+    parser = build_parser(names=arguments[:1])
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    setup_logging()
+    return report_errors(lambda: options.run(options), debug=options.debug)

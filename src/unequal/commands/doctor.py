@@ -1,0 +1,155 @@
+"""``unequal doctor``: what this machine can do.
+
+Works where MXNet is missing or broken: nothing here imports it before the versions are printed.
+"""
+import ctypes
+import importlib
+import os
+import platform
+import sys
+
+import unequal
+from unequal.errors import InputError
+from unequal.system import runtime
+
+# (label, module, distribution)
+MODULES = (
+    ("numpy", "numpy", "numpy"),
+    ("opencv", "cv2", "opencv-python-headless"),
+    ("scikit-learn", "sklearn", "scikit-learn"),
+)
+MXNET_BUILDS = ("mxnet", runtime.CUDA_BUILD)
+
+
+def configure(parser):
+    parser.description = ("Print versions, threads, GPUs and CUDA libraries; exit with 0 when "
+                          "training is possible here, with 1 and the reason when not.")
+
+
+def run(options):
+    problems = []
+    _row("python", "{} ({})".format(platform.python_version(), sys.executable))
+    _row("unequal", "{} ({})".format(unequal.__version__, os.path.dirname(unequal.__file__)))
+    _report_mxnet(problems)
+    for label, name, distribution in MODULES:
+        try:
+            _row(label, importlib.import_module(name).__version__)
+        except Exception as error:
+            _row(label, "cannot be imported ({})".format(_line(error)))
+            problems.append(InputError("{} cannot be imported ({}): install it again with "
+                                       "`pip install --force-reinstall {}`.".format(
+                                           name, _line(error), distribution)))
+    _row("threads", "{} (OMP_NUM_THREADS), {} processors".format(
+        os.environ["OMP_NUM_THREADS"], runtime.available_cpus()))
+    _report_gpus()
+    _report_cuda_libraries()
+    if not problems:
+        _row("trains on", ", ".join(_computes(device) for device in runtime.devices()))
+    if problems:
+        raise problems[0]
+
+
+def _row(label, text):
+    print("{:<15} {}".format(label, text).rstrip())
+
+
+def _line(error):
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _report_mxnet(problems):
+    builds = [name for name in MXNET_BUILDS if runtime.installed(name)]
+    build = ", ".join("{} {}".format(name, runtime.installed(name)) for name in builds)
+    try:
+        runtime.import_mxnet()
+    except runtime.MXNetImportError as error:
+        _row("mxnet", "{}; cannot be imported".format(build) if build else "not installed")
+        problems.append(error)
+        return
+    import mxnet as mx
+
+    from unequal.symbols import operators
+
+    features = mx.runtime.Features()
+    enabled = [label for feature, label in (
+        ("CUDA", "CUDA"), ("CUDNN", "cuDNN"), ("MKLDNN", "oneDNN"), ("DIST_KVSTORE", "distributed"))
+        if features.is_enabled(feature)]
+    _row("mxnet", "{} ({}) with {}".format(mx.__version__, build or "not from pip",
+                                           ", ".join(enabled)))
+    _row("weight rows", "by the compiled kernel" if operators.COMPILED else
+         "by MXNet: there was no C compiler at installation, so step 3's head is slower")
+    if len(builds) > 1:
+        problems.append(InputError(
+            "mxnet and mxnet-cu112 are both installed and overwrite each other's files: run `pip "
+            "uninstall mxnet mxnet-cu112`, then install one of the extras [cpu] and [cu112]."))
+
+
+def _report_gpus():
+    gpus = runtime.visible_gpus()
+    cuda_build = runtime.installed(runtime.CUDA_BUILD)
+    for number, (name, capability) in enumerate(gpus):
+        if not cuda_build:
+            verdict = "unused, since only the extra [cu112] has code for GPUs"
+            if not runtime.has_code_for(capability):
+                verdict = "no MXNet extra has code for it"
+        elif runtime.has_code_for(capability):
+            verdict = "this MXNet has code for it"
+        else:
+            verdict = "this MXNet has no code for it and cannot run on it"
+        _row("GPU {}".format(number), "{}, compute capability {}.{}: {}".format(
+            name, *capability, verdict))
+    if not gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        _row("GPUs", "none visible ({}; CUDA_VISIBLE_DEVICES is {})".format(
+            "the NVIDIA driver is there" if runtime.driver_loads()
+            else "no NVIDIA driver: {} is absent".format(runtime.DRIVER),
+            "unset" if visible is None else "'{}'".format(visible)))
+
+
+def _report_cuda_libraries():
+    pip = runtime.find_cuda_libraries()
+    places = []
+    for _, name in runtime.CUDA_LIBRARIES:
+        if name in pip:
+            places.append((name, "{} (pip)".format(pip[name])))
+        elif _system_path(name):
+            places.append((name, "{} (system)".format(_system_path(name))))
+        else:
+            places.append((name, "missing"))
+    if not runtime.installed(runtime.CUDA_BUILD) and all(text == "missing" for _, text in places):
+        _row("CUDA libraries", "none (only the extra [cu112] needs them)")
+        return
+    _row("CUDA libraries", "")
+    for name, text in places:
+        print("  {:<25} {}".format(name, text))
+
+
+def _system_path(name):
+    """Where the system's loader finds the library, None when it does not."""
+    try:
+        ctypes.CDLL(name)
+        with open("/proc/self/maps") as maps:
+            return next(line.split()[-1] for line in maps if name in line)
+    except (OSError, StopIteration):
+        return None
+
+
+def _computes(device):
+    """The device's name, once MXNet has run a layer forward and backward on it."""
+    import mxnet as mx
+
+    try:
+        weight = mx.nd.ones((4, 3), ctx=device)
+        weight.attach_grad()
+        with mx.autograd.record():
+            output = mx.nd.FullyConnected(mx.nd.ones((2, 3), ctx=device), weight, no_bias=True,
+                                          num_hidden=4).sum()
+        output.backward()
+        correct = (weight.grad.asnumpy() == 2).all()
+    except mx.MXNetError as error:
+        raise InputError("MXNet cannot compute on {} ({}); train with --devices cpu.".format(
+            device, str(error).strip().splitlines()[-1])) from error
+    if not correct:
+        raise InputError("MXNet computes wrong results on {}; train on another device (--devices)."
+                         .format(device))
+    return str(device)

@@ -1,0 +1,282 @@
+"""``unequal inspect``: what is in a record set or verification set, and what is wrong with it."""
+import functools
+import hashlib
+import itertools
+import os
+import shutil
+from typing import NamedTuple
+
+import numpy as np
+
+from unequal.data import pictures as images
+from unequal.data.convert import process_count
+from unequal.data.records import RecordSet
+from unequal.errors import InputError
+from unequal.eval.bins import load_bin
+from unequal.system.files import replacing
+from unequal.system.parallel import ordered_map
+from unequal.system.progress import track
+from unequal.system.runtime import available_cpus
+
+_BATCH = 256  # images a worker looks at between two answers
+_MINER_IMAGES = 3  # the reference's miner takes 3 images of an identity (--images-per-identity)
+
+
+class Look(NamedTuple):
+    """What one image record turned out to be."""
+
+    label: int  # -1: not to be told
+    digest: int  # 64 bits of the picture's content
+    bytes: int
+    fault: str  # empty: none
+
+
+def _look(records, key, complaints):
+    try:
+        label, data = records.image(key)
+    except InputError as error:
+        return Look(-1, 0, 0, str(error))
+    digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    source = "{}: record {}".format(records.path, key)
+    try:
+        images.decode(data, source, *records.image_size)
+        said = complaints.take()
+        fault = "{}: damaged picture, the decoder says: {}".format(source, said) if said else ""
+    except InputError as error:
+        complaints.take()
+        fault = str(error)
+    return Look(label, digest, len(data), fault)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(directory, stamp):
+    # A worker reads the index once, not once a batch; the stamp tells a set made anew.
+    return RecordSet(directory)
+
+
+def _look_at_all(keys, directory, stamp):
+    with images.Complaints() as complaints:
+        return [_look(_opened(directory, stamp), key, complaints) for key in keys]
+
+
+class Report(NamedTuple):
+    """What :func:`inspect` found."""
+
+    facts: list  # lines
+    faults: list  # lines
+    counts: np.ndarray  # int64: images of each identity that has any
+
+
+def inspect(directory, processes=1):
+    """Look at every record of a set.
+
+    Faults are what training would stumble over or silently suffer from: records that cannot be
+    read, pictures that do not decode or not cleanly, another size, classes beyond ``property``,
+    identity records that miss images, hold another class or share one. The rest are facts: gaps in
+    the numbering are right in a denoised set, identities with few images are right in a tail.
+
+    Memory: 40 bytes an image.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    InputError
+        When the set cannot be opened at all.
+    """
+    with RecordSet(directory) as records:
+        keys = records.image_keys
+        faults = []
+        labels = np.empty(len(keys), np.int64)
+        digests = np.empty(len(keys), np.uint64)
+        size = 0
+        batches = [keys[begin:begin + _BATCH] for begin in range(0, len(keys), _BATCH)]
+        stamp = os.stat(records.path).st_mtime_ns
+        work = functools.partial(_look_at_all, directory=directory, stamp=stamp)
+        looks = itertools.chain.from_iterable(ordered_map(work, batches, processes))
+        for place, look in enumerate(track(looks, "images", len(keys))):
+            labels[place], digests[place] = look.label, look.digest
+            size += look.bytes
+            if look.fault:
+                faults.append(look.fault)
+        faults += _missing_keys(records) + _identity_faults(records, labels)
+        known = labels >= 0
+        classes, counts = np.unique(labels[known], return_counts=True)
+        facts = _facts(records, classes, counts, size)
+        facts += _duplicates(keys[known], labels[known], digests[known])
+        return Report(facts, faults, counts)
+
+
+def _missing_keys(records):
+    keys = records.image_keys
+    gaps = np.flatnonzero(np.diff(keys) != 1)
+    return ["{}: no record between keys {} and {}, where every key should be an image; pack the "
+            "set again.".format(records.path, keys[gap], keys[gap + 1]) for gap in gaps]
+
+
+def _identity_faults(records, labels):
+    try:
+        ranges = records.identity_ranges
+    except InputError as error:
+        return [str(error)]
+    if not len(ranges):
+        return []
+    faults = []
+    owner = np.full(len(labels), -1, np.int64)
+    first_owner = {}
+    spans = np.searchsorted(records.image_keys, ranges)
+    for row, (begin, end) in enumerate(spans):
+        name = "{}: identity record {}".format(records.path, records.identity_keys[row])
+        if (owner[begin:end] >= 0).any():
+            faults.append("{} claims images that identity record {} has too.".format(
+                name, records.identity_keys[owner[begin:end].max()]))
+        owner[begin:end] = row
+        found = np.unique(labels[begin:end])
+        found = found[found >= 0]
+        if len(found) > 1:
+            faults.append("{} holds images of the classes {}{}.".format(
+                name, ", ".join(map(str, found[:5])), ", ..." if len(found) > 5 else ""))
+        elif len(found) and first_owner.setdefault(int(found[0]), row) != row:
+            faults.append("{} is of class {}, as identity record {} is.".format(
+                name, found[0], records.identity_keys[first_owner[int(found[0])]]))
+    alone = np.flatnonzero(owner < 0)
+    if len(alone):
+        faults.append("{}: {} images belong to no identity record, the first is record {}.".format(
+            records.path, len(alone), records.image_keys[alone[0]]))
+    return faults
+
+
+def _facts(records, classes, counts, size):
+    kind = "with identity records" if len(records.identity_keys) else "plain, no identity records"
+    facts = ["{:,} images of {:,} identities, {}x{} pixels, {}".format(
+        len(records), len(classes), *records.image_size, kind),
+        "{:,} bytes a picture on average".format(size // max(1, len(records)))]
+    if not len(classes):
+        return facts
+    facts.append("images per identity: {} to {}, mean {:.1f}, median {:g}".format(
+        counts.min(), counts.max(), counts.mean(), np.median(counts)))
+    missing = records.num_classes - len(classes)
+    if missing:
+        facts.append("{:,} of {:,} classes have no image (right in a denoised set)".format(
+            missing, records.num_classes))
+    few = int((counts < _MINER_IMAGES).sum())
+    if few:
+        facts.append("{:,} identities have fewer than {} images, what the tail miner takes of "
+                     "each".format(few, _MINER_IMAGES))
+    return facts
+
+
+def _duplicates(keys, labels, digests):
+    order = np.argsort(digests, kind="stable")
+    same = digests[order][1:] == digests[order][:-1]
+    if not same.any():
+        return []
+    pairs = np.flatnonzero(same)
+    across = labels[order[pairs]] != labels[order[pairs + 1]]
+    first = pairs[np.argmax(across)]
+    return ["{:,} images repeat the content of another, {:,} of them under another identity (such "
+            "as records {} and {})".format(len(pairs), int(across.sum()), keys[order[first]],
+                                           keys[order[first + 1]])]
+
+
+def distribution(counts):
+    """Identities by number of images, in classes that double: list of (label, identities)."""
+    edges = [1]
+    while edges[-1] <= counts.max():
+        edges.append(edges[-1] * 2)
+    found = np.histogram(counts, edges)[0]
+    names = [str(low) if high == low + 1 else "{}-{}".format(low, high - 1)
+             for low, high in zip(edges, edges[1:])]
+    # the last class of numpy's histogram includes its upper edge, which no count reaches
+    return list(zip(names, found.tolist()))
+
+
+def draw(rows, width):
+    """Bars of text, ``width`` characters at most."""
+    widest = max(len(name) for name, _ in rows)
+    figures = max(len("{:,}".format(count)) for _, count in rows)
+    room = max(10, width - widest - figures - 4)
+    top = max(count for _, count in rows)
+    return ["{:>{}} {:>{},} {}".format(name, widest, count, figures,
+                                       "#" * int(np.ceil(room * count / top)))
+            for name, count in rows]
+
+
+def plot(counts, directory, path):
+    """Draw images per identity, most frequent first (the long tail), to a picture file.
+
+    Raises
+    ------
+    InputError
+        When matplotlib is missing, or does not know the kind of file.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("--plot: needs matplotlib; install it with `pip install "
+                         "unequal-training[plots]`.") from None
+    figure = Figure(figsize=(7, 4))
+    axes = figure.add_subplot()
+    axes.fill_between(np.arange(1, len(counts) + 1), np.sort(counts)[::-1], step="mid")
+    axes.set(yscale="log", xlabel="identity, by number of images", ylabel="images",
+             title=os.path.basename(os.path.abspath(directory)))
+    kind = os.path.splitext(path)[1].lstrip(".").lower()
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise InputError("--plot {}: name a picture file, such as images.png.".format(path))
+    with replacing(path, binary=True) as file:
+        figure.savefig(file, format=kind, bbox_inches="tight")
+
+
+def inspect_bin(path):
+    """Look at a verification set: a :class:`Report` with ``counts`` empty."""
+    pictures, issame = load_bin(path)
+    faults, sizes = [], set()
+    with images.Complaints() as complaints:
+        for place, data in enumerate(track(pictures, "pictures")):
+            source = "{}: picture {}".format(path, place)
+            try:
+                sizes.add(images.decode(data, source).shape[:2])
+                said = complaints.take()
+                if said:
+                    faults.append("{}: damaged picture, the decoder says: {}".format(source, said))
+            except InputError as error:
+                complaints.take()
+                faults.append(str(error))
+    if len(sizes) > 1:
+        faults.append("{}: the pictures have {} different sizes; pack it again.".format(
+            path, len(sizes)))
+    same = int(issame.sum())
+    facts = ["{:,} pairs, {:,} same and {:,} different".format(
+        len(issame), same, len(issame) - same)]
+    facts += ["{}x{} pixels".format(*sizes.pop())] if len(sizes) == 1 else []
+    folds = [int(fold.sum()) for fold in np.array_split(issame, 10)]
+    facts.append("same pairs in each of 10 folds: " + " ".join(map(str, folds)))
+    return Report(facts, faults, np.zeros(0, np.int64))
+
+
+def configure(parser):
+    """Options of ``unequal inspect``."""
+    parser.add_argument("directory", metavar="DIR", help="a record set, or a verification set .bin")
+    parser.add_argument("--plot", metavar="FILE",
+                        help="draw images per identity to a picture file (needs matplotlib)")
+    parser.add_argument("--processes", type=process_count, default=available_cpus(),
+                        help="default: one a processor, here %(default)s")
+
+
+def run(options):
+    """``unequal inspect``: facts, then one line for each fault; 1 when there is any."""
+    if os.path.isfile(options.directory):
+        report = inspect_bin(options.directory)
+    else:
+        report = inspect(options.directory, options.processes)
+    print("\n".join(report.facts))
+    if len(report.counts):
+        print("identities by number of images:")
+        print("\n".join(draw(distribution(report.counts), shutil.get_terminal_size().columns)))
+    if options.plot and len(report.counts):
+        plot(report.counts, options.directory, options.plot)
+    for fault in report.faults:
+        print("fault: " + " ".join(fault.split()))
+    return 1 if report.faults else 0

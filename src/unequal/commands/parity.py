@@ -1,0 +1,248 @@
+"""``unequal parity DIR``: our symbols, verification and mining beside a recorded reference.
+
+DIR holds ``losses_and_networks.json`` (for each case: hyper-parameters, or names and shapes) and
+``losses_and_networks.npz`` (arrays ``CASE/NAME``: inputs, outputs ``out0``..., gradients
+``grad_NAME`` before ``rescale_grad``). ``tests/golden/reference`` is one, recorded from the
+authors' own symbols.
+"""
+import json
+import os
+import zipfile
+import zlib
+
+import mxnet as mx
+import numpy as np
+
+from unequal.errors import InputError
+from unequal.eval import verification
+from unequal.symbols import dispersed, fresnet, margins, nra
+from unequal.training.mining import confusable_identities
+
+NAME = "losses_and_networks"
+
+
+def relative_error(ours, reference):
+    """Largest absolute difference over the largest absolute reference value; nan: other shapes."""
+    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
+    if ours.shape != reference.shape:
+        return float("nan")
+    return float(np.max(np.abs(ours - reference)) / max(np.max(np.abs(reference)), 1e-30))
+
+
+def run_head(symbol, arrays, inputs):
+    """Forward and backward of a loss head.
+
+    Parameters
+    ----------
+    symbol : mxnet.symbol.Symbol
+    arrays : dict of str to numpy.ndarray
+        Values of all its arguments.
+    inputs : sequence of str
+        Arguments without a gradient.
+
+    Returns
+    -------
+    outputs, gradients : dict of str to numpy.ndarray
+        By output name (without ``_output``) and by argument name.
+    """
+    arguments = {name: mx.nd.array(arrays[name]) for name in symbol.list_arguments()}
+    gradients = {name: mx.nd.zeros_like(value) for name, value in arguments.items()
+                 if name not in inputs}
+    executor = symbol.bind(mx.cpu(), arguments, gradients,
+                           {name: "write" if name in gradients else "null" for name in arguments})
+    executor.forward(is_train=True)
+    executor.backward()
+    names = [name[:-len("_output")] for name in symbol.list_outputs()]
+    return ({name: value.asnumpy() for name, value in zip(names, executor.outputs)},
+            {name: value.asnumpy() for name, value in gradients.items()})
+
+
+def recorded_margin(case):
+    """The Margin of a recorded case."""
+    return margins.Margin(**{name: case[name] for name in margins.Margin._fields if name in case})
+
+
+def _head_error(symbol, recorded, outputs):
+    """Largest error over the outputs in ``outputs`` ({recorded name: ours}) and all gradients."""
+    logits = mx.sym.BlockGrad(symbol.get_internals()["logits_output"], name="margin_logits")
+    ours, gradients = run_head(mx.sym.Group([symbol, logits]), recorded, inputs=["label"])
+    errors = [relative_error(ours[name].reshape(recorded[out].shape), recorded[out])
+              for out, name in outputs.items()]
+    errors += [relative_error(gradients[name[len("grad_"):]], value)
+               for name, value in recorded.items() if name.startswith("grad_")]
+    return max(errors, key=lambda error: (np.isnan(error), error))
+
+
+def _softmax(case, recorded):
+    symbol = margins.softmax_head(mx.sym.Variable("emb"), mx.sym.Variable("label"),
+                                 case["num_classes"], case["emb_size"], recorded_margin(case))
+    return _head_error(symbol, recorded, {"out0": "embedding", "out1": "softmax"})
+
+
+def _nra(case, recorded):
+    symbol = nra.nra_head(mx.sym.Variable("emb"), mx.sym.Variable("label"), case["num_classes"],
+                          case["emb_size"], recorded_margin(case), beta=case["noise_beta"],
+                          normalizer=2 * case["batch"])
+    return _head_error(symbol, recorded,
+                       {"out0": "embedding", "out1": "margin_logits", "out2": "loss"})
+
+
+def _unequal(case, recorded):
+    per_identity = case["images_per_identity"]
+    symbol = dispersed.unequal_head(
+        mx.sym.Variable("emb"), mx.sym.Variable("label"), case["num_classes"], case["emb_size"],
+        recorded_margin(case), head_size=case["batch"],
+        tail_identities=case["batchsize_id"] // per_identity, images_per_identity=per_identity,
+        interweight=case["interweight"], beta=case["noise_beta"] if case["noise"] else 1.0,
+        normalizer=case["batch"] // 2)
+    return _head_error(symbol, recorded, {
+        "out0": "embedding", "out1": "head_label", "out2": "margin_logits", "out3": "tail_label",
+        "out5": "loss", "out6": "tail_loss", "out8": "tail_cosines"})
+
+
+def _mining(case, recorded):
+    per_identity = case["images_per_identity"]
+    embeddings = recorded["embeddings"]
+    identities = np.arange(len(embeddings)) // per_identity
+    chosen = confusable_identities(embeddings, identities, case["batchsize_id"] // per_identity)
+    # Of the two identities of a pair the reference's unstable sort puts either one first.
+    return relative_error(np.sort(chosen), np.sort(recorded["selected"]))
+
+
+def parameters(names_and_shapes):
+    """Weights drawn by name, so that any implementation can have the same ones."""
+    scales = (  # suffix -> value of a standard normal v
+        (lambda name: "relu" in name and name.endswith("_gamma"), lambda v: 0.25 + 0.05 * v),
+        (lambda name: name.endswith("_gamma"), lambda v: 1 + 0.1 * v),
+        (lambda name: name.endswith(("_beta", "_bias", "moving_mean")), lambda v: 0.1 * v),
+        (lambda name: name.endswith("moving_var"), lambda v: 1 + 0.1 * np.abs(v)),
+        (lambda name: True, lambda v: v * np.sqrt(2 / np.prod(v.shape[1:]))),
+    )
+    values = {}
+    for name, shape in names_and_shapes.items():
+        random = np.random.RandomState(zlib.crc32(name.encode()) % 2 ** 31)
+        drawn = random.randn(*shape).astype("float32")
+        value = next(scale for applies, scale in scales if applies(name))(drawn)
+        values[name] = value.astype("float32")
+    return values
+
+
+def network_output(network, data, depthwise_prelu=True):
+    """``fc1`` of a network with the weights of :func:`parameters`, float32 (N, 512)."""
+    symbol = fresnet.get_symbol(network, depthwise_prelu=depthwise_prelu)
+    shapes, _, aux_shapes = symbol.infer_shape(data=data.shape)
+    arguments = {name: mx.nd.array(value) for name, value in parameters(
+        dict(zip(symbol.list_arguments(), shapes))).items()}
+    arguments["data"] = mx.nd.array(data.astype("float32"))
+    states = {name: mx.nd.array(value) for name, value in parameters(
+        dict(zip(symbol.list_auxiliary_states(), aux_shapes))).items()}
+    executor = symbol.bind(mx.cpu(), arguments, grad_req="null", aux_states=states)
+    return executor.forward(is_train=False)[0].asnumpy()
+
+
+def _network(case, recorded):
+    symbol = fresnet.get_symbol(case["name"][len("net_"):])
+    shapes, _, aux_shapes = symbol.infer_shape(data=(1, 3, 112, 112))
+    for ours, names in ((dict(zip(symbol.list_arguments(), shapes)), case["args"]),
+                        (dict(zip(symbol.list_auxiliary_states(), aux_shapes)), case["aux"])):
+        if {name: list(shape) for name, shape in ours.items()} != names:
+            return float("nan")
+    return relative_error(network_output(case["name"][len("net_"):], recorded["data"]),
+                          recorded["fc1"])
+
+
+def _verification(case, recorded):
+    distances = verification.pair_distances(recorded["embeddings"])
+    accuracy, _ = verification.accuracy_per_fold(distances, recorded["issame"])
+    true, false = verification.mean_roc(distances, recorded["issame"])
+    return max(relative_error(accuracy, recorded["accuracy_per_fold"]),
+               relative_error(true, recorded["tpr"]), relative_error(false, recorded["fpr"]))
+
+
+# Prefix of a case's name -> how to compare it: (case, recorded arrays) -> relative error.
+CASES = {
+    "softmax_": _softmax,
+    "nr_": _nra,
+    "unequal_": _unequal,
+    "net_": _network,
+    "verification": _verification,
+    "mining": _mining,
+}
+
+
+def read(directory):
+    """Cases {name: settings} and arrays {"name/array": values} of a recording.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or unreadable.
+    """
+    path = os.path.join(directory, NAME + ".json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            cases = json.load(file)
+        if not isinstance(cases, dict):
+            raise ValueError("expected an object of cases")
+        for name, case in cases.items():
+            if not isinstance(case, dict):
+                raise ValueError("case {} is not an object".format(name))
+        path = os.path.join(directory, NAME + ".npz")
+        with open(path, "rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
+            return cases, {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise InputError("{}: no such file; DIR must hold {}.json and {}.npz.".format(
+            path, NAME, NAME)) from None
+    except (ValueError, EOFError, RecursionError, NotImplementedError, zipfile.BadZipFile,
+            zlib.error) as error:
+        raise InputError("{}: not a readable recording ({}).".format(path, error)) from None
+
+
+def compare(directory):
+    """Yield ``(name, relative error)`` for each recorded case, in order of name.
+
+    The error is the largest over the case's outputs and gradients, relative to the largest value of
+    each; nan when names or shapes differ.
+
+    Raises
+    ------
+    InputError
+        When the recording is missing or unreadable, or a case is of unknown kind or incomplete.
+    """
+    cases, arrays = read(directory)
+    for name in sorted(cases):
+        compare_case = next((function for prefix, function in CASES.items()
+                             if name.startswith(prefix)), None)
+        if compare_case is None:
+            raise InputError("{}: case {} is of no known kind ({}).".format(
+                os.path.join(directory, NAME + ".json"), name, ", ".join(CASES)))
+        recorded = {key[len(name) + 1:]: value for key, value in arrays.items()
+                    if key.startswith(name + "/")}
+        try:
+            error = compare_case(dict(cases[name], name=name), recorded)
+        except KeyError as missing:
+            raise InputError("{}: case {} lacks {}.".format(directory, name, missing)) from None
+        except mx.base.MXNetError as failure:
+            raise InputError("{}: case {} cannot be computed ({}).".format(
+                directory, name, str(failure).strip().splitlines()[-1].strip())) from None
+        yield name, error
+
+
+def configure(parser):
+    """Arguments of ``unequal parity``."""
+    parser.add_argument("directory", metavar="DIR", help="the recording")
+    parser.add_argument("--tolerance", type=float, default=1e-4,
+                        help="largest relative error that passes (default %(default)s)")
+
+
+def run(options):
+    """Print one line a case; exit code 1 when any fails."""
+    failed = False
+    for name, error in compare(options.directory):
+        passed = error <= options.tolerance  # false for nan
+        failed |= not passed
+        print("{:32s} {:10.3g} {}".format(name, error, "ok" if passed else "FAIL"), flush=True)
+    return int(failed)

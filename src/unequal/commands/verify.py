@@ -1,0 +1,124 @@
+"""``unequal verify``: verification accuracy, ROC and TAR@FAR of a model on ``.bin`` sets."""
+import logging
+
+from unequal.data import pictures as images
+from unequal.errors import InputError
+from unequal.eval import bins, verification
+from unequal.models.embedder import Embedder, PictureList
+from unequal.report import tables
+from unequal.system import runtime
+
+logger = logging.getLogger(__name__)
+
+BOOTSTRAPS = verification.BOOTSTRAPS + ("none",)
+
+
+def configure(parser):
+    """Add the arguments of ``unequal verify``."""
+    parser.description = (
+        "Ten-fold verification accuracy of a model, with and without the mirror image, XNorm, and "
+        "the true accept rate at false accept rates; docs/evaluation.md defines each.")
+    parser.add_argument("--model", required=True, metavar="PREFIX,EPOCH", help="checkpoint")
+    parser.add_argument("--data-dir", default=".", metavar="DIR",
+                        help="NAME.bin is searched in DIR, ./eval_dataset and DIR/../eval_dataset")
+    parser.add_argument("--eval-dir", default="", metavar="DIR", help="search NAME.bin only here")
+    parser.add_argument("--target", default="lfw,cfp_fp,agedb_30", metavar="NAMES",
+                        help="sets, separated by commas (default %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64,
+                        help="pictures a forward pass (default %(default)s)")
+    parser.add_argument("--devices", default="", help="cpu, cpu:N or gpu:0,1")
+    parser.add_argument("--pca", type=int, default=0, metavar="COMPONENTS",
+                        help="project by a PCA learnt on the other folds")
+    parser.add_argument("--exact-thresholds", action="store_true",
+                        help="search thresholds at the data, not in steps of 0.01")
+    parser.add_argument("--bootstrap", choices=BOOTSTRAPS, default="pairs",
+                        help="what is drawn again for 95%% intervals (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--json", metavar="FILE", help="write every number")
+    parser.add_argument("--plot", metavar="FILE", help="draw the ROC curves (.png, .svg, .pdf)")
+
+
+def _embedded(options, paths):
+    """Yield ``(name, plain, flipped, issame)`` of each set, one in memory at a time."""
+    embedder = None
+    devices = runtime.devices(options.devices or None)
+    for name, path in paths.items():
+        pictures, issame = bins.load_bin(path)
+        size = images.decode(pictures[0], "{}: image 0".format(path)).shape[:2]
+        if embedder is None or embedder.image_size != size:
+            embedder = Embedder.from_checkpoint(options.model, size, devices, options.batch_size)
+        plain, flipped = embedder.embed(PictureList(pictures, path), flip=True, label=name)
+        yield name, plain, flipped, issame
+
+
+def _with_interval(numbers, name):
+    text = tables.percent(numbers[name])
+    if name + "_low" in numbers:
+        text += " [{}, {}]".format(*(tables.percent(numbers[name + end])
+                                     for end in ("_low", "_high")))
+    return text
+
+
+def report(results, fars=verification.FARS):
+    """The tables of ``unequal verify``.
+
+    Parameters
+    ----------
+    results : dict
+        Name of a set -> numbers of :func:`unequal.eval.verification.measure`.
+    """
+    names = [verification.far_name(far) for far in fars]
+    accuracies = tables.text_table(
+        ["set", "pairs", "accuracy %", "accuracy-flip %", "XNorm", "threshold", "AUC %", "EER %"]
+        + ["TAR@{:.0e} %".format(far) for far in fars],
+        [[name, str(row["pairs"])]
+         + ["{} +- {}".format(tables.percent(row[key], 3), tables.percent(row[key + "_std"], 3))
+            for key in ("accuracy", "accuracy_flip")]
+         + ["{:.3f}".format(row["xnorm"]), "{:.3f}".format(row["threshold"]),
+            tables.percent(row["auc"]), tables.percent(row["eer"])]
+         + [tables.percent(row[key]) for key in names]
+         for name, row in results.items()])
+    lines = [accuracies, ""]
+    for name, row in results.items():
+        lines.append("{}: smallest FAR these pairs can show {:.1e}".format(name, row["min_far"]))
+        if "auc_low" in row:
+            shown = [key for key in ["accuracy_flip", "auc", "eer"] + names
+                     if key + "_low" in row]
+            lines[-1] += "; 95% intervals: " + ", ".join(
+                "{} {}".format(key, _with_interval(row, key)) for key in shown)
+    return "\n".join(lines)
+
+
+def run(options):
+    """``unequal verify``: embed the sets, print the tables, write JSON and plot if asked.
+
+    Raises
+    ------
+    InputError
+        When no set is found, or one cannot be used.
+    """
+    paths = bins.find_sets(options.data_dir, options.eval_dir, options.target.split(","))
+    if not paths:
+        raise InputError("--target {}: no such verification set (NAME.bin) beside --data-dir {}; "
+                         "name its directory with --eval-dir.".format(
+                             options.target, options.data_dir))
+    if options.plot:
+        tables.check_plot(options.plot)
+    over = None if options.bootstrap == "none" else options.bootstrap
+    results, curves = {}, {}
+    for name, plain, flipped, issame in _embedded(options, paths):
+        try:
+            results[name] = dict(verification.measure(
+                plain, flipped, issame, exact=options.exact_thresholds, pca=options.pca,
+                over=over or "pairs", replicates=1000 if over else 0, seed=options.seed))
+            if options.plot:
+                decision = verification.decide(plain + flipped, issame, pca=options.pca)
+                curves[name] = verification.roc(decision.distances, issame)[:2]
+        except InputError as error:
+            raise InputError("{}: {}".format(paths[name], error)) from error
+    print(report(results))
+    if options.json:
+        tables.write_json(options.json, {"model": options.model, "sets": results})
+    if options.plot:
+        tables.plot_lines(options.plot, curves, xlabel="false accept rate",
+                          ylabel="true accept rate")

@@ -1,0 +1,398 @@
+"""Turn pictures into embeddings: the one place where a network runs for inference."""
+import logging
+import math
+import os
+from contextlib import contextmanager
+
+import cv2
+import mxnet as mx
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.preprocessing import normalize
+
+from unequal.data import pictures as images
+from unequal.data.batches import DATA_NAME, BatchBuffers, PictureLoader
+from unequal.errors import InputError
+from unequal.models import checkpoints
+from unequal.system import interrupts, progress, runtime
+
+logger = logging.getLogger(__name__)
+
+EMBEDDING = "fc1_output"
+
+
+class PictureList:
+    """Encoded pictures in memory, read like a record set (``image(key)`` with key 0, 1, ...)."""
+
+    def __init__(self, pictures, name):
+        self._pictures = pictures
+        self.path = name
+        self.image_keys = np.arange(len(pictures))
+
+    def image(self, key):
+        """``(0, picture)``."""
+        return 0, self._pictures[key]
+
+
+class LoosePictures:
+    """Pictures that belong to no set, scaled to one size; read like a record set.
+
+    The whole picture is scaled: crop and align faces first, as the network was trained
+    (``unequal pack`` does).
+
+    Parameters
+    ----------
+    pictures : sequence
+        Of paths (str or os.PathLike), encoded bytes, or RGB arrays, uint8 (height, width, 3).
+    image_size : tuple of int
+        (height, width) in pixels.
+
+    Memory: the sequence; files are read when their turn comes.
+    """
+
+    path = "pictures"
+
+    def __init__(self, pictures, image_size):
+        self._pictures, self._size = pictures, tuple(image_size)
+        self.image_keys = np.arange(len(pictures))
+
+    def image(self, key):
+        """``(0, RGB pixels)``."""
+        picture, name = self._pictures[key], "picture {}".format(key)
+        if isinstance(picture, (str, os.PathLike)):
+            name = os.fspath(picture)
+            picture = images.read(name)
+        pixels = images.decode(picture, name)
+        if pixels.shape[:2] == self._size:
+            return 0, pixels
+        # Averaging when shrinking: other interpolations skip pixels.
+        smaller = pixels.shape[0] > self._size[0] and pixels.shape[1] > self._size[1]
+        return 0, cv2.resize(pixels, self._size[::-1],
+                             interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+# Sides tried by input_size(): the usual one, then all that halve four times without a remainder.
+_SIDES = (112,) + tuple(side for side in range(16, 513, 16) if side != 112)
+
+
+def input_size(symbol, arg_params):
+    """(height, width) of the pictures a network was trained on, from the shapes of its weights.
+
+    A fully connected layer knows the size of its features. Where several sizes have features of
+    that size (112 and 97 both end in 7), 112 or else the smallest multiple of 16 is meant.
+
+    Raises
+    ------
+    InputError
+        When no square picture fits.
+    """
+    for side in _SIDES:
+        try:
+            shapes, _, _ = symbol.infer_shape_partial(**{DATA_NAME: (1, 3, side, side)})
+        except mx.base.MXNetError:  # too small for the network
+            continue
+        if all(arg_params[name].shape == tuple(shape)
+               for name, shape in zip(symbol.list_arguments(), shapes)
+               if shape and name in arg_params):
+            return side, side
+    raise InputError("The weights fit no square picture of {} to {} pixels; say --image-size "
+                     "HEIGHT,WIDTH.".format(min(_SIDES), max(_SIDES)))
+
+
+def embedding_symbol(symbol):
+    """The part of ``symbol`` that ends in ``fc1_output``: the training head is cut off."""
+    internals = symbol.get_internals()
+    if EMBEDDING not in internals.list_outputs():
+        raise InputError("The symbol has no output fc1: it is not an InsightFace embedding "
+                         "network.")
+    return internals[EMBEDDING]
+
+
+def _check_fit(symbol, shape, arg_params, aux_params):
+    """Refuse parameters of other shapes, and layers that memory cannot hold, before MXNet binds.
+
+    MXNet allocates whatever a network's numbers lead to, which may come from anywhere.
+    """
+    args, _, states = symbol.infer_shape_partial(**{DATA_NAME: shape})
+    for names, shapes, params in ((symbol.list_arguments(), args, arg_params),
+                                  (symbol.list_auxiliary_states(), states, aux_params)):
+        for name, needed in zip(names, shapes):
+            if name == DATA_NAME:
+                continue
+            if name not in params:
+                raise RuntimeError("the parameter {} is missing".format(name))
+            if params[name].shape != tuple(needed):
+                raise RuntimeError("the parameter {} has shape {} but should have {}".format(
+                    name, params[name].shape, tuple(needed)))
+    internals = symbol.get_internals()
+    _, layers, _ = internals.infer_shape_partial(**{DATA_NAME: shape})
+    size, name = max((math.prod(layer), name)
+                     for name, layer in zip(internals.list_outputs(), layers))
+    if size * 4 > runtime.memory() // 4:
+        raise RuntimeError("its layer {} has {:,} numbers for a batch of {}, too many for this "
+                           "machine's memory; lower --batch-size".format(name, size, shape[0]))
+
+
+@contextmanager
+def _running():
+    """MXNet's errors as InputError: sizes fit, but an operator may still refuse its attributes."""
+    try:
+        yield
+    except mx.base.MXNetError as error:
+        raise InputError("The network cannot be run: {}.".format(
+            str(error).strip().splitlines()[-1].strip())) from error
+
+
+class Embedder(TransformerMixin, BaseEstimator):
+    """A bound embedding network: pictures in, embeddings out.
+
+    A scikit-learn transformer without anything to fit: ``transform`` turns pictures into
+    L2-normalised features, and an Embedder can be the first step of a pipeline.
+
+    Parameters
+    ----------
+    symbol : mxnet.symbol.Symbol
+        Anything with an internal output ``fc1_output`` and an input ``data``.
+    arg_params, aux_params : dict of str to mxnet.ndarray.NDArray
+        Parameters; ones that the embedding does not use are ignored.
+    image_size : tuple of int
+        (height, width) of the pictures.
+    devices : list of mxnet.context.Context, optional
+        Default ``[mx.cpu()]``.
+    batch_size : int
+        Pictures a forward pass; split over the devices. At least one a device.
+    flip : bool
+        Whether ``transform`` adds the mirror image's embedding (twice the work; the number papers
+        quote).
+
+    Raises
+    ------
+    InputError
+        When the symbol has no ``fc1`` or the parameters do not fit it.
+    """
+
+    def __init__(self, symbol, arg_params, aux_params, image_size, devices=None, batch_size=64,
+                 flip=True):
+        self._symbol = embedding_symbol(symbol)
+        self._devices = devices or [mx.cpu()]
+        self._shape = (max(batch_size, len(self._devices)), 3) + tuple(image_size)
+        self.flip = flip
+        self.set_params(arg_params, aux_params)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint, image_size=None, devices=None, batch_size=64,
+                        flag="--model", flip=True):
+        """From ``'prefix,epoch'``; without ``image_size``, :func:`input_size` finds it.
+
+        ``flag`` is named in errors; see :class:`Embedder` for the rest.
+        """
+        symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(checkpoint, flag))
+        if image_size is None:
+            image_size = input_size(embedding_symbol(symbol), arg_params)
+        return cls(symbol, arg_params, aux_params, image_size, devices, batch_size, flip)
+
+    def set_params(self, arg_params, aux_params):
+        """Use other weights.
+
+        Binds anew: on CPUs MXNet fuses convolution and BatchNorm of a network bound for inference
+        and keeps the fused weights, so a second ``set_params`` of the same module would go on
+        computing with the first weights.
+        """
+        module = mx.mod.Module(self._symbol, data_names=[DATA_NAME], label_names=None,
+                               context=self._devices)
+        try:
+            _check_fit(self._symbol, self._shape, arg_params, aux_params)
+            module.bind([(DATA_NAME, self._shape)], for_training=False)
+            module.set_params(arg_params, aux_params, allow_extra=True)
+        except (mx.base.MXNetError, RuntimeError) as error:
+            raise InputError(
+                "The parameters do not fit the network at {}x{} pixels: {}.".format(
+                    self._shape[2], self._shape[3],
+                    str(error).strip().splitlines()[-1].strip())) from error
+        self._module = module
+
+    @property
+    def image_size(self):
+        """(height, width) of the pictures, in pixels."""
+        return self._shape[2:]
+
+    @property
+    def embedding_size(self):
+        """Length D of an embedding."""
+        return self._module.output_shapes[0][1][1]
+
+    def forward(self, data):
+        """Embeddings of one batch: NDArray (N, 3, H, W) to float32 (N, D)."""
+        return self.queue(data).asnumpy()
+
+    def queue(self, data):
+        """:meth:`forward` that returns at once: an NDArray, for which MXNet will have to work yet.
+        """
+        with _running():
+            self._module.forward(mx.io.DataBatch([data]), is_train=False)
+            # The output itself is written over by the next batch.
+            return self._module.get_outputs()[0].copy()
+
+    def stream(self, source, keys=None, flip=False, threads=None):
+        """Embed pictures batch by batch.
+
+        The next batches are decoded, and the network is at the next one, while the caller works on
+        what it was given.
+
+        Parameters
+        ----------
+        source : RecordSet or PictureList
+        keys : numpy.ndarray, optional
+            Default: all its ``image_keys``.
+        flip : bool
+            Embed the mirror images too.
+
+        Yields
+        ------
+        start : int
+            Position in ``keys`` of the first row.
+        labels : numpy.ndarray
+            float32 (n,), as ``source`` gives them.
+        plain, flipped : numpy.ndarray
+            float32 (n, D); ``flipped`` is None without ``flip``.
+
+        Raises
+        ------
+        InputError
+            For a picture that cannot be decoded or has another size, and for embeddings that are
+            not finite.
+        Interrupted
+            When a signal asks to stop (:mod:`unequal.system.interrupts`).
+        """
+        keys = source.image_keys if keys is None else keys
+        batch_size = self._shape[0]
+        loader = PictureLoader(source, threads=threads, max_damaged=0)
+        buffers = BatchBuffers(self._shape)
+
+        def submit(start):
+            array, view = buffers.take()
+            count = min(batch_size, len(keys) - start)
+            # The last batch's remaining rows keep older pictures; their outputs are cut off.
+            return start, count, array, loader.submit(view[:count], keys, start)
+
+        try:
+            starts, before = range(0, len(keys), batch_size), None
+            pending = [submit(start) for start in starts[:2]]
+            for following in list(starts[2:]) + [None, None]:
+                if not pending:
+                    break
+                interrupts.check()
+                start, count, array, futures = pending.pop(0)
+                labels = np.concatenate([future.result() for future in futures])
+                if following is not None:
+                    pending.append(submit(following))
+                # A network is bound anew for another batch size, which half a batch is worth.
+                small = len(self._devices) <= count <= batch_size // 2
+                data = array[:count] if small else array
+                # The array is held: decoding would take it next, and wait for the network.
+                running = (start, count, labels, self.queue(data),
+                           self.queue(mx.nd.flip(data, axis=3)) if flip else None, array)
+                if before is not None:
+                    yield self._finished(*before)
+                before = running
+            if before is not None:
+                yield self._finished(*before)
+        finally:
+            loader.close()
+
+    @staticmethod
+    def _finished(start, count, labels, plain, flipped, _):
+        with _running():
+            plain, flipped = (None if some is None else some.asnumpy()[:count]
+                              for some in (plain, flipped))
+        if not all(np.isfinite(some).all() for some in (plain, flipped) if some is not None):
+            raise InputError("The network gives embeddings that are not finite: its parameters are "
+                             "damaged, or training diverged; take another checkpoint.")
+        return start, labels, plain, flipped
+
+    def features(self, source, keys=None):
+        """Normalised features batch by batch; see :meth:`stream` for the arguments.
+
+        Yields
+        ------
+        labels : numpy.ndarray
+            float32 (n,), as ``source`` gives them.
+        features : numpy.ndarray
+            float32 (n, D): the embedding (with ``flip``, plus the mirror image's), of length 1.
+        """
+        for _, labels, plain, flipped in self.stream(source, keys, self.flip):
+            yield labels, normalize(plain if flipped is None else plain + flipped, copy=False)
+
+    def source(self, X):
+        """``X`` of :meth:`transform` as something :meth:`stream` reads."""
+        if hasattr(X, "image_keys"):
+            return X
+        if isinstance(X, (str, bytes, os.PathLike)):
+            raise InputError("{}: expected a list of pictures; put a single one into brackets, and "
+                             "open a record set with unequal.data.records.RecordSet.".format(
+                                 X if not isinstance(X, bytes) else "bytes"))
+        return LoosePictures(X, self.image_size)
+
+    def fit(self, X=None, y=None):
+        """Nothing to learn; returns itself (scikit-learn's convention)."""
+        return self
+
+    def transform(self, X):
+        """Features of pictures.
+
+        Parameters
+        ----------
+        X : sequence, or unequal.data.records.RecordSet
+            Paths, encoded bytes, or RGB arrays, uint8 (height, width, 3), which are scaled to the
+            network's size (:class:`LoosePictures`); or an array (n, height, width, 3). Pictures of
+            a record set must have that size.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 (n, D), rows of length 1: 4 * D bytes a picture.
+
+        Raises
+        ------
+        InputError, OSError
+            For a picture that cannot be read; the text names it.
+        """
+        source = self.source(X)
+        result = np.empty((len(source.image_keys), self.embedding_size), np.float32)
+        done = 0
+        for _, some in self.features(source):
+            result[done:done + len(some)] = some
+            done += len(some)
+        return result
+
+    # What scikit-learn asks of an estimator, answered for one whose network is given: there is
+    # nothing to tune, and a clone may share it.
+
+    def get_params(self, deep=True):
+        """``{}``."""
+        return {}
+
+    def __sklearn_clone__(self):
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def embed(self, source, keys=None, flip=False, threads=None, label="embedding"):
+        """Embed pictures into one array; see :meth:`stream`.
+
+        Returns
+        -------
+        plain, flipped : numpy.ndarray
+            float32 (n, D); ``flipped`` is None without ``flip``. 4 * D bytes a picture.
+        """
+        keys = source.image_keys if keys is None else keys
+        plain = np.empty((len(keys), self.embedding_size), np.float32)
+        flipped = np.empty_like(plain) if flip else None
+        with progress.Bar(len(keys), label, "images") as bar:
+            for start, _, some, some_flipped in self.stream(source, keys, flip, threads):
+                plain[start:start + len(some)] = some
+                if flip:
+                    flipped[start:start + len(some)] = some_flipped
+                bar.update(len(some))
+        return plain, flipped

@@ -1,0 +1,313 @@
+"""Read checkpoint files from anywhere, without MXNet's own parsers.
+
+MXNet believes what such a file says of itself: ``mx.nd.load`` allocates the sizes it finds and
+``mx.sym.load`` follows the indices it finds, so that a flipped bit can end the process, and an
+operator may run code or read files. Here arrays are read in Python against the size of the file,
+and a symbol is written anew from checked parts before MXNet sees it.
+"""
+import json
+import os
+import re
+import struct
+
+import mxnet as mx
+import numpy as np
+
+from unequal.errors import InputError
+from unequal.system.mxnet_private import numpy_view
+
+EMBEDDING = "fc1"
+
+# NDArray::Save of MXNet 1.x: what a list of arrays and one array begin with.
+_LIST = struct.Struct("<QQQ")  # magic, 0, number of arrays
+_LIST_MAGIC = 0x112
+_ARRAY_MAGICS = {0xF993FAC8: False, 0xF993FAC9: True, 0xF993FACA: True}  # has a storage type
+_TYPES = dict(enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")))
+_MAX_DIMENSIONS = 8
+_MAX_NAME = 1000
+_MAX_SYMBOL = 64 << 20  # bytes of JSON; r269's has less than 1 MB
+
+
+class _Wrong(Exception):
+    """What is wrong with a file, without its name."""
+
+
+class _Reader:
+    """A file of which no more is asked for than it has."""
+
+    def __init__(self, file):
+        self._file = file
+        self.left = os.fstat(file.fileno()).st_size
+
+    def unpack(self, form):
+        return struct.unpack("<" + form, self.bytes(struct.calcsize("<" + form)))
+
+    def take(self, size):
+        if size > self.left:
+            raise _Wrong("it is cut short")
+        self.left -= size
+
+    def bytes(self, size):
+        self.take(size)
+        return self._file.read(size)
+
+    def into(self, array):
+        self.take(array.nbytes)
+        self._file.readinto(array)
+
+
+def _read_array(reader):
+    magic, = reader.unpack("I")
+    if magic not in _ARRAY_MAGICS:
+        raise _Wrong("an array does not begin as one of MXNet 1.x does")
+    if _ARRAY_MAGICS[magic] and reader.unpack("i") != (0,):
+        raise _Wrong("it holds a sparse array, which no network here has")
+    dimensions, = reader.unpack("I")
+    if not 1 <= dimensions <= _MAX_DIMENSIONS:
+        raise _Wrong("an array has {} dimensions".format(dimensions))
+    shape = reader.unpack("{}q".format(dimensions))
+    _device, _number, kind = reader.unpack("iii")
+    if kind not in _TYPES:
+        raise _Wrong("an array holds numbers of the unknown type {}".format(kind))
+    dtype = np.dtype(_TYPES[kind])
+    size = dtype.itemsize
+    for length in shape:
+        size *= length
+        if length < 1 or size > reader.left:
+            raise _Wrong("an array says that its shape is {}, for which the file is too "
+                         "short".format(shape))
+    array = mx.nd.empty(shape, dtype=dtype.newbyteorder("="))
+    reader.into(numpy_view(array))
+    return array
+
+
+def _read_name(reader):
+    size, = reader.unpack("Q")
+    if size > _MAX_NAME:
+        raise _Wrong("a name is {} bytes long".format(size))
+    return reader.bytes(size).decode("utf-8")
+
+
+def read_arrays(path):
+    """The arrays of a ``.params`` file.
+
+    Parameters
+    ----------
+    path : str
+
+    Returns
+    -------
+    arg_params, aux_params : dict of str to mxnet.ndarray.NDArray
+        On the CPU. Memory: the file's size, once.
+
+    Raises
+    ------
+    InputError
+        When it is anything else, of MXNet before 0.11, or cut short.
+    """
+    with open(path, "rb") as file:
+        reader = _Reader(file)
+        try:
+            magic, _, count = _LIST.unpack(reader.bytes(_LIST.size))
+            if magic != _LIST_MAGIC:
+                raise _Wrong("it does not begin as one")
+            # Grows with the file, whatever the count says.
+            arrays = [_read_array(reader) for _ in range(count)]
+            if reader.unpack("Q") != (count,):
+                raise _Wrong("it has not one name an array")
+            names = [_read_name(reader) for _ in range(count)]
+            if reader.left:
+                raise _Wrong("{} bytes follow its end".format(reader.left))
+        except (_Wrong, UnicodeDecodeError) as error:
+            raise InputError("{}: not a checkpoint's parameters: {}; copy it again, or give a file "
+                             "that MXNet 1.x saved.".format(
+                                 path, error if isinstance(error, _Wrong)
+                                 else "a name is not text")) from None
+    params = {"arg": {}, "aux": {}}
+    for name, array in zip(names, arrays):
+        kind, _, name = name.partition(":")
+        if kind not in params or not name or name in params[kind]:
+            raise InputError("{}: not a checkpoint's parameters: the name {!r} occurs twice or "
+                             "does not begin with arg: or aux:.".format(
+                                 path, kind + ":" + name))
+        params[kind][name] = array
+    return params["arg"], params["aux"]
+
+
+# Operator -> numbers of inputs it may have, None: what num_args says. What networks that turn a
+# picture into an embedding are made of; nothing that runs code, reads files or holds a graph.
+_ONE, _TWO = (1,), (2,)
+_OPERATORS = {
+    "Convolution": (2, 3), "FullyConnected": (2, 3), "BatchNorm": (5,), "LeakyReLU": (1, 2),
+    "InstanceNorm": (3,), "Concat": None, "add_n": None, "ElementWiseSum": None,
+    "SliceChannel": _ONE, "L2Normalization": _ONE, "UpSampling": _ONE,
+}
+_OPERATORS.update(dict.fromkeys((
+    "Activation", "Pooling", "Flatten", "Dropout", "Reshape", "transpose", "SwapAxis", "slice_axis",
+    "expand_dims", "clip", "Cast", "BlockGrad", "identity", "_copy", "negative", "abs", "square",
+    "sqrt", "rsqrt", "exp", "log", "tanh", "sigmoid", "relu", "softmax", "hard_sigmoid", "mean",
+    "sum", "max", "min", "_plus_scalar", "_minus_scalar", "_rminus_scalar", "_mul_scalar",
+    "_div_scalar", "_rdiv_scalar", "_power_scalar", "_maximum_scalar", "_minimum_scalar",
+    "_PlusScalar", "_MinusScalar", "_RMinusScalar", "_MulScalar", "_DivScalar",
+), _ONE))
+_OPERATORS.update(dict.fromkeys((
+    "elemwise_add", "elemwise_sub", "elemwise_mul", "elemwise_div", "_add", "_plus", "_Plus",
+    "_sub", "_minus", "_Minus", "_mul", "_Mul", "_div", "_Div", "_maximum", "_minimum",
+    "broadcast_add", "broadcast_plus", "broadcast_sub", "broadcast_minus", "broadcast_mul",
+    "broadcast_div", "broadcast_maximum", "broadcast_minimum", "_grad_add", "batch_dot",
+), _TWO))
+
+# Attribute -> least and largest of its numbers. MXNet divides by some of them unasked.
+_SIZES = {
+    "kernel": (1, 1024), "stride": (1, 1024), "dilate": (1, 1024), "pad": (0, 1024),
+    "num_filter": (1, 1 << 16), "num_group": (1, 1 << 16), "num_hidden": (1, 1 << 20),
+    "num_outputs": (1, 1 << 12), "num_args": (1, 1 << 12), "scale": (1, 64),
+}
+_SIZE_LIST = re.compile(r"[\[(]?\s*(?:\d{1,7}L?\s*,?\s*){0,4}[\])]?")
+# What old versions of MXNet mix into an operator's attributes.
+_HIDDEN = ("ctx_group", "lr_mult", "wd_mult", "weight_lr_mult", "force_mirroring", "mirror_stage")
+_KEPT = {"__shape__": re.compile(r"[\[(][\d,\s]{0,100}[\])]"), "__dtype__": re.compile(r"-?\d")}
+
+
+def _check(holds, what, *values):
+    if not holds:
+        raise _Wrong(what.format(*values))
+
+
+def _attributes(node):
+    merged = {}
+    for key in ("param", "attr", "attrs"):  # as versions of MXNet call them
+        part = node.get(key, {})
+        _check(isinstance(part, dict) and all(isinstance(value, str) for value in part.values()),
+               "the attributes of {!r} are not text", node["name"])
+        merged.update(part)
+    return merged
+
+
+def _check_sizes(name, attributes):
+    for key, (least, most) in _SIZES.items():
+        text = attributes.get(key, "")
+        numbers = re.findall(r"\d+", text)
+        _check(_SIZE_LIST.fullmatch(text) or key == "scale",
+               "{} of the layer {!r} is {!r}", key, name, text[:50])
+        if key != "scale" or text.isdecimal():  # elsewhere a scale is any number
+            _check(all(least <= int(number) <= most for number in numbers),
+                   "{} of the layer {!r} is {!r}, not {} to {}", key, name, text[:50], least, most)
+
+
+def _number(attributes, key):
+    return int(re.sub(r"\D", "", attributes.get(key, "")) or 0)
+
+
+def _outputs(node):
+    return _number(node["attrs"], "num_outputs") if node["op"] == "SliceChannel" else 1
+
+
+def _check_node(node, earlier):
+    """A node from its checked parts; ``earlier`` are those that may be its inputs."""
+    _check(isinstance(node, dict) and isinstance(node.get("name"), str)
+           and isinstance(node.get("op"), str) and isinstance(node.get("inputs"), list),
+           "node {} lacks an op, a name or inputs", len(earlier))
+    name, op, inputs = node["name"], node["op"], node["inputs"]
+    _check(0 < len(name) <= _MAX_NAME and "\0" not in name, "a layer has no proper name")
+    for entry in inputs:
+        _check(isinstance(entry, list) and len(entry) in (2, 3)
+               and all(type(number) is int for number in entry)
+               and 0 <= entry[0] < len(earlier), "the inputs of the layer {!r} do not exist", name)
+    attributes = _attributes(node)
+    if op == "null":
+        _check(not inputs, "the variable {!r} has inputs", name)
+        # Initialisers, learning rates and the like play no part here.
+        attributes = {key: value for key, value in attributes.items()
+                      if key in _KEPT and _KEPT[key].fullmatch(value)}
+    return {"op": op, "name": name, "attrs": attributes,
+            "inputs": [[entry[0], entry[1], 0] for entry in inputs]}
+
+
+def _check_operator(node, nodes):
+    """What only matters for nodes that are used."""
+    op, name, attributes = node["op"], node["name"], node["attrs"]
+    if op == "null":
+        return
+    _check(op in _OPERATORS, "the layer {!r} is a {!r}, an operator that embedding networks do not "
+           "need", name, op[:50])
+    node["attrs"] = attributes = {key: value for key, value in attributes.items()
+                                  if not key.startswith("_") and key not in _HIDDEN}
+    _check_sizes(name, attributes)
+    counts = _OPERATORS[op]
+    if counts is None:
+        counts = (_number(attributes, "num_args"),)
+    _check(len(node["inputs"]) in counts, "the layer {!r} ({}) has {} inputs", name, op,
+           len(node["inputs"]))
+    for place, output, _ in node["inputs"]:
+        _check(0 <= output < _outputs(nodes[place]), "the inputs of the layer {!r} do not exist",
+               name)
+
+
+def _embedding_part(nodes):
+    """Numbers of the nodes that ``fc1`` depends on, in order."""
+    ends = [place for place, node in enumerate(nodes)
+            if node["name"] == EMBEDDING and node["op"] != "null"]
+    _check(len(ends) == 1, "it has {} layers called fc1, where an InsightFace embedding network "
+           "has one", len(ends))
+    used, waiting = set(), ends
+    while waiting:
+        place = waiting.pop()
+        if place not in used:
+            used.add(place)
+            waiting.extend(entry[0] for entry in nodes[place]["inputs"])
+    return sorted(used)
+
+
+def _checked(document):
+    _check(isinstance(document, dict) and isinstance(document.get("nodes"), list),
+           "it has no list of nodes")
+    nodes = []
+    for node in document["nodes"]:
+        nodes.append(_check_node(node, nodes))
+    used = _embedding_part(nodes)
+    for place in used:
+        _check_operator(nodes[place], nodes)
+    number = {place: new for new, place in enumerate(used)}
+    kept = [nodes[place] for place in used]
+    names = [node["name"] for node in kept]
+    _check(len(set(names)) == len(names), "two layers have one name")
+    for node in kept:
+        node["inputs"] = [[number[place], output, 0] for place, output, _ in node["inputs"]]
+    return {"nodes": kept, "heads": [[len(kept) - 1, 0, 0]],
+            "arg_nodes": [place for place, node in enumerate(kept) if node["op"] == "null"],
+            "attrs": {"mxnet_version": ["int", 10901]}}
+
+
+def read_symbol(path):
+    """The embedding network of a ``-symbol.json`` file: what its layer ``fc1`` depends on.
+
+    A training head is not looked at. Initialisers and multipliers of learning rates are left out.
+
+    Parameters
+    ----------
+    path : str
+
+    Returns
+    -------
+    mxnet.symbol.Symbol
+        With the output ``fc1_output``.
+
+    Raises
+    ------
+    InputError
+        When it is anything else, or uses an operator or a size that no such network needs.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_MAX_SYMBOL + 1)
+        _check(len(content) <= _MAX_SYMBOL, "it is too long")
+        return mx.sym.load_json(json.dumps(_checked(json.loads(content.decode("utf-8")))))
+    except (ValueError, RecursionError):
+        reason = "it is not JSON"
+    except _Wrong as error:
+        reason = str(error)
+    except mx.base.MXNetError as error:
+        reason = "MXNet says: " + str(error).strip().splitlines()[-1].strip()
+    raise InputError("{}: not the symbol of an embedding network: {}; give one that MXNet 1.x "
+                     "saved.".format(path, reason))

@@ -1,0 +1,220 @@
+"""One HTML file that needs no other: tags that escape, pictures and charts inlined."""
+import base64
+import html
+import io
+
+import numpy as np
+
+from unequal.data import pictures
+from unequal.report import tables
+
+
+class Html(str):
+    """Text that is markup already; any other text is escaped."""
+
+
+def tag(element, /, *content, **attributes):
+    """An element.
+
+    Parameters
+    ----------
+    element : str
+        Its name.
+    content : Html, str or number
+        Escaped, unless it is :class:`Html`.
+    attributes : str
+        ``class_`` is ``class`` and ``http_equiv`` is ``http-equiv``.
+    """
+    head = "".join(' {}="{}"'.format(name.rstrip("_").replace("_", "-"), html.escape(str(value)))
+                   for name, value in attributes.items())
+    start = Html("<{}{}>".format(element, head))
+    if element in ("img", "meta", "source"):  # they have no end
+        return start
+    return Html("{}{}</{}>".format(start, join(*content), element))
+
+
+def join(*content):
+    """Contents one after the other, escaped where they are not :class:`Html`."""
+    return Html("".join(item if isinstance(item, Html) else html.escape(str(item))
+                        for item in content))
+
+
+def data_uri(kind, data):
+    """The bytes of a file as an address."""
+    return "data:{};base64,{}".format(kind, base64.b64encode(data).decode("ascii"))
+
+
+def picture(data, source, description):
+    """An encoded picture as ``<img>``: a JPEG byte for byte, anything else turned into one.
+
+    Parameters
+    ----------
+    data : bytes or numpy.ndarray
+        As :func:`unequal.data.pictures.decode` takes it.
+    source : str
+        What to call it in an error.
+    description : str
+        For readers who do not see it.
+    """
+    if not isinstance(data, bytes) or pictures.jpeg_frame(data) is None:
+        data = pictures.encode(pictures.decode(data, source), 95)
+    return tag("img", src=data_uri("image/jpeg", data), alt=description)
+
+
+# Ink, grid, and the lines in their order (Okabe and Ito's colours, which the colour-blind can tell
+# apart, lightened for a dark page).
+THEMES = {
+    "light": ("#3a4149", "#d5d9de", (
+        "#0072b2", "#d55e00", "#009e73", "#b5589a", "#b8860b", "#56a0c8", "#6b7280")),
+    "dark": ("#b9c0c8", "#3a4149", (
+        "#4fa8e0", "#f08a3c", "#3cc39a", "#dd8fc2", "#e0b84a", "#8fd0f2", "#a3abb5")),
+}
+LINES = len(THEMES["light"][2])
+INK = "ink"  # in place of a line's number: the colour of text
+
+
+def chart(draw, description, size=(3.5, 2.6)):
+    """A chart as ``<picture>``, drawn once for light pages and once for dark ones.
+
+    Parameters
+    ----------
+    draw : callable
+        Takes empty matplotlib axes and a function from a line's number (or :data:`INK`) to its
+        colour.
+    description : str
+    size : tuple of float
+        Width and height in inches; the page scales it.
+
+    Raises
+    ------
+    InputError
+        When matplotlib is missing.
+    """
+    drawn = {}
+    for theme, (ink, grid, colors) in THEMES.items():
+        look = {"svg.hashsalt": "unequal", "figure.constrained_layout.use": True, "font.size": 9,
+                "text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink,
+                "axes.edgecolor": grid, "grid.color": grid, "grid.linewidth": 0.6,
+                "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+                "axes.axisbelow": True, "lines.linewidth": 1.4}
+
+        def color(line, ink=ink, colors=colors):
+            return ink if line == INK else colors[line % len(colors)]
+
+        with tables.style("unequal report", look):
+            figure = tables.new_figure("unequal report", size)
+            draw(figure.add_subplot(), color)
+            svg = io.BytesIO()
+            # No date: the same run gives the same page.
+            figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+        drawn[theme] = data_uri("image/svg+xml", svg.getvalue())
+    return tag("picture",
+               tag("source", media="(prefers-color-scheme: dark)", srcset=drawn["dark"]),
+               tag("img", src=drawn["light"], alt=description, class_="chart"))
+
+
+def figure(*parts):
+    """A picture or chart and its caption, in the order given; the caption is the text."""
+    return tag("figure", *(part if isinstance(part, Html) else tag("figcaption", part)
+                           for part in parts))
+
+
+def table(header, rows):
+    """A table that scrolls where it does not fit; ``rows`` of cells that are ``<td>`` already."""
+    return tag("div", tag("table", tag("thead", tag("tr", *(tag("th", name) for name in header))),
+                          tag("tbody", *(tag("tr", *row) for row in rows))), class_="scroll")
+
+
+def legend(names):
+    """What the colours of lines 0, 1, ... mean."""
+    return tag("ul", *(tag("li", tag("i", class_="line{}".format(line % LINES)), name)
+                       for line, name in enumerate(names)), class_="legend")
+
+
+def thinned(x, y, most=300):
+    """At most ``most`` points of a long noisy curve, each the mean of its neighbours."""
+    if len(x) <= most:
+        return x, y
+    parts = np.array_split(np.arange(len(x)), most)
+    return tuple(np.array([np.mean(np.asarray(values)[part]) for part in parts])
+                 for values in (x, y))
+
+
+def _variables(theme):
+    ink, grid, colors = THEMES[theme]
+    return "--ink:{};--grid:{};{}".format(ink, grid, ";".join(
+        "--line{}:{}".format(line, color) for line, color in enumerate(colors)))
+
+
+STYLE = """
+:root{color-scheme:light dark;--page:#fff;--card:#f5f6f8;--text:#1c2025;--good:#0a7a4b;
+--bad:#b3261e;%(light)s}
+@media (prefers-color-scheme:dark){:root{--page:#15181c;--card:#1e2227;--text:#e6e9ec;
+--good:#56c896;--bad:#ff8a80;%(dark)s}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--text);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+main{max-width:64rem;margin:0 auto;padding:2.5rem 1.25rem}
+h1{font-size:1.9rem;line-height:1.2;margin:0 0 .4rem}
+h2{font-size:1.25rem;margin:3rem 0 .5rem;padding-top:1rem;border-top:1px solid var(--grid)}
+h3{font-size:1rem;margin:1.6rem 0 .3rem}
+p,ul,dl{max-width:46rem;margin:.5rem 0}
+.quiet,figcaption,footer,dd{color:var(--ink)}
+small,figcaption,.cards p{font-size:.82rem;line-height:1.4}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
+th,td{padding:.4rem .9rem;text-align:right;border-bottom:1px solid var(--grid)}
+td{white-space:nowrap}
+th{vertical-align:bottom}
+td:first-child{white-space:normal}
+th:first-child,td:first-child{text-align:left;padding-left:0}
+thead th{color:var(--ink);font-weight:600}
+.best{font-weight:700;color:var(--good)}
+dt{font-weight:600;margin-top:.6rem}
+dd{margin:0}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));gap:1rem}
+figure{margin:0}
+.charts figcaption{font-weight:600;margin-bottom:.2rem}
+.chart{width:100%%;height:auto;display:block}
+.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;font-size:.88rem;
+max-width:none}
+.legend i{display:inline-block;width:1.2rem;height:.2rem;margin-right:.4rem;vertical-align:middle}
+%(lines)s
+.sides{display:flex;flex-wrap:wrap;gap:1rem 2rem;align-items:center}
+.beside{flex:1 1 17rem;max-width:22rem}
+.sides .scroll{flex:1 1 22rem}
+.sides table{font-size:.88rem}
+.sides th,.sides td{padding:.4rem .5rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:.9rem;
+margin:1rem 0}
+.cards article{background:var(--card);border-radius:.5rem;padding:.8rem}
+.cards p{margin:.35rem 0 0}
+.faces{display:flex;gap:.6rem;align-items:flex-end}
+.faces img{display:block;width:4rem;height:auto;border-radius:.25rem}
+.cards:not(.pairs) .faces figure:first-child img{width:5.5rem}
+.pairs{grid-template-columns:repeat(auto-fill,minmax(18rem,1fr))}
+.pairs .faces{justify-content:space-between}
+.row{display:flex;gap:2px}
+.row img{width:2.6rem}
+.hit,.miss{font-weight:600}
+.hit{color:var(--good)}
+.miss{color:var(--bad)}
+pre{background:var(--card);border-radius:.5rem;padding:.8rem 1rem;white-space:pre-wrap;
+overflow-wrap:anywhere;font:.8rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
+@media (max-width:40rem){th,td{padding:.4rem .3rem}table{font-size:.82rem}}
+footer{margin-top:3rem;padding-top:1rem;border-top:1px solid var(--grid);font-size:.88rem}
+""" % {"light": _variables("light"), "dark": _variables("dark"),
+       "lines": "".join(".line{0}{{background:var(--line{0})}}".format(line)
+                        for line in range(LINES))}
+
+
+def document(title, *content):
+    """The whole page. It forbids browsers to fetch anything."""
+    head = tag(
+        "head", tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy",
+            content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title), tag("style", Html(STYLE)))
+    return "<!doctype html>\n{}\n".format(tag(
+        "html", head, tag("body", tag("main", *content)), lang="en"))

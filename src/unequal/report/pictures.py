@@ -1,0 +1,160 @@
+"""Sections of ``unequal report`` that show pictures: suspected labels, confusable identities."""
+from itertools import islice
+
+import numpy as np
+from sklearn.metrics import precision_recall_curve
+
+from unequal.commands import denoise
+from unequal.commands import noise as noise_list
+from unequal.data.records import RecordSet
+from unequal.report import page, tables
+from unequal.report.page import Html, join, tag
+from unequal.training import mining, tail
+
+SUSPECTS, PAIRS = 24, 12  # pictures, pairs of identities on the page
+TAIL_IMAGES, TAIL_BAG = 3, 3600  # images of an identity, images in all: one bag of the recipe
+
+# Kind of label noise (`unequal synth`) -> what a picture of it is, {} being the true identity.
+TRUTHS = {"flip": "Wrong label: this is {}", "split": "Second label of {}",
+          "outlier": "Nobody of the set", "clean": "The label is right"}
+KINDS = {"flip": "wrong label", "split": "second label of a person",
+         "outlier": "nobody of the set", "all": "all noise"}
+
+
+def _truth(run):
+    path = run.part("noise", "truth")
+    return noise_list.read_truth(path) if path else {}
+
+
+def suspects(run):
+    """The images that the noise scores find worst."""
+    scores, head = run.part("noise", "scores"), run.head
+    if not scores or not head:
+        return None
+    columns, truth = noise_list.read_scores(scores), _truth(run)
+    order = np.lexsort((columns["key"], columns["score"]))
+    # The least suspected picture of each label shows whom the label means.
+    best_first = order[::-1]
+    labels, first = np.unique(columns["label"][best_first], return_index=True)
+    typical = dict(zip(labels, columns["key"][best_first][first]))
+    worst = order[:SUSPECTS]
+    with RecordSet(head) as records:
+        cards = [_suspect(records, {name: column[row] for name, column in columns.items()},
+                          typical, truth) for row in worst]
+    words = ("The images of the head whose labels look worst to the model, the worst first. Beside "
+             "each, the picture that the model finds most typical of the given label, and of the "
+             "label it predicts.")
+    if truth:
+        wrong = np.array([truth.get(int(key), (0, ""))[1] != "clean" for key in columns["key"]])
+        words += " In truth {} of these {} labels are wrong; in the whole set {:.0%} are.".format(
+            wrong[worst].sum(), len(worst), wrong.mean())
+    return join(tag("p", words), tag("div", *cards, class_="cards"))
+
+
+def _suspect(records, row, typical, truth):
+    """The card of one image; ``row`` has its scores."""
+    def shown(key, caption):
+        source = "{}: record {}".format(records.path, key)
+        return page.figure(page.picture(records.image(key)[1], source, caption), caption)
+
+    faces = [shown(row["key"], "image {}".format(row["key"]))]
+    for words, label in (("label", row["label"]), ("predicted", row["prediction"])):
+        if label in typical:
+            faces.append(shown(typical[label], "{} {}".format(words, label)))
+    lines = [tag("p", "{prediction} has a probability of {max_probability:.1%}, the label of "
+                      "{label_probability:.1%}".format(**row))]
+    if int(row["key"]) in truth:
+        identity, kind = truth[int(row["key"])]
+        lines.append(tag("p", TRUTHS.get(kind, kind).format(identity),
+                         class_="miss" if kind == "clean" else "hit"))
+    return tag("article", tag("div", *faces, class_="faces"), *lines)
+
+
+def noise_quality(run):
+    """Precision and recall of the noise scores, kind by kind, where the truth is known."""
+    scores, truth = run.part("noise", "scores"), _truth(run)
+    if not scores or not truth:
+        return None
+    columns, listing = noise_list.read_scores(scores), run.part("noise", "list")
+    listed = np.isin(columns["key"], denoise.read_noise_list(listing)[1] if listing else [])
+    kinds = np.array([truth.get(int(key), (0, ""))[1] for key in columns["key"]])
+    rows, curves = [], []
+    for kind, numbers in noise_list.quality(columns, listed, truth):
+        if not numbers["count"]:
+            continue
+        noisy = kinds != "clean" if kind == "all" else kinds == kind
+        among = noisy | (kinds == "clean")
+        precision, recall, _ = precision_recall_curve(noisy[among], -columns["score"][among])
+        curves.append((numbers, precision[:-1], recall[:-1]))  # the last point is made up
+        rows.append([KINDS[kind], "{:,}".format(numbers["count"])] + [
+            tables.percent(value, 1) for value in (
+                noisy.sum() / among.sum(), numbers["average_precision"], numbers["precision"],
+                numbers["recall"])])
+    if not rows:
+        return None
+
+    def draw(axes, color):
+        for line, (numbers, precision, recall) in enumerate(curves):
+            some = np.unique(np.linspace(0, len(recall) - 1, 400).astype(int))
+            axes.plot(100 * recall[some], 100 * precision[some], color=color(line))
+            if listing:
+                axes.plot(100 * numbers["recall"], 100 * numbers["precision"], "o",
+                          color=color(line))
+        axes.set(xlabel="recall, %", ylabel="precision, %", xlim=(0, 102), ylim=(0, 102))
+
+    words = ("Drop the most suspicious images first: how many of the dropped are noise "
+             "(precision), and how much of the noise is dropped (recall)? Each kind is measured "
+             "against the clean images; a random order has the kind's share as average precision.")
+    if listing:
+        words += (" The dots, and the two last columns, are the noise list: {:,} of {:,} "
+                  "images.".format(listed.sum(), len(listed)))
+    return join(
+        tag("p", words), page.legend([row[0] for row in rows]),
+        tag("div",
+            tag("div", page.chart(draw, "precision over recall", (4.2, 3.1)), class_="beside"),
+            page.table(["noise", "images", "share, %", "average precision, %", "precision, %",
+                        "recall, %"][:6 if listing else 4],
+                       [[tag("td", cell) for cell in row[:6 if listing else 4]] for row in rows]),
+            class_="sides"))
+
+
+def confusable_pairs(run):
+    """Pairs of tail identities whose centres are closest, by the last row's model.
+
+    Looks at one bag of the recipe: 3,600 images, whatever the size of the tail.
+    """
+    directory = run.part("tail", "directory")
+    row = next((row for row in reversed(run.rows) if row.get("model")), None)
+    if not directory or row is None:
+        return None
+    with RecordSet(directory) as records:
+        if len(records.identity_ranges) < 2:
+            return None
+        bag = tail.draw_bags(records.identity_ranges, TAIL_IMAGES, TAIL_BAG, 1,
+                             np.random.RandomState(run.facts.get("seed", 0)))
+        embeddings, _ = run.embedder(row, records).embed(records, bag.keys, label="tail")
+        identities, centers = mining.identity_centers(embeddings, bag.identities)
+        unit = centers / np.linalg.norm(centers, axis=1, keepdims=True)
+        cards = []
+        for one, other in islice(mining.closest_pairs(centers), PAIRS):
+            sides = [_identity(records, bag.keys[bag.identities == identities[index]])
+                     for index in (one, other)]
+            cards.append(tag("article", tag("div", *sides, class_="faces"),
+                             tag("p", "cosine {:.3f}".format(unit[one] @ unit[other]))))
+    median = np.median((unit @ unit.T)[np.triu_indices(len(unit), 1)])
+    return join(
+        tag("p", "The pairs of tail identities whose centres are closest in the embedding of “{}”, "
+                 "the ones that step 4 chooses to drive apart; the cosine is that of the two "
+                 "centres. Between all of the {:,} identities looked at, the median is {:.3f}."
+            .format(row["name"], len(unit), median)),
+        tag("div", *cards, class_="cards pairs"))
+
+
+def _identity(records, keys):
+    """The images of one identity, and its number."""
+    label, pictures = None, Html()
+    for key in keys:
+        label, data = records.image(key)
+        pictures = join(pictures, page.picture(
+            data, "{}: record {}".format(records.path, key), "image {}".format(key)))
+    return page.figure(tag("div", pictures, class_="row"), "identity {}".format(label))

@@ -1,0 +1,214 @@
+"""Sections of ``unequal report`` on how well the stages did: accuracies, learning curves, ROC."""
+import math
+import os
+
+import numpy as np
+
+from unequal.eval import verification
+from unequal.report import page, tables
+from unequal.report.page import INK, Html, join, tag
+
+# What a stage does, by the step its log names and the options it ran with.
+LOSSES = {0: "Softmax", 1: "SphereFace", 2: "Cosine margin", 4: "ArcFace", 5: "Combined margin"}
+
+
+def _step_2(options, loss):
+    return "{} on the head identities".format(loss)
+
+
+def _step_3(options, loss):
+    return ("Noise-robust loss on the head identities{}; {:.0%} of it asks for the given label, "
+            "the rest for the label that the model itself predicts".format(
+                " without the noise list" if options.get("noise_list") else "",
+                options["noise_beta"]))
+
+
+def _step_4(options, loss):
+    return ("{} head and {} tail images a batch; {} on the head, and a loss that drives apart the "
+            "centres of tail identities {}".format(
+                options["batch_size1"], options["batchsize_id"],
+                "noise-robust loss" if options["noise"] else loss,
+                "that the model confuses" if options["mining"] else "drawn at random"))
+
+
+STEPS = {"step 2": _step_2, "step 3": _step_3, "step 4": _step_4}
+
+
+def _origin(options, rows):
+    """Where a stage's weights come from, in words."""
+    weights = str(options.get("interweight", "")).split(",")
+    if len(weights) > 1 and not options["prefix"].endswith("_w{:g}".format(float(weights[0]))):
+        return "From the best model of the weights before"
+    if not options["pretrained"]:
+        return "From scratch"
+    for row in rows:
+        if row.get("model") and options["pretrained"].endswith(row["model"]):
+            return "From “{}”".format(row["name"])
+    return "From " + "/".join(options["pretrained"].split("/")[-2:])
+
+
+def described(events, rows):
+    """One sentence on what a stage did, from its log; None where the log does not tell."""
+    try:
+        options, step = events[0]["options"], events[0]["stage"][:len("step 2")]
+        batches = max(event.get("step", 0) for event in events)
+        return "{}, {:,} batches. {}.".format(
+            _origin(options, rows), batches, STEPS[step](options, LOSSES[options["loss_type"]]))
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def accuracy_table(run):
+    """Accuracies, the best of each column marked, and what each row is."""
+    if not run.targets:
+        return None
+    values = np.array([[row["accuracies"].get(target, math.nan) for target in run.targets]
+                       for row in run.rows])
+    values = np.column_stack([values, values.mean(axis=1)])
+    # As printed: what looks equal is equal.
+    printed = np.where(np.isnan(values), -1, np.round(values, 4))
+    best = (printed == printed.max(axis=0)) & (printed >= 0)
+
+    def cell(value, marked):
+        text = tables.percent(value)
+        return tag("td", "★ " + text, class_="best") if marked else tag("td", text)
+
+    rows = [(tag("td", row["name"]),) + tuple(map(cell, line, marks))
+            for row, line, marks in zip(run.rows, values, best)]
+    words = [(row["name"], described(events, run.rows))
+             for row, events in zip(run.rows, run.logs)]
+    return join(
+        tag("p", "Do two pictures show one person? Ten-fold verification accuracy, mirror images "
+                 "added. ★ is the best of its column."),
+        page.table(["verification, %"] + run.targets + ["mean"], rows),
+        _uncertainty(run, values[-1, -1]),
+        tag("dl", *(join(tag("dt", name), tag("dd", text)) for name, text in words if text)))
+
+
+def _uncertainty(run, mean):
+    """How large a difference may be chance."""
+    pairs = sum(len(issame) for _, issame in run.sets.values())
+    if set(run.sets) != set(run.targets) or not 0 < mean < 1:
+        return Html()
+    return tag("p", "Read differences with care: over {:,} pairs, a mean of {} is uncertain by "
+                    "{:.1f} either way (95%, binomial).".format(
+                        pairs, tables.percent(mean, 1),
+                        196 * math.sqrt(mean * (1 - mean) / pairs)), class_="quiet")
+
+
+def learning_curves(run):
+    """Loss and verification of each stage over its batches."""
+    verified = [_accuracies(events, run.targets) for events in run.logs]
+    seen = np.concatenate([rates.ravel() for _, rates in verified])
+    # The same scale for every stage, so that they can be compared.
+    limits = ((math.floor(np.nanmin(seen)) - 1, math.ceil(np.nanmax(seen)) + 1)
+              if not np.isnan(seen).all() else None)
+    parts = []
+    for row, events, curve in zip(run.rows, run.logs, verified):
+        charts = _loss_charts(events)
+        if len(curve[0]):
+            charts.append(_verification_chart(events, curve, limits))
+        if charts:
+            parts += [tag("h3", row["name"]), tag("div", *charts, class_="charts")]
+    if not parts:
+        return None
+    return join(tag("p", "Losses of different stages are on different scales. At a dotted line the "
+                         "learning rate falls."),
+                page.legend(run.targets + ["mean of these"]), *parts)
+
+
+# Metric in the log -> title. Of each group the first that a log has is drawn.
+SHOWN_LOSSES = ({"loss": "loss on the head", "softmaxloss": "loss on the head"},
+                {"interloss": "loss on the tail, with its weight"})
+
+
+def _loss_charts(events):
+    trained = [event for event in events if event["event"] == "train"]
+    charts = []
+    for losses in SHOWN_LOSSES:
+        for name, title in losses.items():
+            points = [(event["step"], event["metrics"][name]) for event in trained
+                      if name in event["metrics"]]
+            if points:
+                x, y = page.thinned(*zip(*points))
+                charts.append(_over_batches(
+                    title, events, "loss",
+                    lambda axes, color, x=x, y=y: axes.plot(x, y, color=color(INK))))
+                break
+    return charts
+
+
+def _accuracies(events, targets):
+    """Steps, and percent (steps, targets)."""
+    verified = [event for event in events if event["event"] == "verify"]
+    return [event["step"] for event in verified], np.array(
+        [[100 * event["results"].get(target, {}).get("accuracy_flip", math.nan)
+          for target in targets] for event in verified]).reshape(-1, len(targets))
+
+
+def _verification_chart(events, curve, limits):
+    steps, rates = curve
+
+    def draw(axes, color):
+        for line, values in enumerate(rates.T):
+            axes.plot(steps, values, color=color(line), marker=".", linewidth=1)
+        axes.plot(steps, rates.mean(axis=1), color=color(rates.shape[1]), marker=".", linewidth=2)
+        if limits:
+            axes.set_ylim(*limits)
+
+    people = os.path.basename(os.path.normpath(events[0]["options"].get("eval_dir") or ""))
+    title = "verification" if people in ("", ".") else "verification on " + people
+    return _over_batches(title, events, "accuracy, %", draw)
+
+
+def _over_batches(title, events, ylabel, draw):
+    falls = [event["step"] for event in events if event["event"] == "lr"]
+
+    def drawn(axes, color):
+        draw(axes, color)
+        for step in falls:
+            axes.axvline(step, color=color(INK), linestyle=":", linewidth=0.8)
+        axes.set(xlabel="batches", ylabel=ylabel)
+
+    return page.figure(title, page.chart(drawn, "{} over batches".format(title)))
+
+
+def roc_curves(run):
+    """ROC of every row's model on every verification set of the data."""
+    sets = run.sets
+    models = [(line, row) for line, row in enumerate(run.rows) if row.get("model")]
+    if not sets or not models:
+        return None
+    curves = {name: {} for name in sets}
+    for line, row in models:
+        embedder = run.embedder(row, next(iter(sets.values()))[0])
+        for name, (pictures, issame) in sets.items():
+            plain, flipped = embedder.embed(pictures, flip=True,
+                                            label="{}, {}".format(row["name"], name))
+            curves[name][line] = verification.roc(
+                verification.pair_distances(plain + flipped), issame)
+    rows = [(tag("td", row["name"]),) + tuple(
+        tag("td", tables.percent(verification.area(curves[name][line]))) for name in sets)
+        for line, row in models]
+    return join(
+        tag("p", "True accept rate: how many pairs of one person are accepted. False accept rate: "
+                 "how many pairs of two people are. Higher is better, most of all on the left; the "
+                 "table has the area under each curve."),
+        page.legend([row["name"] for row in run.rows]),
+        tag("div", *(_roc_chart(name, curves[name], sets[name][1]) for name in sets),
+            class_="charts"),
+        page.table(["area under the curve, %"] + list(sets), rows))
+
+
+def _roc_chart(name, curves, issame):
+    # A curve has as many steps as there are pairs: read off no more than can be seen.
+    fars = np.geomspace(1 / (~issame).sum(), 1, 150)
+
+    def draw(axes, color):
+        for line, curve in curves.items():
+            axes.plot(fars, [verification.tar_at(curve, far) for far in fars], color=color(line),
+                      drawstyle="steps-post")
+        axes.set(xlabel="false accept rate", ylabel="true accept rate", xscale="log",
+                 ylim=(0, 1.02))
+
+    return page.figure(name, page.chart(draw, "ROC on {}".format(name)))

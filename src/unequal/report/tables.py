@@ -1,0 +1,112 @@
+"""Results for people and for programs: aligned text, JSON, ROC plots."""
+import json
+import math
+import os
+
+from unequal.errors import InputError
+from unequal.system.files import replacing
+
+
+def text_table(header, rows):
+    """Rows of strings in aligned columns, the first to the left, the others to the right."""
+    lines = [header] + rows
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join("  ".join(
+        [line[0].ljust(widths[0])] + [cell.rjust(width)
+                                      for cell, width in zip(line[1:], widths[1:])]).rstrip()
+        for line in lines)
+
+
+def percent(value, digits=2):
+    """A rate as a percentage; ``-`` when it is not a number."""
+    return "-" if math.isnan(value) else "{:.{}f}".format(100 * value, digits)
+
+
+def write_json(path, value):
+    """Write ``value`` as JSON; NaN, which JSON lacks, becomes null."""
+    with replacing(path) as file:
+        json.dump(_without_nan(value), file, indent=2)
+        file.write("\n")
+
+
+def _without_nan(value):
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def plot_lines(path, curves, *, xlabel, ylabel, log_x=True):
+    """Draw one line a curve.
+
+    Parameters
+    ----------
+    path : str
+        The ending (``.png``, ``.svg``, ``.pdf``) is the format.
+    curves : dict
+        Name -> (x, y), two arrays; with ``log_x`` points at x = 0 are left out.
+
+    Raises
+    ------
+    InputError
+        When matplotlib is missing or does not know the format.
+    """
+    figure, kind = _figure(path)
+    axes = figure.add_subplot()
+    for name, (x, y) in curves.items():
+        shown = x > 0 if log_x else slice(None)
+        axes.plot(x[shown], y[shown], drawstyle="steps-post", label=name)
+    if log_x:
+        axes.set_xscale("log")
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.01))
+    axes.grid(True, alpha=0.3)
+    axes.legend(loc="lower right")
+    with replacing(path, binary=True) as file:
+        figure.savefig(file, format=kind)
+
+
+def check_plot(path):
+    """Raise what :func:`plot_lines` would, before the work whose result it is to draw."""
+    _figure(path)
+
+
+def _figure(path):
+    """A new figure, and the format that ``path`` asks for."""
+    figure = new_figure(path)
+    kind = os.path.splitext(path)[1][1:].lower()
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise InputError("{}: no plot format; end the name in .png, .svg or .pdf.".format(path))
+    return figure, kind
+
+
+def _matplotlib(what):
+    try:
+        import matplotlib
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure
+    except ImportError:
+        raise InputError("{}: plots need matplotlib; install the extra [plots] "
+                         "(`pip install '.[plots]'`).".format(what)) from None
+    return matplotlib
+
+
+def new_figure(what, size=(6.4, 4.8)):
+    """An empty matplotlib figure of ``size`` inches.
+
+    Raises
+    ------
+    InputError
+        When matplotlib is missing; names ``what`` was to be drawn.
+    """
+    matplotlib = _matplotlib(what)
+    # Not pyplot: it keeps global state and may want a display.
+    figure = matplotlib.figure.Figure(figsize=size)
+    matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    return figure
+
+
+def style(what, parameters):
+    """Context in which figures are made and saved with other matplotlib parameters.
+
+    Raises as :func:`new_figure`.
+    """
+    return _matplotlib(what).rc_context(parameters)

@@ -1,0 +1,135 @@
+"""What every stage needs before its own head and data: devices, record set, network, weights."""
+import logging
+import os
+from typing import NamedTuple, Optional
+
+import mxnet as mx
+import numpy as np
+
+from unequal.cluster.workers import Workers
+from unequal.data.batches import LABEL_NAME
+from unequal.data.records import RecordSet
+from unequal.errors import InputError
+from unequal.models import checkpoints
+from unequal.symbols import fresnet, margins
+from unequal.system import progress, runtime
+
+logger = logging.getLogger(__name__)
+
+
+class Run(NamedTuple):
+    """The common ground of a training run; see :func:`prepare`."""
+
+    devices: list
+    records: RecordSet
+    embedding: mx.sym.Symbol  # fc1_output (N, emb_size)
+    label: mx.sym.Symbol
+    margins: margins.Margin
+    arg_params: Optional[dict]
+    aux_params: Optional[dict]
+    workers: Workers
+
+    @property
+    def num_classes(self):
+        return self.records.num_classes
+
+    @property
+    def num_devices(self):
+        """Of all workers."""
+        return len(self.devices) * self.workers.count
+
+
+def prepare(options):
+    """Check the options, seed the random numbers, open the data and build the network.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        With the flags of the tables NETWORK, MARGIN, RUN and OURS of :mod:`unequal.training.flags`.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    InputError
+        For a flag, a file or a checkpoint that cannot be used.
+    """
+    if not options.data_dir:
+        raise InputError("--data-dir is missing: name a record set (`unequal synth DIR` makes one "
+                         "to try).")
+    check_positive(options, "verbose", "end_epoch", "lr")
+    if options.use_deformable:
+        raise InputError("--use-deformable 1 is not supported; the reference accepts it but builds "
+                         "the same network.")
+    workers = Workers(options.kv_store, options.compress_gradients)
+    if workers.rank:  # worker 0 speaks for all
+        logging.getLogger().setLevel(logging.WARNING)
+        progress.bars = False
+    mx.random.seed(options.seed)
+    np.random.seed(options.seed)
+    devices = runtime.devices(options.devices or None)
+    records = RecordSet(options.data_dir)
+    embedding = fresnet.get_symbol(
+        options.network, options.emb_size, version_se=options.version_se,
+        version_input=options.version_input, version_output=options.version_output,
+        version_unit=options.version_unit, version_act=options.version_act,
+        bn_momentum=options.bn_mom, depthwise_prelu=devices[0].device_type == "cpu")
+    arg_params = aux_params = None
+    if options.pretrained:
+        prefix, epoch = checkpoints.parse(options.pretrained)
+        logger.info("loading %s", checkpoints.params_path(prefix, epoch))
+        _, arg_params, aux_params = checkpoints.load(prefix, epoch)
+    logger.info("%s: %d classes, %d images of %dx%d on %s", os.path.abspath(options.data_dir),
+                records.num_classes, len(records), *records.image_size,
+                ", ".join(map(str, devices)))
+    return Run(devices, records, embedding, mx.sym.Variable(LABEL_NAME),
+               margin_of(options), arg_params, aux_params, workers)
+
+
+def check_positive(options, *names):
+    """Raise InputError for the first of these options that is not above 0."""
+    for name in names:
+        if getattr(options, name) <= 0:
+            raise InputError("--{} must be above 0.".format(name.replace("_", "-")))
+
+
+def margin_of(options):
+    """The margin flags as a :class:`unequal.symbols.margins.Margin`."""
+    return margins.Margin(**{name: getattr(options, name) for name in margins.Margin._fields})
+
+
+def lr_steps(options, default, batch_size):
+    """``--lr-steps``, or ``default`` (for batches of 512) scaled to the batch size."""
+    if not options.lr_steps:
+        return [step * 512 // batch_size for step in default]
+    try:
+        steps = [int(step) for step in options.lr_steps.split(",")]
+        if steps != sorted(set(steps)) or steps[0] < 1:
+            raise ValueError
+    except ValueError:
+        raise InputError("--lr-steps {!r}: expected rising numbers of batches, such as "
+                         "50000,90000.".format(options.lr_steps)) from None
+    return steps
+
+
+def sphere_annealing(options, num_classes):
+    """What sets loss type 1's beta before each batch; None for the other loss types.
+
+    ``max(beta_min, beta * (1 + gamma * n) ** -power)`` after ``n`` batches beyond
+    ``--beta-freeze``. Above 20,000 classes the reference overrules --beta-freeze with 5000 and
+    --gamma with 0.06; so do we.
+    """
+    if options.loss_type != 1:
+        return None
+    if num_classes > 20000:
+        options.beta_freeze, options.gamma = 5000, 0.06
+
+    def set_beta(module, batches):
+        moved = max(0, batches - options.beta_freeze)
+        beta = max(options.beta_min, options.beta * (1 + options.gamma * moved) ** -options.power)
+        for executor in module._exec_group.execs:
+            executor.arg_dict[margins.SPHERE_BETA][:] = beta
+
+    return set_beta

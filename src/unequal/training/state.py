@@ -1,0 +1,198 @@
+"""What a resume needs, in one file: ``PREFIX-resume.npz``.
+
+One rename publishes weights, momentum, tail and position together, so that they belong together
+whenever the process is killed. Checkpoints (PREFIX-NNNN.params) are for everybody else.
+
+The file is a zip of ``.npy`` arrays, as numpy.savez makes it (no pickle, a checksum each):
+``arg:NAME``, ``aux:NAME`` and ``momentum:NAME`` of each parameter, ``tail`` (step 4: the epoch's
+tail keys) and ``header``, UTF-8 JSON. It takes as much room as two checkpoints; while it is
+replaced, four.
+
+What is not in it follows from the batches done: the learning rate, loss type 1's annealing, the
+order of the pictures (:meth:`unequal.data.batches.FaceIter.seek`), their augmentation and the
+random numbers of dropout, which the loop seeds for each batch.
+"""
+import json
+import logging
+import os
+import zipfile
+import zlib
+from typing import NamedTuple, Optional
+
+import mxnet as mx
+import numpy as np
+
+from unequal.errors import InputError
+from unequal.models import checkpoints
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+
+# Flags that a resumed run may change: where things are, when to look, keep and stop, what to log.
+# All others would make it another run.
+FREE = frozenset((
+    "resume", "debug", "kv_store", "prefix", "data_dir", "data_dir_interclass", "eval_dir",
+    "log_file", "log_dir", "bin_dir", "noise_list", "truth", "devices", "batch_size_mining",
+    "verbose", "ckpt", "save_floor", "patience", "max_steps", "end_epoch"))
+
+
+class State(NamedTuple):
+    """A run at the end of a batch."""
+
+    position: dict  # what the loop counts: batches done, verifications, best accuracies, ...
+    arg_params: dict  # name -> NDArray
+    aux_params: dict
+    momenta: dict  # name -> NDArray; empty before the first update and without momentum
+    tail: Optional[np.ndarray]  # UnequalIter.tail
+
+
+def path(prefix):
+    """``prefix-resume.npz``."""
+    return prefix + "-resume.npz"
+
+
+def identity(stage, run, options):
+    """What must be the same for a run to be continued: ``{name: value}``, fit for JSON.
+
+    ``--data-dir`` and ``--devices`` are compared by what they mean: the images, the number.
+    """
+    facts = {_flag(name): value for name, value in vars(options).items() if name not in FREE}
+    facts.update({"the stage": stage.name, "the images": stage.data.fingerprint(),
+                  "the number of devices": run.num_devices})
+    return json.loads(json.dumps(facts))
+
+
+def _flag(name):
+    return "--" + (name if name == "batchsize_id" else name.replace("_", "-"))
+
+
+def save(prefix, facts, state):
+    """Replace the state of a run, all at once.
+
+    Parameters
+    ----------
+    prefix : str
+    facts : dict
+        :func:`identity`.
+    state : State
+
+    Raises
+    ------
+    InputError
+        When it cannot be written. The earlier state is untouched.
+    """
+    header = {"version": _VERSION, "identity": facts, "position": state.position}
+
+    def arrays():
+        yield "header", np.frombuffer(json.dumps(header).encode(), np.uint8)
+        for kind, values in (("arg:", state.arg_params), ("aux:", state.aux_params),
+                             ("momentum:", state.momenta)):
+            for name, value in values.items():
+                yield kind + name, value.asnumpy()
+        if state.tail is not None:
+            yield "tail", state.tail
+
+    def write(temporary):
+        # As numpy.savez, which holds all arrays at once, and on a full disk complains once more
+        # when its archive is collected.
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, array in arrays():
+                with archive.open(name + ".npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+    checkpoints.publish(path(prefix), write)
+
+
+def find(prefix, resume, facts):
+    """The state to continue from, or None to start anew.
+
+    Parameters
+    ----------
+    prefix : str
+    resume : str
+        ``--resume``: ``""`` start anew, ``"must"``, or ``"auto"``: when there is one.
+    facts : dict
+        :func:`identity`.
+
+    Raises
+    ------
+    InputError
+        When there is none but must be, when it cannot be read, or when it belongs to another run;
+        the text says what differs.
+    """
+    there = os.path.exists(path(prefix))
+    if not resume:
+        if there:
+            logger.warning("%s of an earlier run will be replaced; stop and add --resume to "
+                           "continue that run instead", path(prefix))
+        return None
+    if not there:
+        if resume == "must":
+            raise InputError("--resume: {}: no such file; nothing was saved under this --prefix "
+                             "(--resume auto would start anew).".format(path(prefix)))
+        logger.info("%s: no such file, so this run starts anew", path(prefix))
+        return None
+    found, state = _load(path(prefix))
+    differing = ["{} was {}, is {}".format(name, found.get(name, "not given"),
+                                           facts.get(name, "not given"))
+                 for name in sorted({**found, **facts}) if found.get(name) != facts.get(name)]
+    if differing:
+        raise InputError("--resume: {} belongs to another run: {}; give what it was made with, or "
+                         "another --prefix, or leave --resume out.".format(
+                             path(prefix), "; ".join(differing)))
+    return state
+
+
+def _load(name):
+    """``(identity, State)`` of a file that may be anybody's."""
+    kinds = {"arg": {}, "aux": {}, "momentum": {}}
+    try:
+        with np.load(name, allow_pickle=False) as arrays:
+            header = json.loads(arrays["header"].tobytes())
+            if header["version"] != _VERSION:
+                raise ValueError("of version {}".format(header["version"]))
+            tail = arrays["tail"] if "tail" in arrays.files else None
+            for key in arrays.files:
+                kind, _, parameter = key.partition(":")
+                if parameter:
+                    value = arrays[key]
+                    kinds[kind][parameter] = mx.nd.array(value, dtype=value.dtype)
+            return header["identity"], State(header["position"], kinds["arg"], kinds["aux"],
+                                             kinds["momentum"], tail)
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, MemoryError,
+            NotImplementedError, zipfile.BadZipFile, zlib.error, mx.base.MXNetError) as error:
+        raise InputError("--resume: {}: not the state of a run, or damaged ({}: {}); start from a "
+                         "checkpoint with --pretrained instead.".format(
+                             name, type(error).__name__, error)) from error
+
+
+def _updater(module):
+    """MXNet keeps the optimizer beside the module, or with several devices in its KVStore."""
+    return module._updater or module._kvstore._updater
+
+
+def momenta(module):
+    """``{parameter: momentum}`` of SGD; with several devices, all have the same."""
+    states = _updater(module).states
+    names = module._exec_group.param_names
+    if module._update_on_kvstore:
+        return {name: states[name] for name in names if states.get(name) is not None}
+    devices = len(module._context)
+    return {name: states[index * devices] for index, name in enumerate(names)
+            if states.get(index * devices) is not None}
+
+
+def restore_momenta(module, values):
+    """The reverse of :func:`momenta`, for a module whose optimizer is there."""
+    updater = _updater(module)
+    names = module._exec_group.param_names
+    if module._update_on_kvstore:
+        updater.states = {name: values[name].copy() for name in names if name in values}
+    else:
+        devices = len(module._context)
+        updater.states = {index * devices + device: values[name].copy()
+                          for index, name in enumerate(names) if name in values
+                          for device in range(devices)}
+    # MXNet then moves each to its weight's device at the next update.
+    updater.states_synced = dict.fromkeys(updater.states, False)

@@ -1,0 +1,260 @@
+"""MXNet operators of the NRA head: the noise-robust loss, and weight rows made unit vectors.
+
+``noise_robust``, forward: margin logits z (N, C) and labels y (N,) to softmax probabilities P.
+Backward: the gradient of
+``sum_i w_i * (beta * CE(z_i, y_i) + (1 - beta) * CE(z_i, argmax z_i)) / normalizer``,
+
+    dL/dz_ij = w_i / normalizer * (P_ij - beta * [j = y_i] - (1 - beta) * [j = argmax z_i]),
+
+where ``w_i`` is 0 when the largest probability does not exceed ``threshold`` and 1 otherwise (the
+paper's NR loss; train_NR.py of the reference, whose threshold is 0). The bracketed terms touch two
+entries a row, so the gradient is one scaled copy of P and two corrections a row: no one-hot matrix,
+and no N x C array beyond the output and the gradient.
+
+``unit_rows`` is ``L2Normalization`` for the classifier's weight W (C, D) on CPUs,
+
+    u_j = r_j W_j with r_j = 1 / |W_j|,    dL/dW_j = r_j (g_j - (u_j . g_j) u_j),
+
+in one pass over memory where MXNet's own operator makes several: W is 200 MB at MF2's 96,499
+classes, and normalising it took as long as the matrix products. It is C (rows.c), built when the
+package is installed; where there was no compiler, ``L2Normalization`` is used.
+"""
+import ctypes
+import importlib.util
+
+import mxnet as mx
+import numpy as np
+
+from unequal.system.mxnet_private import numpy_view
+
+NAME = "noise_robust"
+OUTPUTS = ("probability", "prediction", "label_log_probability", "largest_log_probability")
+
+UNIT_ROWS = "unit_rows"
+_EPSILON = 1e-10  # L2Normalization's, under the root
+
+
+class _Dependencies(list):
+    """What ``declare_backward_dependency`` returns, so that operators do not get into each other.
+
+    MXNet 1.9.1 goes through it twice: once (by index) for the operator itself, and once (by
+    iteration) for one set that all Custom operators of the process share, the last one's, by which
+    it expects arrays to be there: with another operator's set, backward fails ("unknown storage
+    type: -1"). An empty set is right for every dense array, so iteration yields nothing.
+    """
+
+    def __iter__(self):
+        return iter(())
+
+
+def forward_rows(logits, label, out):
+    """The operator's forward on the CPU, a row at a time so that each stays in the cache.
+
+    Parameters
+    ----------
+    logits : numpy.ndarray
+        (N, C), any float type.
+    label : numpy.ndarray
+        (N,), whole numbers.
+    out : sequence of numpy.ndarray
+        float32 (N, C), (N,), (N,), (N,), written in the order of :data:`OUTPUTS`.
+    """
+    probability, prediction, label_log, largest_log = out
+    for i, row in enumerate(logits):
+        largest = row.argmax()
+        target = probability[i]
+        np.subtract(row, row[largest], out=target, dtype=np.float32)  # not in float16
+        behind = target[int(label[i])]  # log-odds of the label against the largest, at most 0
+        np.exp(target, out=target)
+        total = target.sum(dtype=np.float64)
+        target *= np.float32(1 / total)
+        prediction[i] = largest
+        largest_log[i] = -np.log(total)
+        # Not log(P): that underflows where logits are tens apart, as 64 * cos are.
+        label_log[i] = behind - np.log(total)
+
+
+def backward_rows(label, out, gradient, beta, scale, threshold, add=False):
+    """The gradient for :func:`forward_rows`, written to (or added to) ``gradient``, (N, C)."""
+    probability, prediction = out[:2]
+    for i, row in enumerate(probability):
+        factor = np.float32(scale if row[int(prediction[i])] > threshold else 0.0)
+        target = gradient[i]
+        if add:
+            target += row * factor
+        else:
+            np.multiply(row, factor, out=target, casting="same_kind")
+        target[int(label[i])] -= factor * beta
+        target[int(prediction[i])] -= factor * (1 - beta)
+
+
+def forward_arrays(logits, label):
+    """The operator's forward by NDArray operators, for GPUs; returns its four outputs."""
+    logits = logits.astype("float32", copy=False)  # softmax would sum in the type it is given
+    probability = mx.nd.softmax(logits, axis=1)
+    prediction = mx.nd.argmax(logits, axis=1)
+    largest_log = mx.nd.log(mx.nd.pick(probability, prediction, axis=1))
+    behind = mx.nd.pick(logits, label, axis=1) - mx.nd.pick(logits, prediction, axis=1)
+    return probability, prediction, behind + largest_log, largest_log
+
+
+def backward_arrays(label, out, beta, scale, threshold):
+    """The gradient for :func:`forward_arrays`, float32 (N, C)."""
+    probability, prediction = out[:2]
+    classes = probability.shape[1]
+    factor = (mx.nd.pick(probability, prediction, axis=1) > threshold) * scale
+    gradient = mx.nd.broadcast_mul(probability, factor.reshape((-1, 1)))
+    for column, share in ((prediction, 1 - beta), (label, beta)):
+        # The second pass picks what the first has written: equal columns get both shares.
+        value = mx.nd.pick(gradient, column, axis=1) - factor * share
+        row = mx.nd.arange(len(label), dtype="int32", ctx=label.context)
+        position = row * classes + column.astype("int32")
+        gradient = mx.nd.contrib.index_copy(
+            gradient.reshape((-1, 1)), position, value.reshape((-1, 1))).reshape((-1, classes))
+    return gradient
+
+
+class _NoiseRobust(mx.operator.CustomOp):
+    def __init__(self, beta, normalizer, threshold):
+        super().__init__()
+        self._beta, self._scale, self._threshold = beta, 1.0 / normalizer, threshold
+
+    def forward(self, is_train, req, in_data, out_data, aux):
+        if in_data[0].context.device_type == "cpu" and set(req) <= {"write", "inplace"}:
+            forward_rows(numpy_view(in_data[0]), numpy_view(in_data[1]),
+                         [numpy_view(array) for array in out_data])
+            return
+        for request, target, value in zip(req, out_data, forward_arrays(*in_data)):
+            self.assign(target, request, value)
+
+    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+        numbers = (self._beta, self._scale, self._threshold)
+        if req[0] == "null":
+            pass
+        elif in_grad[0].context.device_type == "cpu":
+            backward_rows(numpy_view(in_data[1]), [numpy_view(array) for array in out_data],
+                          numpy_view(in_grad[0]), *numbers, add=req[0] == "add")
+        else:
+            self.assign(in_grad[0], req[0], backward_arrays(in_data[1], out_data, *numbers).astype(
+                in_grad[0].dtype))
+        self.assign(in_grad[1], req[1], 0)
+
+
+@mx.operator.register(NAME)
+class _NoiseRobustProp(mx.operator.CustomOpProp):
+    """Shapes and types: logits (N, C) float16 or float32, label (N,) -> float32 outputs."""
+
+    def __init__(self, beta, normalizer, threshold):
+        super().__init__(need_top_grad=False)  # a loss: what comes after has no say
+        self._numbers = [float(value) for value in (beta, normalizer, threshold)]
+
+    def list_arguments(self):
+        return ["logits", "label"]
+
+    def list_outputs(self):
+        return list(OUTPUTS)
+
+    def infer_shape(self, in_shape):
+        logits = in_shape[0]
+        row = [logits[0]]
+        return [logits, row], [logits, row, row, row], []
+
+    def infer_type(self, in_type):
+        return [in_type[0], np.float32], [np.float32] * 4, []
+
+    def declare_backward_dependency(self, out_grad, in_data, out_data):
+        return _Dependencies([in_data[1], *out_data])  # not the logits: their memory is free then
+
+    def create_operator(self, ctx, shapes, dtypes):
+        return _NoiseRobust(*self._numbers)
+
+
+def noise_robust(logits, label, beta, normalizer, threshold=0.0):
+    """The operator as a symbol with the four outputs :data:`OUTPUTS`.
+
+    Parameters
+    ----------
+    logits, label : mxnet.symbol.Symbol
+        (N, C) margin logits, float32 or float16; (N,) labels.
+    beta : float
+        Trust in the label, in [0, 1] (``--noise-beta``).
+    normalizer : float
+        The summed loss is divided by this.
+    threshold : float
+        Samples whose largest probability does not exceed it carry no weight; 0: all do.
+
+    Returns
+    -------
+    mxnet.symbol.Symbol
+        ``probability`` (N, C), ``prediction`` (N,), the class of the largest logit, and the
+        natural logs of the probability of the label and of that class, (N,) each; all float32.
+    """
+    return mx.sym.Custom(logits=logits, label=label, op_type=NAME, beta=repr(float(beta)),
+                         normalizer=repr(float(normalizer)), threshold=repr(float(threshold)),
+                         name=NAME)
+
+
+def _compiled():
+    """The library of rows.c; None where it was not built."""
+    found = importlib.util.find_spec("unequal.symbols._rows")  # a plain library, nothing to import
+    if found is None:
+        return None
+    library = ctypes.CDLL(found.origin)
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    library.unit_forward.argtypes = [pointer] * 3 + [size] * 2 + [ctypes.c_float]
+    library.unit_backward.argtypes = [pointer] * 4 + [size] * 2
+    return library
+
+
+COMPILED = _compiled()
+
+
+def _pointers(arrays):
+    return [numpy_view(array).ctypes.data for array in arrays]
+
+
+class _UnitRows(mx.operator.CustomOp):
+    def forward(self, is_train, req, in_data, out_data, aux):
+        COMPILED.unit_forward(*_pointers(in_data + out_data), *in_data[0].shape, _EPSILON)
+
+    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+        if req[0] == "null":
+            return
+        unit, target = out_data[0], in_grad[0]
+        if req[0] == "add":
+            target = mx.nd.empty(unit.shape)
+        COMPILED.unit_backward(*_pointers((*out_data, out_grad[0], target)), *unit.shape)
+        if req[0] == "add":
+            in_grad[0] += target
+
+
+@mx.operator.register(UNIT_ROWS)
+class _UnitRowsProp(mx.operator.CustomOpProp):
+    """Shapes: weight (C, D) -> unit (C, D), scale (C,); float32."""
+
+    def list_arguments(self):
+        return ["weight"]
+
+    def list_outputs(self):
+        return ["unit", "scale"]
+
+    def infer_shape(self, in_shape):
+        return in_shape, [in_shape[0], in_shape[0][:1]], []
+
+    def infer_type(self, in_type):
+        return [np.float32], [np.float32] * 2, []
+
+    def declare_backward_dependency(self, out_grad, in_data, out_data):
+        return _Dependencies([out_grad[0], *out_data])
+
+    def create_operator(self, ctx, shapes, dtypes):
+        if ctx.device_type != "cpu":
+            raise ValueError("{} is for CPUs; use L2Normalization on {}".format(UNIT_ROWS, ctx))
+        return _UnitRows()
+
+
+def unit_rows(weight):
+    """``L2Normalization(weight, mode="instance")`` of a float32 matrix, for CPUs only."""
+    if not COMPILED:
+        return mx.sym.L2Normalization(weight, mode="instance")
+    return mx.sym.Custom(weight=weight, op_type=UNIT_ROWS, name=UNIT_ROWS)[0]

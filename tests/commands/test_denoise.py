@@ -1,0 +1,113 @@
+import filecmp
+import os
+
+import mxnet as mx
+import numpy as np
+import pytest
+from test_split import COUNTS, content, make
+
+from unequal.commands import cli, denoise
+from unequal.data.records import RecordSet
+from unequal.errors import InputError
+
+
+def _noise(tmp_path, *lines):
+    (tmp_path / "0_noiselist.txt").write_text("".join(line + "\n" for line in lines))
+    return str(tmp_path / "0_noiselist.txt")
+
+
+@pytest.mark.parametrize("how", [
+    {}, {"arrays": True}, {"listed": False}, {"gap": 100}, {"identities": False},
+    {"identities": False, "order": np.random.RandomState(0).permutation(sum(COUNTS))}])
+def test_empty_list_gives_the_same_bytes(tmp_path, how):
+    source = make(tmp_path / "all", COUNTS, **how)
+    (tmp_path / "all" / "identities.csv").write_bytes(b"label,name\r\n0,a\r\n")
+    out = str(tmp_path / "out")
+    assert denoise.denoise(source, _noise(tmp_path), out) == (37, 6, 0)
+    assert sorted(os.listdir(out)) == sorted(os.listdir(source))
+    for name in os.listdir(out):
+        assert filecmp.cmp(os.path.join(source, name), os.path.join(out, name), shallow=False)
+
+
+def test_plain_set_from_elsewhere_keeps_its_first_key(tmp_path):
+    os.makedirs(str(tmp_path / "all"))
+    record = mx.recordio.MXIndexedRecordIO(
+        str(tmp_path / "all" / "train.idx"), str(tmp_path / "all" / "train.rec"), "w")
+    for key in range(5, 9):
+        record.write_idx(key, mx.recordio.pack(mx.recordio.IRHeader(0, key % 2, 3, 4), b"x"))
+    record.close()
+    (tmp_path / "all" / "property").write_text("2,16,16\n")
+    denoise.denoise(str(tmp_path / "all"), _noise(tmp_path), str(tmp_path / "out"))
+    for name in ("train.rec", "train.idx", "property"):
+        assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_numbering_is_kept(tmp_path):
+    source = make(tmp_path / "all", COUNTS, arrays=True)  # keys: 1-3, 4-13, 14, 15-26, 27-35, 36-37
+    path = _noise(tmp_path, "2 14 0.004 0.001", "0 2 0.003 0.0", "5.0 37.0 1e-3 0", "0 2 0.003 0.0")
+    assert denoise.denoise(source, path, str(tmp_path / "out")) == (34, 5, 3)
+    before = content(source)
+    expected = [before[key - 1] for key in range(1, 38) if key not in (2, 14, 37)]
+    assert content(str(tmp_path / "out")) == expected
+    with RecordSet(str(tmp_path / "out")) as records:
+        assert records.num_classes == 6  # though class 2 is gone
+        assert records.image_keys.tolist() == list(range(1, 35))
+        assert records.identity_ranges.tolist() == [[1, 3], [3, 13], [13, 25], [25, 34], [34, 35]]
+        header, _ = mx.recordio.unpack(records.payload(2))
+        assert header.label.tolist() == [0, 0.5, 2] and header.id == 1002 and header.id2 == 7
+    lines = (tmp_path / "out" / "train.lst").read_text().splitlines()
+    assert len(lines) == 34 and lines[1] == "1\t0/2\t0\t1\t2\t3\t4"
+    assert lines[12] == "1\t3/0\t3\t1\t2\t3\t4"
+
+
+def test_plain_set(tmp_path):
+    order = np.random.RandomState(1).permutation(sum(COUNTS))
+    source = make(tmp_path / "all", COUNTS, identities=False, order=order)
+    before = content(source)
+    path = _noise(tmp_path, "{} 0 0.1 0.1".format(before[0][0]), "{} 7 0 0".format(before[7][0]))
+    denoise.denoise(source, path, str(tmp_path / "out"))
+    assert content(str(tmp_path / "out")) == before[1:7] + before[8:]
+
+
+def test_twice(tmp_path):
+    """What was denoised can be denoised and split."""
+    source = make(tmp_path / "all", COUNTS)
+    denoise.denoise(source, _noise(tmp_path, "0 1 0 0", "2 14 0 0"), str(tmp_path / "a"))
+    denoise.denoise(str(tmp_path / "a"), _noise(tmp_path, "1 3 0 0"), str(tmp_path / "b"))
+    before = content(source)
+    assert content(str(tmp_path / "b")) == before[1:3] + before[4:13] + before[14:]
+
+
+@pytest.mark.parametrize("line, text", [
+    ("0", "line 2: expected `label index maxP"), ("0 a 0 0", "line 2: expected"),
+    ("0 1.5 0 0", "line 2: expected"), ("inf 1 0 0", "line 2: expected"),
+    ("nan 1 0 0", "line 2: expected"), ("0 1 0", "line 2: expected"),
+    ("1 2 0 0", "says that image 2 has class 1, but in .* it has 0; give the list that was made"),
+    ("0 0 0 0", "names the image 0, which .* does not have"),
+    ("0 38 0 0", "names the image 38, which .* does not have"),  # an identity record
+    ("0 99 0 0", "names the image 99, which .* does not have"),
+])
+def test_bad_lists(tmp_path, line, text):
+    source = make(tmp_path / "all", COUNTS)
+    with pytest.raises(InputError, match=text):
+        denoise.denoise(source, _noise(tmp_path, "0 1 0 0", line), str(tmp_path / "out"))
+    assert not os.path.exists(str(tmp_path / "out" / "train.rec"))
+
+
+def test_all_images(tmp_path):
+    source = make(tmp_path / "all", [2, 1])
+    path = _noise(tmp_path, "0 1 0 0", "0 2 0 0", "1 3 0 0")
+    with pytest.raises(InputError, match="names every image"):
+        denoise.denoise(source, path, str(tmp_path / "out"))
+
+
+def test_command(tmp_path, capsys):
+    source = make(tmp_path / "all", COUNTS)
+    path, out = _noise(tmp_path, "2 14 0 0"), str(tmp_path / "out")
+    assert cli.main(["denoise", source, path, out]) == 0
+    assert capsys.readouterr().out == out + ": 36 images of 5 identities, 1 images dropped\n"
+    assert cli.main(["denoise", source, path, source]) == 1
+    assert "every set needs a folder of its own" in capsys.readouterr().err
+    assert cli.main(["denoise", source, str(tmp_path / "none"), out]) == 1
+    assert capsys.readouterr().err == "error: {}: No such file or directory\n".format(
+        tmp_path / "none")

@@ -1,0 +1,366 @@
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from test_embedder import initialised
+
+from unequal.commands import cli, report
+from unequal.commands import noise as noise_list
+from unequal.data.records import RecordSet
+from unequal.eval import bins, verification
+from unequal.models import checkpoints
+from unequal.models.embedder import Embedder, PictureList
+from unequal.report import page, stages
+from unequal.report import pictures as report_pictures
+from unequal.symbols import fresnet
+from unequal.synthetic import dataset
+from unequal.training import mining
+
+pytest.importorskip("matplotlib")
+
+SIDE = 16
+TITLE = "A <b>run</b> & \"more\""
+
+
+def _log(path, stage, options, events):
+    """A training log whose first training must not count."""
+    lines = [{"event": "start", "stage": "step 2", "options": {}},
+             {"event": "train", "step": 900, "metrics": {"softmaxloss": 1e9}},
+             dict(options=options, stage=stage, event="start")] + events
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _verified(step, rate):
+    return {"event": "verify", "step": step, "results": {
+        name: {"pairs": 40, "accuracy_flip": rate + place / 100}
+        for place, name in enumerate(("lfw", "agedb_30"))}}
+
+
+OPTIONS = {"loss_type": 4, "pretrained": "", "prefix": "x/models/arc", "noise_beta": 0.9}
+
+
+@pytest.fixture(scope="module")
+def run_directory(tmp_path_factory):
+    """A tiny synth set, two networks of random weights, logs, scores and run.json."""
+    directory = tmp_path_factory.mktemp("run")
+    dataset.make_dataset(str(directory / "data"), seed=1, image_size=SIDE, head_identities=6,
+                       head_images=12, tail_identities=14, eval_identities=20, eval_pairs=40)
+    symbol = fresnet.get_symbol("n8", 8)
+    (directory / "models").mkdir()
+    for seed, name in enumerate(("arc", "all_w1")):
+        checkpoints.save(str(directory / "models" / name), 3, symbol,
+                         *initialised(symbol, (SIDE, SIDE), seed))
+    _log(directory / "models" / "arc-trainlog.jsonl", "step 2", OPTIONS, [
+        {"event": "train", "step": 20, "metrics": {"acc": 0.1, "softmaxloss": 3.25}},
+        {"event": "lr", "step": 30, "lr": 0.01},
+        {"event": "train", "step": 40, "metrics": {"acc": 0.2, "softmaxloss": 2.5}},
+        _verified(40, 0.7)])
+    _log(directory / "models" / "all_w1-trainlog.jsonl", "step 4, interweight 1", dict(
+        OPTIONS, pretrained="x/models/arc,3", prefix="x/models/all_w1", interweight="1,5",
+        eval_dir="x/validation/", batch_size1=8, batchsize_id=6, noise=1, mining=1), [
+            {"event": "train", "step": 2, "metrics": {"softmaxloss": 3, "interloss": 0.5}},
+            _verified(10, 0.8)])
+    truth = noise_list.read_truth(str(directory / "data" / "truth.csv"))
+    with RecordSet(str(directory / "data" / "MF2_pic9_head")) as records:
+        labels = records.labels()
+        keys = records.image_keys
+    random = np.random.RandomState(0)
+    scores = random.permutation(len(keys)) / len(keys)
+    (directory / "scores.csv").write_text("# 0\n{}\n{}".format(
+        ",".join(noise_list.COLUMNS), "".join("{},{},0.75,0.125,{!r},{}\n".format(
+            label, key, float(score), (label + 1) % 6)
+            for label, key, score in zip(labels, keys, scores))))
+    listed = keys[scores < 0.2]
+    (directory / "list.txt").write_text("".join("0 {} 0.1 0.1\n".format(key) for key in listed))
+    facts = {
+        "title": TITLE, "data": "data", "seed": 0, "seconds": 83.2,
+        "commands": ["make <demo>"], "rows": [
+            {"name": "step 2: ArcFace", "model": "models/arc,3",
+             "log": "models/arc-trainlog.jsonl", "accuracies": {"lfw": 0.75, "agedb_30": 0.625}},
+            {"name": "step 4: <tail>", "model": "models/all_w1,3",
+             "log": "models/all_w1-trainlog.jsonl", "accuracies": {"lfw": 0.7, "agedb_30": 0.725}}],
+        "noise": {"list": "list.txt", "scores": "scores.csv", "truth": "data/truth.csv"},
+        "tail": {"directory": "data/MF2_pic9_tail"}}
+    (directory / "run.json").write_text(json.dumps(facts))
+    return directory, facts, truth, dict(zip(keys, scores))
+
+
+def _with(run_directory, tmp_path, **changes):
+    """A run whose run.json differs; its paths still lead to the files."""
+    facts = dict(run_directory[1], **changes)
+    for name in ("data", "models", "scores.csv", "list.txt"):
+        if not (tmp_path / name).exists():
+            (tmp_path / name).symlink_to(run_directory[0] / name)
+    (tmp_path / "run.json").write_text(json.dumps(
+        {key: value for key, value in facts.items() if value is not None}))
+    return report.Run(str(tmp_path))
+
+
+def test_page_is_whole_escaped_and_always_the_same(run_directory, capsys):
+    directory = run_directory[0]
+    assert cli.main(["report", str(directory)]) == 0
+    assert capsys.readouterr().out == "{}/report.html\n".format(directory)
+    text = (directory / "report.html").read_text(encoding="utf-8")
+    assert "<title>A &lt;b&gt;run&lt;/b&gt; &amp; &quot;more&quot;</title>" in text
+    assert "step 4: &lt;tail&gt;" in text and "<tail>" not in text and "make &lt;demo&gt;" in text
+    assert re.findall("<h2>(.*?)</h2>", text) == [heading for heading, _ in report.SECTIONS]
+    assert "Seed 0, made in 1 min 23 s" in text
+    assert "All faces on this page are drawn by a program" in text
+    # Nothing is fetched: every address holds its content.
+    sources = re.findall('(?:src|srcset|href)="([^"]*)"', text)
+    assert {source.split(",")[0] for source in sources} == {
+        "data:image/jpeg;base64", "data:image/svg+xml;base64"}
+    assert "url(" not in text and "<script" not in text
+    assert "default-src &#x27;none&#x27;" in text
+    for element in ("table", "section", "figure", "article", "div", "p", "tr", "td", "picture"):
+        assert len(re.findall("<{}[ >]".format(element), text)) == text.count(
+            "</{}>".format(element)), element
+    other = directory / "sub" / "again.html"
+    assert cli.main(["report", str(directory), "--out", str(other)]) == 0
+    assert other.read_text(encoding="utf-8") == text
+
+
+def test_accuracy_table(run_directory):
+    text = stages.accuracy_table(report.Run(str(run_directory[0])))
+    rows = [re.findall("<td.*?>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", text)[1:]]
+    assert rows == [["step 2: ArcFace", "★ 75.00", "62.50", "68.75"],
+                    ["step 4: &lt;tail&gt;", "70.00", "★ 72.50", "★ 71.25"]]
+    assert "<dd>From scratch, 40 batches. ArcFace on the head identities.</dd>" in text
+    assert ("<dd>From “step 2: ArcFace”, 10 batches. 8 head and 6 tail images a batch; "
+            "noise-robust loss on the head, and a loss that drives apart the centres of tail "
+            "identities that the model confuses.</dd>") in text
+    # 1.96 * sqrt(0.7125 * 0.2875 / 80)
+    assert "over 80 pairs, a mean of 71.2 is uncertain by 9.9 either way" in text
+
+
+def test_missing_accuracies_and_ties(run_directory, tmp_path):
+    run = _with(run_directory, tmp_path, rows=[
+        {"name": "a", "accuracies": {"lfw": 0.70001}},
+        {"name": "b", "accuracies": {"lfw": 0.70002, "mine": 0.5}}])
+    text = stages.accuracy_table(run)
+    assert re.findall("<td.*?>(.*?)</td>", text) == [
+        "a", "★ 70.00", "-", "-", "b", "★ 70.00", "★ 50.00", "★ 60.00"]
+    assert "<dd>" not in text and "uncertain" not in text
+
+
+@pytest.mark.parametrize("stage, changes, expected", (
+    ("step 3.2", {"noise_beta": 0.3, "noise_list": "l"},
+     "From scratch, 7 batches. Noise-robust loss on the head identities without the noise list; "
+     "30% of it asks for the given label, the rest for the label that the model itself predicts."),
+    ("step 3.2", {"pretrained": "a/b/model_t,0"},
+     "From b/model_t,0, 7 batches. Noise-robust loss on the head identities; 90% of it asks for "
+     "the given label, the rest for the label that the model itself predicts."),
+    ("step 4, interweight 5", {"prefix": "x/all_w5", "interweight": "1,5", "batch_size1": 8,
+                               "batchsize_id": 6, "noise": 0, "mining": 0},
+     "From the best model of the weights before, 7 batches. 8 head and 6 tail images a batch; "
+     "ArcFace on the head, and a loss that drives apart the centres of tail identities drawn at "
+     "random."),
+    ("step 9", {}, None),
+))
+def test_words_on_a_stage(stage, changes, expected):
+    events = [{"event": "start", "stage": stage, "options": dict(OPTIONS, **changes)},
+              {"event": "train", "step": 7}]
+    assert stages.described(events, []) == expected
+    assert stages.described([], []) is None
+
+
+def test_learning_curves_show_the_last_training(run_directory, monkeypatch):
+    lines, falls, limits, titles = [], [], [], []
+
+    class Axes:
+        def plot(self, x, y, **_):
+            lines.append((list(x), [round(float(value), 6) for value in y]))
+
+        def axvline(self, x, **_):
+            falls.append(x)
+
+        def set(self, **_):
+            pass
+
+        def set_ylim(self, low, high):
+            limits.append((low, high))
+
+    def chart(draw, description):
+        draw(Axes(), lambda line: "red")
+        titles.append(description)
+        return page.Html()
+
+    monkeypatch.setattr(page, "chart", chart)
+    stages.learning_curves(report.Run(str(run_directory[0])))
+    assert lines == [([20, 40], [3.25, 2.5]), ([40], [70]), ([40], [71]), ([40], [70.5]),
+                     ([2], [3]), ([2], [0.5]), ([10], [80]), ([10], [81]), ([10], [80.5])]
+    assert falls == [30, 30]
+    assert limits == [(69, 82), (69, 82)]
+    assert titles[1] == "verification over batches"
+    assert titles[4] == "verification on validation over batches"
+
+
+def test_roc_areas(run_directory):
+    directory = run_directory[0]
+    text = stages.roc_curves(report.Run(str(directory)))
+    cells = re.findall("<td.*?>(.*?)</td>", text)
+    expected = []
+    for name, prefix in (("step 2: ArcFace", "arc"), ("step 4: &lt;tail&gt;", "all_w1")):
+        expected.append(name)
+        model = Embedder.from_checkpoint(str(directory / "models" / prefix) + ",3", (SIDE, SIDE))
+        for target in ("lfw", "agedb_30"):
+            pictures, issame = bins.load_bin(
+                str(directory / "data" / "eval_dataset" / (target + ".bin")))
+            plain, flipped = model.embed(PictureList(pictures, target), flip=True)
+            distances = verification.pair_distances(plain + flipped)
+            # The share of pairs (same, different) in the right order.
+            area = np.mean(distances[issame][:, None] < distances[~issame])
+            expected.append("{:.2f}".format(100 * area))
+    assert cells == expected
+    assert text.count("<picture>") == 2
+
+
+def test_suspects_are_the_lowest_scores(run_directory):
+    _, _, truth, scores = run_directory
+    text = report_pictures.suspects(report.Run(str(run_directory[0])))
+    worst = sorted(scores, key=scores.get)[:report_pictures.SUSPECTS]
+    assert [int(key) for key in re.findall(r"<figcaption>image (\d+)<", text)] == worst
+    cards = re.findall("<article>(.*?)</article>", text)
+    words = {"flip": "Wrong label: this is {}", "split": "Second label of {}",
+             "outlier": "Nobody of the set", "clean": "The label is right"}
+    for key, card in zip(worst, cards):
+        identity, kind = truth[key]
+        assert ">{}</p>".format(words[kind].format(identity)) in card
+        assert card.count("<img") == 3 and "has a probability of 75.0%, the label of 12.5%" in card
+    wrong = [kind != "clean" for _, kind in truth.values()]
+    assert "In truth {} of these 24 labels are wrong; in the whole set {:.0%} are.".format(
+        sum(truth[key][1] != "clean" for key in worst), np.mean(wrong)) in text
+
+
+def test_typical_picture_is_the_least_suspected_of_the_label(run_directory):
+    directory, _, _, scores = run_directory
+    text = report_pictures.suspects(report.Run(str(directory)))
+    with RecordSet(str(directory / "data" / "MF2_pic9_head")) as records:
+        for words in ("label", "predicted"):
+            label = int(re.search("<figcaption>{} (\\d+)<".format(words), text).group(1))
+            best = max((key for key in records.image_keys if records.image(key)[0] == label),
+                       key=scores.get)
+            assert page.picture(records.image(best)[1], "", "{} {}".format(words, label)) in text
+
+
+def test_noise_quality(run_directory):
+    _, _, truth, scores = run_directory
+    text = report_pictures.noise_quality(report.Run(str(run_directory[0])))
+    rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", text)[1:]]
+    found = {row[0]: row[1:] for row in rows}
+    for name, kinds in (("wrong label", ["flip"]), ("nobody of the set", ["outlier"]),
+                        ("all noise", ["flip", "split", "outlier"])):
+        among = [key for key in sorted(scores, key=scores.get)
+                 if truth[key][1] in kinds + ["clean"]]
+        noisy = [truth[key][1] != "clean" for key in among]
+        listed = sum(scores[key] < 0.2 for key in among)
+        precisions = [np.mean(noisy[:place + 1]) for place, bad in enumerate(noisy) if bad]
+        assert found[name] == [str(sum(noisy))] + ["{:.1f}".format(100 * value) for value in (
+            np.mean(noisy), np.mean(precisions), np.mean(noisy[:listed]),
+            sum(noisy[:listed]) / sum(noisy))], name
+
+
+def test_noise_without_a_list_or_truth(run_directory, tmp_path):
+    run = _with(run_directory, tmp_path, noise={"scores": "scores.csv", "truth": "data/truth.csv"})
+    text = report_pictures.noise_quality(run)
+    assert "recall, %" not in text and "noise list" not in text
+    run = _with(run_directory, tmp_path, noise={"scores": "scores.csv"})
+    assert report_pictures.noise_quality(run) is None
+    text = report_pictures.suspects(run)
+    assert "In truth" not in text and 'class="hit"' not in text
+
+
+def test_confusable_pairs(run_directory):
+    directory = run_directory[0]
+    text = report_pictures.confusable_pairs(report.Run(str(directory)))
+    shown = [[int(label) for label in re.findall(r"<figcaption>identity (\d+)<", card)]
+             + [float(re.search(r"cosine (-?[\d.]+)", card).group(1))]
+             for card in re.findall("<article>(.*?)</article>", text)]
+    assert len(shown) == report_pictures.PAIRS
+    # The whole tail fits into one bag, so it is three random images of each identity.
+    cosines = [cosine for _, _, cosine in shown]
+    assert len({frozenset(pair[:2]) for pair in shown}) == len(shown)
+    assert "Between all of the 14 identities" in text
+    # Those shown are the closest: recompute from the images that the page shows.
+    model = Embedder.from_checkpoint(str(directory / "models" / "all_w1") + ",3", (SIDE, SIDE))
+    with RecordSet(str(directory / "data" / "MF2_pic9_tail")) as records:
+        for card, (one, other, cosine) in zip(re.findall("<article>(.*?)</article>", text), shown):
+            keys = [int(key) for key in re.findall('alt="image (\\d+)"', card)]
+            labels = np.array([records.image(key)[0] for key in keys])
+            assert list(dict.fromkeys(labels.tolist())) == [one, other]
+            plain, _ = model.embed(records, np.array(keys))
+            _, centers = mining.identity_centers(plain, labels)
+            unit = centers / np.linalg.norm(centers, axis=1, keepdims=True)
+            assert unit[0] @ unit[1] == pytest.approx(cosine, abs=6e-4)
+    median = float(re.search(r"the median is (-?[\d.]+)\.", text).group(1))
+    assert min(cosines) > median
+
+
+def test_rows_alone_suffice(run_directory, tmp_path):
+    run = _with(run_directory, tmp_path, data=None, noise=None, tail=None, commands=None,
+                seconds=None, seed=None, rows=[{"name": "a", "accuracies": {"lfw": 0.5}}])
+    text = report.render(run)
+    assert re.findall("<h2>(.*?)</h2>", text) == ["Accuracy after each stage"]
+    assert "drawn by a program" not in text
+
+
+def test_what_is_not_there_is_left_out(run_directory, tmp_path, caplog):
+    run = _with(run_directory, tmp_path, data="nowhere", tail={"directory": "none"},
+                rows=[{"name": "a", "accuracies": {"lfw": 0.5}, "log": "no.jsonl"}])
+    assert re.findall("<h2>(.*?)</h2>", report.render(run)) == [
+        "Accuracy after each stage", "How good the suspicion is", "The commands"]
+    assert "no.jsonl is not there: left out of the page" in caplog.text
+
+
+@pytest.mark.parametrize("content, message", (
+    (None, "run.json: no such file; it says what a run consists of"),
+    ("{", "run.json: expected JSON with a title and rows"),
+    ("[1]", "run.json: expected JSON with a title and rows"),
+    ('{"title": "a", "rows": [{"name": "b"}]}', "each with a name and accuracies"),
+    ('{"title": "a", "rows": [{"name": "b", "accuracies": {"lfw": "high"}}]}', "expected JSON"),
+    ('{"title": "a", "rows": [{"name": "b", "accuracies": {}, "log": "run.json"}]}',
+     "run.json, line 1: not an event of a training log"),
+    ('{"title": "a", "rows": [{"name": "b", "accuracies": {"lfw": 1}, "model": "m,1"}],'
+     '"tail": {"directory": "tail"}}', "tail/property: no such file"),
+    ('{"title": "a", "rows": []}', "run.json: expected JSON"),
+    ('{"title": "a", "rows": [{"name": "b", "accuracies": {"lfw": 1}}], "data": ".",'
+     '"noise": {"scores": "run.json"}}',
+     "run.json: not a whole file of scores; `unequal noise --scores` writes one."),
+))
+def test_bad_runs(tmp_path, capsys, content, message):
+    for name in ("tail", "MF2_pic9_head"):
+        (tmp_path / name).mkdir()
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    assert cli.main(["report", str(tmp_path)]) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1].startswith("error: ") and message in error[-1]
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_without_matplotlib(run_directory, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(["report", str(run_directory[0])]) == 1
+    error = capsys.readouterr().err
+    assert "report.html: plots need matplotlib; install the extra [plots]" in error
+
+
+def test_tags_escape():
+    assert page.tag("p", "a<b", page.Html("<i>"), 3, class_="x\"y") == (
+        '<p class="x&quot;y">a&lt;b<i>3</p>')
+    assert page.tag("meta", http_equiv="a", name="b") == '<meta http-equiv="a" name="b">'
+
+
+def test_pictures_that_are_no_jpeg_become_one():
+    pixels = np.full((8, 8, 3), 200, np.uint8)
+    assert page.picture(pixels, "x", "y").startswith('<img src="data:image/jpeg;base64,/9j/')
+
+
+def test_thinned_keeps_the_mean():
+    x, y = np.arange(1000), np.random.RandomState(0).rand(1000)
+    short_x, short_y = page.thinned(x, y, 100)
+    assert len(short_x) == 100
+    assert short_y[3] == pytest.approx(y[30:40].mean()) and short_x[3] == pytest.approx(34.5)
+    assert page.thinned([1], [2]) == ([1], [2])

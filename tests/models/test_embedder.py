@@ -1,0 +1,289 @@
+import time
+
+import cv2
+import mxnet as mx
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+import unequal
+from unequal.commands import cli
+from unequal.data.records import RecordSet, RecordWriter
+from unequal.errors import InputError
+from unequal.eval import features
+from unequal.models import checkpoints, embedder
+from unequal.models.embedder import Embedder, LoosePictures, PictureList
+from unequal.symbols import fresnet
+
+SIDE = 32
+
+
+def initialised(symbol, size, seed=0):
+    """Parameters drawn as for training."""
+    mx.random.seed(seed)
+    module = mx.mod.Module(symbol, label_names=None)
+    module.bind([("data", (1, 3) + size)], for_training=False)
+    module.init_params(mx.init.Xavier())
+    return module.get_params()
+
+
+@pytest.fixture(scope="module")
+def network():
+    symbol = fresnet.get_symbol("n8", 24)
+    return (symbol,) + initialised(symbol, (SIDE, SIDE))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(network, tmp_path_factory):
+    prefix = str(tmp_path_factory.mktemp("model") / "model")
+    checkpoints.save(prefix, 3, *network)
+    return prefix + ",3"
+
+
+@pytest.fixture(scope="module")
+def faces():
+    """RGB arrays, some smooth shapes of random colours."""
+    random = np.random.RandomState(0)
+    coarse = random.randint(0, 256, (11, 4, 4, 3)).astype(np.uint8)
+    return [cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+            for picture in coarse]
+
+
+def png(picture):
+    return cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes()
+
+
+def by_hand(network, pictures, flip):
+    """Features by a module of its own, one picture at a time."""
+    symbol, arg_params, aux_params = network
+    module = mx.mod.Module(symbol, label_names=None)
+    module.bind([("data", (1, 3, SIDE, SIDE))], for_training=True)
+    module.set_params(arg_params, aux_params)
+    rows = []
+    for picture in pictures:
+        total = 0
+        for view in (picture, picture[:, ::-1])[:2 if flip else 1]:
+            data = mx.nd.array(view.transpose(2, 0, 1)[None])
+            module.forward(mx.io.DataBatch([data]), is_train=False)
+            total = total + module.get_outputs()[0].asnumpy()[0]
+        rows.append(total / np.linalg.norm(total))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("flip", (True, False))
+@pytest.mark.parametrize("batch_size", (4, 64))
+def test_features_of_arrays_bytes_and_files(network, faces, tmp_path, flip, batch_size):
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=batch_size, flip=flip)
+    expected = by_hand(network, faces, flip)
+    paths = []
+    for number, picture in enumerate(faces):
+        paths.append(tmp_path / "{}.png".format(number))
+        paths[-1].write_bytes(png(picture))
+    for source in (faces, np.array(faces), [png(picture) for picture in faces], paths,
+                   [str(path) for path in paths]):
+        result = model.transform(source)
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, expected, atol=2e-5)
+
+
+def test_features_of_a_record_set(network, faces, tmp_path):
+    with RecordWriter(str(tmp_path), (SIDE, SIDE)) as writer:
+        for number, picture in enumerate(faces):
+            writer.add(number // 4, png(picture))
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    np.testing.assert_allclose(model.transform(RecordSet(str(tmp_path))),
+                               by_hand(network, faces, True), atol=2e-5)
+
+
+def test_no_pictures(network):
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    assert model.transform([]).shape == (0, 24)
+
+
+def test_embed_keeps_length_and_order(network, faces):
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    source = PictureList([png(picture) for picture in faces], "list")
+    keys = np.array([5, 0, 5])
+    plain, flipped = model.embed(source, keys, flip=True)
+    assert plain.shape == flipped.shape == (3, 24)
+    np.testing.assert_array_equal(plain[0], plain[2])
+    unit = plain + flipped
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit, by_hand(network, faces, True)[keys], atol=2e-5)
+    assert model.embed(source, keys)[1] is None
+
+
+def test_stream_of_many_batches_while_the_caller_works(network, faces):
+    """No batch's output is written over by the next one's, no buffer filled while it is read."""
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    keys = np.random.RandomState(0).randint(len(faces), size=4 * 9 + 1)
+    expected = [by_hand(network, faces, flip=False), by_hand(network, faces, flip=True)]
+    done = 0
+    for start, labels, plain, flipped in model.stream(PictureList(faces, "faces"), keys, flip=True):
+        time.sleep(0.01)  # the next batches are decoded and embedded meanwhile
+        assert start == done and len(labels) == len(plain) == len(flipped) == min(
+            4, len(keys) - start)
+        for found, wanted in zip((plain, plain + flipped), expected):
+            unit = found / np.linalg.norm(found, axis=1, keepdims=True)
+            np.testing.assert_allclose(unit, wanted[keys[start:start + len(unit)]], atol=2e-5)
+        done += len(plain)
+    assert done == len(keys)
+
+
+def test_new_weights_are_used(network, faces):
+    """MXNet keeps fused weights when an inference module gets new ones (see set_params)."""
+    symbol = network[0]
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4, flip=False)
+    model.transform(faces[:2])
+    other = initialised(symbol, (SIDE, SIDE), seed=1)
+    model.set_params(*other)
+    np.testing.assert_allclose(model.transform(faces),
+                               by_hand((symbol,) + tuple(other), faces, False), atol=2e-5)
+
+
+def test_head_is_cut_off(network, faces):
+    symbol, arg_params, aux_params = network
+    head = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(symbol, num_hidden=7, name="fc7"),
+                                name="softmax")
+    more = dict(arg_params, fc7_weight=mx.nd.ones((7, 24)), fc7_bias=mx.nd.zeros(7))
+    model = Embedder(head, more, aux_params, (SIDE, SIDE), batch_size=4)
+    assert model.embedding_size == 24
+    np.testing.assert_allclose(model.transform(faces), by_hand(network, faces, True), atol=2e-5)
+
+
+def test_scaled_pictures(faces):
+    large = cv2.resize(faces[0], (SIDE * 3, SIDE * 2), interpolation=cv2.INTER_NEAREST)
+    _, pixels = LoosePictures([large], (SIDE, SIDE)).image(0)
+    np.testing.assert_array_equal(pixels, faces[0])  # averages of equal pixels
+    _, pixels = LoosePictures([faces[0][:8, :8]], (SIDE, SIDE)).image(0)
+    assert pixels.shape == (SIDE, SIDE, 3)
+
+
+def test_input_size_from_weights(network):
+    assert embedder.input_size(network[0], network[1]) == (SIDE, SIDE)
+    symbol = fresnet.get_symbol("n8", 24)
+    arg_params, _ = initialised(symbol, (112, 112))
+    assert embedder.input_size(symbol, arg_params) == (112, 112)
+    arg_params, _ = initialised(symbol, (32, 64))
+    with pytest.raises(InputError, match="say --image-size"):
+        embedder.input_size(symbol, arg_params)
+
+
+def test_from_checkpoint(checkpoint, network, faces):
+    model = unequal.Embedder.from_checkpoint(checkpoint, batch_size=4)
+    assert model.image_size == (SIDE, SIDE)
+    np.testing.assert_allclose(model.transform(faces), by_hand(network, faces, True), atol=2e-5)
+
+
+def test_pipeline(network, faces):
+    """A classifier behind an Embedder, fitted and cloned as scikit-learn does."""
+    noisy = np.array(faces[:4] * 6) // 2 + np.random.RandomState(1).randint(
+        0, 60, (24, SIDE, SIDE, 3)).astype(np.uint8)
+    people = np.tile(np.arange(4), 6)
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    pipeline = clone(make_pipeline(model, LogisticRegression(C=100)))
+    assert pipeline[0] is model
+    pipeline.fit(noisy[:16], people[:16])
+    assert pipeline.score(noisy[16:], people[16:]) == 1
+    assert model.fit_transform(faces[:2]).shape == (2, 24)
+    assert "Embedder" in repr(pipeline)
+
+
+def test_errors_name_the_picture(network, faces, tmp_path):
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(InputError, match="broken.jpg: not a picture"):
+        model.transform([broken])
+    with pytest.raises(InputError, match="picture 1: not a picture"):
+        model.transform([png(faces[0]), b"no picture"])
+    with pytest.raises(OSError) as missing:
+        model.transform([str(tmp_path / "missing.jpg")])
+    assert missing.value.filename.endswith("missing.jpg")
+    with pytest.raises(InputError, match="lfw.bin: record 1: not a picture"):
+        model.embed(PictureList([png(faces[0]), b"no picture"], "lfw.bin"))
+    with pytest.raises(InputError, match="expected a list of pictures"):
+        model.transform("one.jpg")
+
+
+def test_symbol_without_embedding():
+    symbol = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=2, name="other")
+    with pytest.raises(InputError, match="no output fc1"):
+        Embedder(symbol, {}, {}, (SIDE, SIDE))
+
+
+def test_weights_of_another_size(network):
+    with pytest.raises(InputError, match="do not fit the network at 64x64 pixels"):
+        Embedder(*network, image_size=(64, 64))
+
+
+def test_embed_command(checkpoint, network, faces, tmp_path, capsys):
+    folder = tmp_path / "people" / "a"
+    folder.mkdir(parents=True)
+    for number, picture in enumerate(faces):
+        (folder / "{:02}.png".format(number)).write_bytes(png(picture))
+    (folder / "notes.txt").write_text("no picture")
+    expected = by_hand(network, faces, True)
+    names = [str(folder / "{:02}.png".format(number)) for number in range(len(faces))]
+    out = tmp_path / "out.npz"
+    command = ["embed", "--model", checkpoint, str(folder.parent), "--batch-size", "4", "--out"]
+    assert cli.main(command + [str(out)]) == 0
+    assert capsys.readouterr().out == "{}: 11 features of length 24\n".format(out)
+    with np.load(out) as written:
+        np.testing.assert_allclose(written["features"], expected, atol=2e-5)
+        assert written["names"].tolist() == names
+    first = out.read_bytes()
+    assert cli.main(command + [str(out)]) == 0
+    assert out.read_bytes() == first
+    assert cli.main(command + [str(tmp_path / "out.npy"), "--no-flip"]) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), by_hand(network, faces, False),
+                               atol=2e-5)
+    assert (tmp_path / "out.npy.txt").read_text().splitlines() == names
+
+
+def test_embed_command_on_a_record_set(checkpoint, network, faces, tmp_path):
+    with RecordWriter(str(tmp_path / "set"), (SIDE, SIDE)) as writer:
+        keys = [writer.add(number // 4, png(picture)) for number, picture in enumerate(faces)]
+    out = tmp_path / "out.npz"
+    assert cli.main(["embed", "--model", checkpoint, str(tmp_path / "set"), "--out", str(out)]) == 0
+    with np.load(out) as written:
+        np.testing.assert_allclose(written["features"], by_hand(network, faces, True), atol=2e-5)
+        assert written["names"].tolist() == [
+            "{}/{}".format(number // 4, key) for number, key in enumerate(keys)]
+
+
+def test_embed_command_for_the_devkit(checkpoint, network, faces, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number, picture in enumerate(faces):
+        folder = tmp_path / "set" / "p{}".format(number // 4)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "{:02}.png".format(number)).write_bytes(png(picture))
+    command = ["embed", "--model", checkpoint, "set/../set", "--batch-size", "4", "--out", "out/"]
+    assert cli.main(command) == 0
+    opened = features.open_features("out")
+    assert opened.names == ["set/p{}/{:02}.png.bin".format(number // 4, number)
+                            for number in range(11)]
+    np.testing.assert_allclose(opened.array(), by_hand(network, faces, True), atol=2e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
+    assert cli.main(command) == 1
+    assert "out: is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, message", (
+    (["--out", "x.txt", "."], "--out x.txt: end the name in .npy"),
+    (["--out", "x.npy", "."], ".: neither a record set"),
+    (["--out", "x.npy", "set", "more"], "set: is a record set; give it alone"),
+    (["--out", "x.npy", "none.png"], "none.png: No such file"),
+    (["--out", "x.npy", "none.png", "--image-size", "9"], "--image-size '9': expected"),
+))
+def test_embed_command_errors(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.rec").write_bytes(b"")
+    assert cli.main(["embed", "--model", checkpoint] + arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("x*")) + list(tmp_path.glob(".x*"))

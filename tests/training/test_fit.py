@@ -1,0 +1,267 @@
+from argparse import Namespace
+
+import cv2
+import mxnet as mx
+import numpy as np
+import pytest
+
+from helpers import scripts
+from unequal.cluster.workers import Workers
+from unequal.errors import InputError
+from unequal.eval import bins
+from unequal.symbols import fresnet, margins
+from unequal.training import fit, setup
+from unequal.training import flags as options
+
+CLASSES, SIZE = 4, 16
+
+GOLDEN_LOSSES = [5.133804, 6.783361, 6.214981, 1.638753, 2.611506, 1.508893, 0.915952, 0.451014]
+
+
+class Batches(mx.io.DataIter):
+    """Fixed batches in a fixed order; ``repeat`` doubles every batch by repeating its pictures."""
+
+    def __init__(self, count=3, batch_size=8, repeat=1, scale=255.0):
+        super().__init__(batch_size * repeat)
+        random = np.random.RandomState(0)
+        self.batches = count
+        self._data = [np.tile(random.rand(batch_size, 3, SIZE, SIZE) * scale, (repeat, 1, 1, 1))
+                      for _ in range(count)]
+        self._labels = [np.tile(random.randint(CLASSES, size=batch_size), repeat)
+                        for _ in range(count)]
+        self.provide_data = [mx.io.DataDesc("data", self._data[0].shape)]
+        self.provide_label = [mx.io.DataDesc("softmax_label", self._labels[0].shape)]
+        self.seek(0, 0)
+
+    tail = None
+
+    def fingerprint(self):
+        return "{} batches".format(self.batches)
+
+    def seek(self, epoch, batch):
+        self._next = batch
+
+    def reset(self):
+        self.seek(0, 0)
+
+    def next(self):
+        if self._next == self.batches:
+            raise StopIteration
+        self._next += 1
+        return mx.io.DataBatch([mx.nd.array(self._data[self._next - 1])],
+                               [mx.nd.array(self._labels[self._next - 1])], pad=0)
+
+
+def arguments(tmp_path, *flags):
+    tables = options.NETWORK, options.MARGIN, options.RUN, options.BATCH, options.OURS
+    defaults = ["--data-dir", str(tmp_path), "--prefix", str(tmp_path / "m" / "model"),
+                "--network", "n8", "--emb-size", "16", "--version-output", "I", "--margin-s", "16"]
+    return options.parser("", *tables).parse_args(defaults + list(flags))
+
+
+def train(args, data, devices=1, lr_steps=(), before_batch=None, metrics=None):
+    mx.random.seed(0)
+    np.random.seed(0)
+    embedding = fresnet.get_symbol(args.network, args.emb_size,
+                                   version_output=args.version_output)
+    run = setup.Run([mx.cpu(i) for i in range(devices)], Namespace(image_size=(SIZE, SIZE)),
+                    embedding, mx.sym.Variable("softmax_label"), setup.margin_of(args), None, None,
+                    Workers())
+    symbol = margins.softmax_head(run.embedding, run.label, CLASSES, args.emb_size,
+                                 run.margin)
+    stage = fit.Stage("test", symbol, data, list(lr_steps), metrics=metrics or [
+        fit.Metric("acc", ["prediction", fit.LABEL], fit.accuracy),
+        fit.Metric("softmaxloss", ["label_probability"], fit.cross_entropy)],
+        before_batch=before_batch, log_every=1)
+    return fit.fit(stage, run, args)
+
+
+def events(args, kind):
+    return [event for event in scripts.events(args.prefix) if event["event"] == kind]
+
+
+def weights(args, epoch=0):
+    _, arguments_, states = mx.model.load_checkpoint(args.prefix, epoch)
+    return {name: value.asnumpy() for name, value in {**arguments_, **states}.items()}
+
+
+def write_targets(directory, names=("lfw", "agedb_30"), pairs=20):
+    random = np.random.RandomState(0)
+    for name in names:
+        pictures = [cv2.imencode(".png", pixels)[1].tobytes() for pixels in
+                    random.randint(0, 256, (2 * pairs, SIZE, SIZE, 3)).astype(np.uint8)]
+        bins.save_bin(str(directory / (name + ".bin")), pictures, [True, False] * (pairs // 2))
+
+
+def test_a_seed_gives_the_same_weights(tmp_path):
+    results = []
+    for name in ("a", "b"):
+        args = arguments(tmp_path / name, "--max-steps", "5", "--version-output", "E")
+        train(args, Batches())  # with dropout
+        results.append(weights(args))
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        np.testing.assert_array_equal(value, results[1][name], err_msg=name)
+
+
+def test_two_devices_update_as_one_with_the_same_total_batch(tmp_path):
+    """BatchNorm normalises per device, so each device gets the same pictures: then it, too, sees
+    what one device sees with all of them."""
+    results = []
+    for devices in (1, 2):
+        args = arguments(tmp_path / str(devices), "--max-steps", "3", "--lr", "0.01")
+        train(args, Batches(repeat=2), devices)
+        results.append(weights(args))
+    initial = arguments(tmp_path / "0", "--max-steps", "1", "--lr", "1e-9")
+    train(initial, Batches(repeat=2))
+    start = weights(initial)
+    results[0].pop("fc1_gamma")  # fixed at 1 by BatchNorm's forward, whatever the optimizer does
+    for name, value in results[0].items():
+        moved = np.abs(value - start[name]).max()
+        np.testing.assert_allclose(value, results[1][name], atol=2e-3 * max(moved, 1e-3),
+                                   err_msg=name)
+    assert np.abs(results[0]["fc7_weight"] - start["fc7_weight"]).max() > 1e-3
+
+
+def test_first_update_is_sgd_of_the_mean_loss(tmp_path):
+    """``w -= lr * (gradient of the mean loss + wd * w)``, biases and beta decayed like the rest."""
+    args = arguments(tmp_path, "--max-steps", "1", "--lr", "0.01", "--wd", "0.1")
+    data = Batches()
+    train(args, data)
+    after = weights(args)
+    still = arguments(tmp_path / "still", "--max-steps", "1", "--lr", "1e-12", "--wd", "0.1")
+    train(still, Batches())
+    before = weights(still)
+    embedding = fresnet.get_symbol("n8", 16, version_output="I")
+    label = mx.sym.Variable("softmax_label")
+    logits = margins.margin_logits(embedding, label, CLASSES, 16, setup.margin_of(args))
+    probability = mx.sym.pick(mx.sym.softmax(logits), label)
+    loss = mx.sym.MakeLoss(-mx.sym.mean(mx.sym.log(probability)))
+    data.reset()
+    batch = data.next()
+    executor = loss.simple_bind(mx.cpu(), data=(8, 3, SIZE, SIZE), softmax_label=(8,))
+    executor.copy_params_from(
+        {name: mx.nd.array(before[name]) for name in loss.list_arguments() if name in before},
+        {name: mx.nd.array(value) for name, value in before.items() if "moving" in name})
+    executor.forward(is_train=True, data=batch.data[0], softmax_label=batch.label[0])
+    executor.backward()
+    for name in ("fc7_weight", "conv0_weight", "pre_fc1_bias", "bn1_beta", "relu0_gamma"):
+        gradient = executor.grad_dict[name].asnumpy()
+        expected = before[name] - 0.01 * (gradient + 0.1 * before[name])
+        np.testing.assert_allclose(after[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_schedule(tmp_path):
+    args = arguments(tmp_path, "--max-steps", "8", "--lr", "0.1", "--beta-freeze", "1")
+    train(args, Batches(), lr_steps=(3, 5))
+    rates = [event["lr"] for event in events(args, "train")]
+    np.testing.assert_allclose(rates, [0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+
+
+def test_default_steps_scale_with_the_batch():
+    args = Namespace(lr_steps="")
+    assert setup.lr_steps(args, (32000, 48000, 60000), 200) == [81920, 122880, 153600]
+    assert setup.lr_steps(Namespace(lr_steps="5,9"), (1,), 200) == [5, 9]
+    for text in ("5,x", "9,5", "0,3", "4,4"):
+        with pytest.raises(InputError, match="--lr-steps"):
+            setup.lr_steps(Namespace(lr_steps=text), (1,), 200)
+
+
+@pytest.mark.parametrize("flags, steps", [
+    (("--max-steps", "4"), 4), (("--end-epoch", "2"), 6),
+    (("--end-epoch", "2", "--max-steps", "9"), 6)])
+def test_what_ends_training(tmp_path, flags, steps):
+    args = arguments(tmp_path, *flags)
+    train(args, Batches())
+    assert len(events(args, "train")) == steps
+    assert events(args, "end")[0]["step"] == steps
+    assert weights(args)  # the last weights are saved even between two verifications
+
+
+def test_verification_saves_and_patience(tmp_path, caplog):
+    (tmp_path / "sets").mkdir()
+    write_targets(tmp_path / "sets")
+    args = arguments(tmp_path, "--end-epoch", "50", "--verbose", "2", "--patience", "3", "--lr",
+                     "1e-12", "--eval-dir", str(tmp_path / "sets"),
+                     "--target", "lfw,cfp_fp,agedb_30")
+    with caplog.at_level("INFO"):
+        best = train(args, Batches())
+    verified = events(args, "verify")
+    # The weights hardly move, so nothing rises after the first verifications.
+    assert 4 <= len(verified) < 20
+    assert list(verified[0]["results"]) == ["lfw", "agedb_30"]
+    assert events(args, "end")[0]["reason"].startswith("the mean accuracy has not risen for 3")
+    assert best.epoch == events(args, "end")[0]["best_epoch"]
+    assert "[lfw][2]Accuracy-Flip: " in caplog.text and "[2]Accuracy-Highest: " in caplog.text
+    assert "cfp_fp" in caplog.text  # said to be missing
+    assert weights(args, best.epoch)
+
+
+@pytest.mark.parametrize("ckpt, kept", [("0", set()), ("2", {1, 2})])
+def test_ckpt(tmp_path, ckpt, kept):
+    write_targets(tmp_path)
+    args = arguments(tmp_path, "--max-steps", "4", "--verbose", "2", "--ckpt", ckpt)
+    train(args, Batches())
+    assert {event["epoch"] for event in events(args, "save")} == kept | {0}
+
+
+def test_best():
+    best = fit.Best()
+    assert best.update([0.5, 0.5, 0.5], floor=0)
+    assert not best.update([0.4, 0.5, 0.4], floor=0) and best.stale == 1
+    assert best.update([0.5, 0.1, 0.5], floor=0) and best.stale == 2  # the last did not fall
+    assert best.update([0.6, 0.1, 0.1], floor=0) and best.stale == 3  # the first rose
+    assert best.update([0.55, 0.9, 0.45], floor=0) and best.stale == 0  # the mean rose
+    assert (best.first, best.last, round(best.mean, 4)) == (0.6, 0.5, 0.6333)
+    assert not best.update([0.7, 0.9, 0.9], floor=0.75)
+
+
+def test_divergence_stops_before_anything_is_overwritten(tmp_path):
+    args = arguments(tmp_path, "--max-steps", "2")
+    train(args, Batches())
+    before = (tmp_path / "m" / "model-0000.params").read_bytes()
+    metrics = [fit.Metric("softmaxloss", ["label_probability"], lambda p: p * float("nan"))]
+    with pytest.raises(InputError, match="loss is nan at batch 1: training has diverged"):
+        train(args, Batches(), metrics=metrics)
+    assert (tmp_path / "m" / "model-0000.params").read_bytes() == before
+
+
+def test_sphere_annealing(tmp_path):
+    args = arguments(tmp_path, "--loss-type", "1", "--max-steps", "4", "--beta", "100",
+                     "--beta-min", "40", "--gamma", "1", "--beta-freeze", "1")
+    seen = []
+    set_beta = setup.sphere_annealing(args, CLASSES)
+
+    def before_batch(module, batches):
+        set_beta(module, batches)
+        seen.append(module._exec_group.execs[0].arg_dict["sphere_beta"].asscalar())
+
+    train(args, Batches(), before_batch=before_batch)
+    np.testing.assert_allclose(seen, [100, 100, 50, 40])
+    assert setup.sphere_annealing(arguments(tmp_path), CLASSES) is None
+    setup.sphere_annealing(args, 20001)
+    assert (args.beta_freeze, args.gamma) == (5000, 0.06)
+
+
+def test_pretrained_weights_that_do_not_fit(tmp_path):
+    args = arguments(tmp_path, "--max-steps", "1")
+    train(args, Batches())
+    _, arguments_, states = mx.model.load_checkpoint(args.prefix, 0)
+    arguments_["fc7_weight"] = mx.nd.zeros((3, 16))
+    symbol = margins.softmax_head(fresnet.get_symbol("n8", 16, version_output="I"),
+                                 mx.sym.Variable("softmax_label"), CLASSES, 16)
+    run = setup.Run([mx.cpu()], Namespace(image_size=(SIZE, SIZE)), None, None, None, arguments_,
+                    states, Workers())
+    stage = fit.Stage("test", symbol, Batches(), [], [])
+    with pytest.raises(InputError, match="--pretrained: the checkpoint's weights do not fit"):
+        fit.fit(stage, run, args)
+
+
+def test_golden_trajectory(tmp_path):
+    """The losses of a small ArcFace run as they were recorded: a change of the loop, the network,
+    the head or the optimizer that changes training shows here. To record anew after an intended
+    change, print ``losses`` and say why in the commit."""
+    args = arguments(tmp_path, "--max-steps", "8", "--lr", "0.01", "--margin-s", "8")
+    train(args, Batches())
+    losses = [event["metrics"]["softmaxloss"] for event in events(args, "train")]
+    np.testing.assert_allclose(losses, GOLDEN_LOSSES, rtol=2e-3)

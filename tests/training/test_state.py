@@ -1,0 +1,363 @@
+import errno
+import io
+import os
+import resource
+import zipfile
+from argparse import Namespace
+
+import mxnet as mx
+import numpy as np
+import pytest
+from test_fit import Batches, arguments, events, train, weights, write_targets
+
+from unequal.errors import InputError
+from unequal.models import checkpoints
+from unequal.training import fit, state
+
+WITH_DROPOUT = ("--version-output", "E", "--lr", "0.05")
+
+
+def resumable(tmp_path, *flags):
+    return arguments(tmp_path, "--verbose", "100", *WITH_DROPOUT, *flags)
+
+
+def saved(args):
+    """Header and arrays of the state file, by plain numpy."""
+    with np.load(args.prefix + "-resume.npz") as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, devices):
+    """Dropout, momentum, the schedule and the order of the batches, cut in the second epoch."""
+    whole, cut = resumable(tmp_path / "whole"), resumable(tmp_path / "cut")
+    schedule = (2, 5)
+    whole.max_steps = 8
+    train(whole, Batches(repeat=2), devices, lr_steps=schedule)
+    cut.max_steps = 4
+    train(cut, Batches(repeat=2), devices, lr_steps=schedule)
+    cut.max_steps, cut.resume = 8, "must"
+    train(cut, Batches(repeat=2), devices, lr_steps=schedule)
+    expected, found = saved(whole), saved(cut)
+    assert expected.keys() == found.keys() and any(key.startswith("momentum:") for key in found)
+    for name in expected.keys() - {"header"}:
+        if devices == 1:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+        else:  # each device has moving averages of its own; their mean is saved
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-6,
+                                       err_msg=name)
+    rates = [[(event["step"], event["lr"]) for event in events(args, "train")]
+             for args in (whole, cut)]
+    assert rates[0] == rates[1] and len(rates[0]) == 8 and rates[0][-1][1] < 0.001
+
+
+def test_what_is_saved_is_what_training_has(tmp_path):
+    args = resumable(tmp_path, "--max-steps", "3")
+    train(args, Batches())
+    arrays = saved(args)
+    for name, value in weights(args).items():
+        kind = "aux:" if "moving" in name else "arg:"
+        np.testing.assert_array_equal(arrays[kind + name], value)
+    assert all(np.abs(arrays["momentum:" + name]).max() > 0
+               for name in ("fc7_weight", "conv0_weight"))
+
+
+def test_best_accuracies_and_patience_go_on(tmp_path):
+    (tmp_path / "sets").mkdir()
+    write_targets(tmp_path / "sets")
+    flags = ("--end-epoch", "40", "--patience", "3", "--eval-dir", str(tmp_path / "sets"),
+             "--target", "lfw,agedb_30")
+    whole, cut = resumable(tmp_path / "whole", *flags), resumable(tmp_path / "cut", *flags)
+    whole.verbose = cut.verbose = 2
+    best = train(whole, Batches())
+    steps = events(whole, "end")[0]["step"]
+    assert steps < 120
+    cut.resume = "auto"
+    for limit in range(2, steps + 1, 2):
+        cut.max_steps = limit
+        again = train(cut, Batches())
+    assert vars(again) == vars(best)
+    cut.max_steps = 0
+    train(cut, Batches())  # ended already
+    for kind in ("verify", "save", "end"):
+        assert [{**event, "time": 0} for event in events(cut, kind)] == [
+            {**event, "time": 0} for event in events(whole, kind)]
+
+
+def test_an_interrupt_saves_and_says_so(tmp_path, monkeypatch):
+    args = resumable(tmp_path, "--max-steps", "9")
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 6:
+            raise fit.interrupts.Interrupted("stopped by SIGTERM")
+
+    monkeypatch.setattr(fit.interrupts, "check", check)
+    with pytest.raises(fit.interrupts.Interrupted, match="SIGTERM after batch 5; --resume cont"):
+        train(args, Batches())
+    monkeypatch.undo()
+    args.resume = "must"
+    train(args, Batches())
+    whole = resumable(tmp_path / "whole", "--max-steps", "9")
+    train(whole, Batches())
+    for name, value in weights(whole).items():
+        np.testing.assert_array_equal(weights(args)[name], value, err_msg=name)
+
+
+def test_when_there_is_none(tmp_path, caplog):
+    args = resumable(tmp_path, "--max-steps", "1", "--resume")
+    with pytest.raises(InputError, match="--resume: .*model-resume.npz: no such file"):
+        train(args, Batches())
+    args.resume = "auto"
+    with caplog.at_level("INFO"):
+        train(args, Batches())
+    assert "so this run starts anew" in caplog.text
+    args.resume = ""
+    train(args, Batches())
+    assert "of an earlier run will be replaced" in caplog.text
+
+
+def test_another_run_is_refused_with_what_differs(tmp_path):
+    args = resumable(tmp_path, "--max-steps", "1")
+    train(args, Batches())
+    before = saved(args)
+    args.resume = "auto"
+    args.lr, args.wd = 0.5, 0.1
+    with pytest.raises(InputError) as error:
+        train(args, Batches(count=4), devices=2)
+    for text in ("model-resume.npz belongs to another run", "--lr was 0.05, is 0.5",
+                 "--wd was 0.0005, is 0.1", "the images was 3 batches, is 4 batches",
+                 "the number of devices was 1, is 2"):
+        assert text in str(error.value)
+    assert saved(args).keys() == before.keys()
+
+
+def test_what_may_change(tmp_path):
+    args = resumable(tmp_path, "--max-steps", "1")
+    train(args, Batches())
+    for name, value in dict(resume="must", verbose=3, max_steps=2, end_epoch=7, patience=2,
+                            eval_dir="x", log_dir=str(tmp_path / "logs"), ckpt=2).items():
+        assert hasattr(args, name)
+        setattr(args, name, value)
+    train(args, Batches())
+
+
+def test_every_free_flag_is_one(tmp_path):
+    """A flag that is renamed must not turn into one that a resumed run may silently change."""
+    from unequal.training import flags as options
+    from unequal.training import stages
+    parser = options.parser("", *stages.TABLES)
+    known = set(vars(parser.parse_args([]))) | {"noise_list", "data_dir_interclass"}
+    assert state.FREE <= known
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "half":
+        content = content[:len(content) // 2]
+    elif how == "empty":
+        content = b""
+    elif how == "a bit":
+        middle = len(content) // 2
+        content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
+    elif how == "text":
+        content = b"not a state\n" * 10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["half", "empty", "a bit", "text"])
+def test_a_damaged_state_is_one_sentence(tmp_path, how):
+    args = resumable(tmp_path, "--max-steps", "1")
+    train(args, Batches())
+    damage(tmp_path / "m" / "model-resume.npz", how)
+    args.resume = "auto"
+    with pytest.raises(InputError, match="model-resume.npz: not the state of a run, or damaged"):
+        train(args, Batches())
+
+
+class Trap:
+    """Unpickling it would make a directory."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_pickle_inside_is_not_opened(tmp_path, header):
+    args = resumable(tmp_path, "--max-steps", "1")
+    train(args, Batches())
+    arrays = saved(args)
+    trap = np.array([Trap(str(tmp_path / "executed"))], object)
+    arrays["header" if header else "arg:fc7_weight"] = trap
+    np.savez(args.prefix + "-resume.npz", **arrays)
+    args.resume = "must"
+    with pytest.raises(InputError, match="not the state of a run"):
+        train(args, Batches())
+    assert not (tmp_path / "executed").exists()
+
+
+def test_of_another_version(tmp_path):
+    args = resumable(tmp_path, "--max-steps", "1")
+    train(args, Batches())
+    arrays = saved(args)
+    text = arrays["header"].tobytes().replace(b'"version": 1', b'"version": 2')
+    arrays["header"] = np.frombuffer(text, np.uint8)
+    np.savez(args.prefix + "-resume.npz", **arrays)
+    args.resume = "must"
+    with pytest.raises(InputError, match="version 2"):
+        train(args, Batches())
+
+
+def failing_replace(number, code):
+    original, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(1)
+        if len(calls) == number:
+            raise OSError(code, os.strerror(code), source)
+        return original(source, target)
+
+    return replace
+
+
+@pytest.mark.parametrize("number, file", [(1, "model-symbol.json"), (2, "model-0000.params"),
+                                          (3, "model-resume.npz")])
+def test_a_read_only_directory_leaves_the_earlier_files(tmp_path, monkeypatch, number, file):
+    args = resumable(tmp_path, "--max-steps", "1", "--ckpt", "0")
+    train(args, Batches())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "m").glob("model-*[!l]")}
+    args.max_steps, args.resume = 2, "must"
+    monkeypatch.setattr(os, "replace", failing_replace(number, errno.EROFS))
+    with pytest.raises(InputError, match=file + ": cannot be written .Read-only file system"):
+        train(args, Batches())
+    monkeypatch.undo()
+    after = {path.name: path.read_bytes() for path in (tmp_path / "m").glob("model-*[!l]")}
+    assert after.keys() == before.keys() == {"model-symbol.json", "model-0000.params",
+                                             "model-resume.npz"}
+    assert after["model-resume.npz"] == before["model-resume.npz"]
+    train(args, Batches())  # and it goes on once there is room
+
+
+@pytest.fixture
+def file_limit():
+    """Files cannot grow beyond so many bytes, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("missing", [1, 100, 5000, 250000])
+def test_a_full_disk_is_noticed_to_the_last_byte(tmp_path, file_limit, missing):
+    """MXNet's own writers say nothing when the last few kilobytes do not fit."""
+    args = resumable(tmp_path, "--max-steps", "1", "--ckpt", "0")
+    train(args, Batches())
+    files = {name: tmp_path / "m" / name for name in
+             ("model-symbol.json", "model-0000.params", "model-resume.npz")}
+    before = {name: path.read_bytes() for name, path in files.items()}
+    symbol, arg_params, aux_params = mx.model.load_checkpoint(args.prefix, 0)
+    args.max_steps, args.resume = 2, "must"
+    data = Batches()
+    file_limit(len(before["model-resume.npz"]) - missing)
+    with pytest.raises(InputError, match="model-resume.npz: cannot be written"):
+        train(args, data)
+    assert files["model-resume.npz"].read_bytes() == before["model-resume.npz"]
+    file_limit(len(before["model-0000.params"]) - missing)
+    with pytest.raises(InputError, match="model-0000.params: cannot be written"):
+        checkpoints.save(args.prefix, 0, symbol, arg_params, aux_params)
+    file_limit(max(0, len(before["model-symbol.json"]) - missing))
+    with pytest.raises(InputError, match="model-symbol.json: cannot be written"):
+        checkpoints.save(args.prefix, 0, symbol, arg_params, aux_params)
+    file_limit(resource.RLIM_INFINITY)
+    assert files["model-symbol.json"].read_bytes() == before["model-symbol.json"]
+    assert sorted(os.listdir(tmp_path / "m")) == sorted([*files, "model-trainlog.jsonl"])
+    train(args, data)
+
+
+def test_a_full_disk_names_the_log(tmp_path, file_limit):
+    log = fit.EventLog(str(tmp_path / "log.jsonl"))
+    file_limit(10)
+    with pytest.raises(InputError, match="log.jsonl: cannot be written"):
+        log.write("start", text="x" * 100)
+    file_limit(resource.RLIM_INFINITY)
+    log.close()
+
+
+def test_the_log_loses_half_a_line_and_what_was_done_after_the_state(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"event": "start"}\n{"event": "tr')
+    log = fit.EventLog(str(path))
+    assert path.read_bytes() == b'{"event": "start"}\n'
+    log.write("train", step=1)
+    position = log.position
+    log.write("train", step=2)
+    log.close()
+    log = fit.EventLog(str(path), position)
+    log.write("resume", step=1)
+    log.close()
+    lines = path.read_text().splitlines()
+    assert [line.split('"')[3] for line in lines] == ["start", "train", "resume"]
+    # A position in another log, or in one that is shorter, says nothing.
+    for other in ([str(tmp_path / "other.jsonl"), 5], [position[0], 10 ** 6]):
+        fit.EventLog(str(path), other).close()
+        assert path.read_text().splitlines() == lines
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    args = resumable(tmp_path, "--max-steps", "1")
+    train(args, Batches())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "m").glob("model-*[!l]")}
+    args.resume, args.max_steps = "must", 9
+
+    def spoil(module, step):
+        if step == 4:
+            for executor in module._exec_group.execs:
+                executor.arg_dict["fc7_weight"][:] = np.inf
+
+    finite = [fit.Metric("softmaxloss", [fit.LABEL], lambda label: label)]
+    with pytest.raises(InputError) as error:
+        train(args, Batches(), before_batch=spoil, metrics=finite)
+    for text in ("is no longer finite at batch 9: training has diverged",
+                 "the last good checkpoint is {},0 of batch 1".format(args.prefix), "--lr"):
+        assert text in str(error.value)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "m").glob("model-*[!l]")}
+    assert after == before
+
+
+def test_leftovers_of_this_prefix_only_are_removed(tmp_path):
+    args = resumable(tmp_path, "--max-steps", "1", "--ckpt", "0")
+    (tmp_path / "m").mkdir()
+    ours = [".model-0000.params.71", ".model-0012.params.71", ".model-symbol.json.1234",
+            ".model-resume.npz.9"]
+    others = [".model-b-0000.params.71", ".model-0000.params.x", ".0_noiselist.txt.5",
+              "model-0007.params", "notes"]
+    for name in ours + others:
+        (tmp_path / "m" / name).write_text("x")
+    train(args, Batches())
+    assert sorted(os.listdir(tmp_path / "m")) == sorted(others + [
+        "model-0000.params", "model-symbol.json", "model-resume.npz", "model-trainlog.jsonl"])
+
+
+def test_the_file_is_a_zip_of_plain_arrays(tmp_path):
+    """What docs/reliability.md says of it: readable without this package, with checksums."""
+    shape = state.State({"step": 1}, {"w": mx.nd.ones((2, 3))}, {}, {}, np.arange(6).reshape(2, 3))
+    prefix = str(tmp_path / "model")
+    state.save(prefix, {"a": 1}, shape)
+    with zipfile.ZipFile(prefix + "-resume.npz") as archive:
+        assert archive.testzip() is None
+        assert sorted(archive.namelist()) == ["arg:w.npy", "header.npy", "tail.npy"]
+        np.testing.assert_array_equal(np.load(io.BytesIO(archive.read("tail.npy"))), shape.tail)
+    found = state.find(prefix, "must", {"a": 1})
+    assert found.position == {"step": 1} and found.tail.dtype == np.int64
+    assert found.arg_params["w"].asnumpy().tolist() == [[1.0] * 3] * 2
+
+
+def test_identity_names_flags_as_they_are_typed():
+    stage = Namespace(name="s", data=Batches())
+    facts = state.identity(stage, Namespace(num_devices=1), Namespace(
+        batch_size1=1, batchsize_id=2, verbose=3))
+    assert facts == {"--batch-size1": 1, "--batchsize_id": 2, "the stage": "s",
+                     "the images": "3 batches", "the number of devices": 1}
