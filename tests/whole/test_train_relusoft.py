@@ -6,7 +6,7 @@ from argparse import Namespace
 import mxnet as mx
 import numpy as np
 import pytest
-from test_options import OURS, REFERENCE, flags
+from test_flags import OURS, REFERENCE, flags
 
 from helpers import scripts
 from unequal.commands import cli

@@ -4,7 +4,7 @@ from argparse import Namespace
 import mxnet as mx
 import numpy as np
 import pytest
-from test_options import OURS, REFERENCE, flags
+from test_flags import OURS, REFERENCE, flags
 
 from helpers.scripts import events, script
 from unequal.synthetic.dataset import make_dataset
