@@ -301,7 +301,7 @@ CONCURRENT = """
 import concurrent.futures, sys
 import unequal
 import mxnet as mx, numpy as np
-from unequal import operators
+from unequal.symbols import operators
 
 def run(seed):
     random = np.random.RandomState(seed)

@@ -207,7 +207,7 @@ def test_a_picture_that_begins_as_an_honest_one():
 def test_opencv_knows_the_limit_for_other_formats():
     bitmap = bytearray(encoded(smooth(32, 32), ".bmp"))
     bitmap[18:26] = struct.pack("<ii", 20000, 20000)
-    code = ("import sys, unequal; from unequal import images\n"
+    code = ("import sys, unequal; from unequal.data import pictures as images\n"
             "try: images.decode(sys.stdin.buffer.read(), 'x')\n"
             "except unequal.InputError as error: print(error)\n"
             "peak, = (line for line in open('/proc/self/status') if 'VmHWM' in line)\n"

@@ -24,7 +24,7 @@ class Run(NamedTuple):
     records: RecordSet
     embedding: mx.sym.Symbol  # fc1_output (N, emb_size)
     label: mx.sym.Symbol
-    margins: margins.Margin
+    margin: margins.Margin
     arg_params: Optional[dict]
     aux_params: Optional[dict]
     workers: Workers
