@@ -165,7 +165,9 @@ def _embedding(layers, body, output, channels, size):
         body = layers.act(body, channels, "relu1")
         body = mx.sym.Pooling(body, global_pool=True, kernel=(7, 7), pool_type="avg", name="pool1")
     if output.dropout:
-        body = mx.sym.Dropout(body, p=0.4)
+        # cuDNN's dropout draws from a state of its own, seeded by rand() (MXNet 1.9.1,
+        # src/operator/nn/dropout-inl.h:258, 495), so mx.random.seed would have no effect on GPUs.
+        body = mx.sym.Dropout(body, p=0.4, cudnn_off=True)
     if not output.final_norm:
         return mx.sym.FullyConnected(body, num_hidden=size, name="fc1")
     body = mx.sym.FullyConnected(body, num_hidden=size, name="pre_fc1")

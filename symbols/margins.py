@@ -15,6 +15,8 @@ from unequal.symbols.fresnet import lookup
 # root's slope at 0 would make the gradient infinite (the reference yields NaN there).
 _SMALLEST_SIN_SQUARED = 1e-7
 
+MOST_CLASSES = 2 ** 24  # labels travel as float32, which counts exactly to here
+
 SPHERE_BETA = "sphere_beta"  # argument of loss type 1 that the training loop sets before each batch
 
 
@@ -31,16 +33,30 @@ class Margin(NamedTuple):
     fc7_wd_mult: float = 1.0
 
 
+def positions(label, num_classes):
+    """Where each row's label stands in the flattened (N, C) matrix, int32 (N,).
+
+    ``row * num_classes + label`` without an operator of a scalar: pointwise fusion, on by default
+    on GPUs, computes ``_mul_scalar`` and its like in float32 whatever the type of the array
+    (MXNet 1.9.1, src/operator/fusion/fused_op-inl.h:143, ``op::mul(%, float(%))``), which is exact
+    to 2**24 only. ``arange_like`` is not fused and counts in the type of its input
+    (src/operator/tensor/init_op.h:599); the fused ``Cast`` and ``elemwise_add`` keep int32. Exact
+    while N * C of one device stays below 2**31.
+    """
+    label = mx.sym.cast(label, "int32")
+    return mx.sym.elemwise_add(
+        mx.sym.contrib.arange_like(label, axis=0, step=num_classes), label)
+
+
 def replace_target(logits, label, value, num_classes):
     """``logits`` (N, C) with entry ``[i, label[i]]`` replaced by ``value[i]``.
 
     One copy of the matrix; its gradient goes to ``value`` for the replaced entries and to
-    ``logits`` for all others. Positions are int32, so N * C may reach 2**31.
+    ``logits`` for all others. See :func:`positions` for the largest N * C.
     """
-    row = mx.sym.cast(mx.sym.contrib.arange_like(label, axis=0), "int32")
-    position = row * num_classes + mx.sym.cast(label, "int32")
     flat = mx.sym.contrib.index_copy(
-        mx.sym.reshape(logits, shape=(-1, 1)), position, mx.sym.reshape(value, shape=(-1, 1)))
+        mx.sym.reshape(logits, shape=(-1, 1)), positions(label, num_classes),
+        mx.sym.reshape(value, shape=(-1, 1)))
     return mx.sym.reshape(flat, shape=(-1, num_classes))
 
 
@@ -148,7 +164,7 @@ def margin_logits(embedding, label, num_classes, embedding_size, margin=Margin()
     embedding, label : mxnet.symbol.Symbol
         (N, D) and (N,).
     num_classes, embedding_size : int
-        C and D; the weight ``fc7_weight`` is (C, D).
+        C, at most :data:`MOST_CLASSES`, and D; the weight ``fc7_weight`` is (C, D).
     margin : Margin
         Loss type and numbers.
     unit : callable
@@ -165,6 +181,9 @@ def margin_logits(embedding, label, num_classes, embedding_size, margin=Margin()
         For an unknown loss type, or numbers outside their range.
     """
     logits = lookup(LOSS_TYPES, margin.loss_type, "--loss-type")
+    if num_classes > MOST_CLASSES:
+        raise InputError("{:,} classes are too many: labels are float32, exact to {:,}.".format(
+            num_classes, MOST_CLASSES))
     if margin.loss_type in (2, 4, 5) and margin.margin_s <= 0:
         raise InputError("--margin-s {} must be above 0.".format(margin.margin_s))
     if margin.loss_type == 4 and not 0 <= margin.margin_m < math.pi / 2:

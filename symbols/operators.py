@@ -107,8 +107,8 @@ def backward_arrays(label, out, beta, scale, threshold):
     for column, share in ((prediction, 1 - beta), (label, beta)):
         # The second pass picks what the first has written: equal columns get both shares.
         value = mx.nd.pick(gradient, column, axis=1) - factor * share
-        row = mx.nd.arange(len(label), dtype="int32", ctx=label.context)
-        position = row * classes + column.astype("int32")
+        column = column.astype("int32")  # as margins.positions: no float32 on the way
+        position = mx.nd.contrib.arange_like(column, axis=0, step=classes) + column
         gradient = mx.nd.contrib.index_copy(
             gradient.reshape((-1, 1)), position, value.reshape((-1, 1))).reshape((-1, classes))
     return gradient

@@ -1,3 +1,5 @@
+import json
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -322,3 +324,9 @@ def test_momentum_of_the_moving_averages(momentum):
     mean = conv0["conv0"].mean(axis=(0, 2, 3))
     assert_close(states["bn0_moving_mean"],
                  momentum * values["bn0_moving_mean"] + (1 - momentum) * mean, 1e-5)
+
+
+def test_dropout_is_mxnets_so_that_seeds_count_on_gpus():
+    nodes = json.loads(fresnet.get_symbol("r18").tojson())["nodes"]
+    dropout = [node for node in nodes if node["op"] == "Dropout"]
+    assert [node["attrs"]["cudnn_off"] for node in dropout] == ["True"]

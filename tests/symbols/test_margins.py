@@ -216,3 +216,11 @@ def test_refused(value, text):
     with pytest.raises(InputError) as error:
         logits_of(value)
     assert str(error.value) == text
+
+
+def test_more_classes_than_float32_labels_can_name():
+    with pytest.raises(InputError) as error:
+        logits_of(Margin(), classes=2 ** 24 + 1)
+    assert str(error.value) == ("16,777,217 classes are too many: labels are float32, exact to "
+                                "16,777,216.")
+    logits_of(Margin(), classes=2 ** 24)
