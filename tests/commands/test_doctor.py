@@ -2,10 +2,12 @@ import os
 import subprocess
 import sys
 
+import mxnet as mx
 import pytest
 
 from unequal import InputError
 from unequal.commands import cli, doctor
+from unequal.models import device_check
 from unequal.system import runtime
 
 
@@ -26,6 +28,7 @@ def test_a_machine_that_can_train():
     assert table["mxnet"].startswith("1.9.1 (mxnet")
     assert table["python"].startswith("{}.{}.".format(*sys.version_info))
     assert table["threads"].startswith("3 (OMP_NUM_THREADS)")
+    assert table["cpu(0)"].startswith("a small network agrees with the CPU: ")
     assert table["trains on"] == "cpu(0)"
     for name in ("unequal", "numpy", "opencv", "scikit-learn"):
         assert table[name][0].isdigit()
@@ -53,7 +56,8 @@ def test_another_module_is_broken(tmp_path):
 
 
 @pytest.mark.parametrize("version, verdicts", [
-    ("1.9.1", ["this MXNet has code for it",
+    ("1.9.1", ["this MXNet has code for it; multiplies float32 in TF32 unless "
+               "NVIDIA_TF32_OVERRIDE=0",
                "this MXNet has no code for it and cannot run on it"]),
     (None, ["unused, since only the extra [cu112] has code for GPUs",
             "no MXNet extra has code for it"]),
@@ -62,10 +66,55 @@ def test_gpus_and_whether_mxnet_can_run_on_them(version, verdicts, stub_driver, 
                                                 capsys):
     monkeypatch.setattr(runtime, "DRIVER", str(stub_driver))
     monkeypatch.setattr(runtime, "installed", lambda name: version)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     doctor._report_gpus()
     assert capsys.readouterr().out.splitlines() == [
+        "driver          of CUDA 11.8",
         "GPU 0           Stub A10, compute capability 8.6: " + verdicts[0],
         "GPU 1           Stub H100, compute capability 9.0: " + verdicts[1]]
+
+
+@pytest.mark.parametrize("fusion, verdict", [
+    ("0", "; too old for fused kernels, which are off (MXNET_USE_FUSION=0)"),
+    ("1", "; refuses fused kernels: training on a GPU fails at its first step unless "
+          "MXNET_USE_FUSION=0"),
+])
+def test_a_driver_too_old_for_fused_kernels(fusion, verdict, stub_driver, monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "DRIVER", str(stub_driver))
+    monkeypatch.setattr(runtime, "NVRTC", str(stub_driver))
+    monkeypatch.setenv("STUB_DRIVER", "11040")
+    monkeypatch.setenv("MXNET_USE_FUSION", fusion)
+    doctor._report_gpus()
+    assert capsys.readouterr().out.splitlines()[0] == "driver          of CUDA 11.4" + verdict
+
+
+def test_every_gpu_is_compared_with_the_cpu(monkeypatch, capsys):
+    # CPU contexts stand for GPUs.
+    monkeypatch.setattr(device_check, "gpus", lambda: [mx.cpu(0), mx.cpu(1)])
+    doctor._report_computing([])
+    for number, line in enumerate(capsys.readouterr().out.splitlines()):
+        assert line.startswith(f"cpu({number})          a small network agrees with the CPU")
+    assert number == 1
+
+
+def test_a_gpu_that_computes_otherwise_is_a_problem(monkeypatch):
+    monkeypatch.setattr(device_check, "small_network",
+                        lambda device: device_check.Agreement("loss", 0.2, 1e-3))
+    problems = []
+    doctor._report_computing(problems)
+    assert str(problems[0]) == (
+        "MXNet computes wrong results on cpu(0) (loss differs from the CPU's by 0.2 of its largest "
+        "value, allowed is 1e-03); train on another device (--devices).")
+
+
+def test_a_gpu_that_cannot_run_a_symbol_is_a_problem(monkeypatch):
+    def fail(device):
+        raise mx.MXNetError("Traceback\ncuModuleLoadData failed: CUDA_ERROR_UNSUPPORTED_PTX")
+
+    monkeypatch.setattr(device_check, "small_network", fail)
+    problems = []
+    doctor._report_computing(problems)
+    assert "MXNet cannot compute on cpu(0) (cuModuleLoadData failed: CUDA" in str(problems[0])
 
 
 def test_no_gpu(monkeypatch, capsys):

@@ -66,6 +66,45 @@ def test_cuda_libraries_are_loaded_for_the_cuda_build_only(version, loads, monke
     assert len(calls) == loads
 
 
+@pytest.mark.parametrize("driver, nvrtc, refused", [
+    ("11020", "11080", "the NVIDIA driver knows CUDA 11.2 and refuses kernels compiled by NVRTC "
+                       "11.8"),
+    ("11080", "11080", None),
+    ("12040", "11080", None),
+    ("11020", "11020", None),
+])
+def test_fusion_needs_a_driver_as_new_as_nvrtc(driver, nvrtc, refused, stub_driver, monkeypatch):
+    monkeypatch.setattr(runtime, "DRIVER", str(stub_driver))
+    monkeypatch.setattr(runtime, "NVRTC", str(stub_driver))
+    monkeypatch.setenv("STUB_DRIVER", driver)
+    monkeypatch.setenv("STUB_NVRTC", nvrtc)
+    assert (runtime.driver_version(), runtime.nvrtc_version()) == (int(driver), int(nvrtc))
+    assert runtime.fusion_refused() == refused
+
+
+@pytest.mark.parametrize("user, fusion, said", [(None, "0", 1), ("1", "1", 0), ("0", "0", 0)])
+def test_fusion_is_switched_off_for_an_old_driver(user, fusion, said, monkeypatch, caplog):
+    monkeypatch.setenv("MXNET_USE_FUSION", user or "")  # so that it is put back
+    if user is None:
+        monkeypatch.delenv("MXNET_USE_FUSION")
+    monkeypatch.setattr(runtime, "installed", lambda name: "1.9.1")
+    monkeypatch.setattr(runtime, "load_cuda_libraries", lambda: None)
+    monkeypatch.setattr(runtime, "fusion_refused", lambda: "the driver is old")
+    runtime.prepare()
+    runtime.prepare()  # says it once
+    assert os.environ["MXNET_USE_FUSION"] == fusion
+    assert [message[:17] for message in caplog.messages] == ["the driver is old"] * said
+
+
+def test_without_a_driver_or_nvrtc_nothing_is_switched_off(stub_driver, monkeypatch):
+    monkeypatch.setattr(runtime, "DRIVER", "libabsent.so.1")
+    monkeypatch.setattr(runtime, "NVRTC", "libabsent.so.1")
+    assert runtime.driver_version() is None and runtime.nvrtc_version() is None
+    assert runtime.fusion_refused() is None
+    monkeypatch.setattr(runtime, "NVRTC", str(stub_driver))
+    assert runtime.fusion_refused() is None
+
+
 # Importing MXNet
 
 def test_mxnet_missing(monkeypatch):
@@ -216,7 +255,7 @@ def test_machine_code_runs_on_the_same_major_version(capability, runs):
     ("gpu:1", [mx.gpu(1)]),
 ])
 def test_devices_by_flag(spec, contexts, monkeypatch):
-    monkeypatch.setattr(runtime, "_usable_gpus", lambda: (2, "MXNet finds 2 GPUs"))
+    monkeypatch.setattr(runtime, "usable_gpus", lambda: (2, "MXNet finds 2 GPUs"))
     assert runtime.devices(spec) == contexts
 
 
@@ -228,7 +267,7 @@ def test_other_forms_are_refused(spec):
 
 
 def test_gpu_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(runtime, "_usable_gpus", lambda: (2, "MXNet finds 2 GPUs"))
+    monkeypatch.setattr(runtime, "usable_gpus", lambda: (2, "MXNet finds 2 GPUs"))
     with pytest.raises(InputError, match="--devices gpu:0,2: MXNet finds 2 GPUs"):
         runtime.devices("gpu:0,2")
 
@@ -247,7 +286,7 @@ def test_devices_by_environment(variable, usable, contexts, message, monkeypatch
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if variable is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    monkeypatch.setattr(runtime, "_usable_gpus", lambda: (usable, "reason"))
+    monkeypatch.setattr(runtime, "usable_gpus", lambda: (usable, "reason"))
     with caplog.at_level(logging.WARNING):
         assert runtime.devices() == contexts
     assert caplog.messages == ([message] if message else [])
@@ -267,13 +306,13 @@ def test_num_gpus_may_raise(cuda_features, monkeypatch):
         raise mx.MXNetError("no driver")
 
     monkeypatch.setattr(mx.context, "num_gpus", num_gpus)
-    assert runtime._usable_gpus() == (0, "MXNet finds no GPU")
+    assert runtime.usable_gpus() == (0, "MXNet finds no GPU")
 
 
 def test_gpus_without_code_are_not_used(cuda_features, stub_driver, monkeypatch):
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
     monkeypatch.setattr(runtime, "DRIVER", str(stub_driver))
-    count, reason = runtime._usable_gpus()
+    count, reason = runtime.usable_gpus()
     assert count == 1
     assert reason == "MXNet has no code for GPU 1 (Stub H100, compute capability 9.0)"
 
@@ -281,6 +320,6 @@ def test_gpus_without_code_are_not_used(cuda_features, stub_driver, monkeypatch)
 def test_the_cpu_build_uses_no_gpu():
     if mx.runtime.Features().is_enabled("CUDA"):
         pytest.skip("this is the CUDA build")
-    assert runtime._usable_gpus()[0] == 0
+    assert runtime.usable_gpus()[0] == 0
     with pytest.raises(InputError, match="built without CUDA"):
         runtime.devices("gpu:0")

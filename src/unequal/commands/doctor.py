@@ -44,7 +44,9 @@ def run(options):
     _report_gpus()
     _report_cuda_libraries()
     if not problems:
-        _row("trains on", ", ".join(_computes(device) for device in runtime.devices()))
+        _report_computing(problems)
+    if not problems:
+        _row("trains on", ", ".join(map(str, runtime.devices())))
     if problems:
         raise problems[0]
 
@@ -85,6 +87,15 @@ def _report_mxnet(problems):
 
 
 def _report_gpus():
+    version = runtime.driver_version()
+    if version is not None:
+        verdict = ""
+        if runtime.fusion_refused():
+            verdict = (f"; too old for fused kernels, which are off ({runtime.FUSION}=0)"
+                       if os.environ.get(runtime.FUSION) == "0" else
+                       f"; refuses fused kernels: training on a GPU fails at its first step unless "
+                       f"{runtime.FUSION}=0")
+        _row("driver", f"of CUDA {runtime.version_text(version)}{verdict}")
     gpus = runtime.visible_gpus()
     cuda_build = runtime.installed(runtime.CUDA_BUILD)
     for number, (name, capability) in enumerate(gpus):
@@ -94,6 +105,8 @@ def _report_gpus():
                 verdict = "no MXNet extra has code for it"
         elif runtime.has_code_for(capability):
             verdict = "this MXNet has code for it"
+            if runtime.multiplies_in_tf32(capability):
+                verdict += "; multiplies float32 in TF32 unless NVIDIA_TF32_OVERRIDE=0"
         else:
             verdict = "this MXNet has no code for it and cannot run on it"
         _row("GPU {}".format(number), "{}, compute capability {}.{}: {}".format(
@@ -134,22 +147,24 @@ def _system_path(name):
         return None
 
 
-def _computes(device):
-    """The device's name, once MXNet has run a layer forward and backward on it."""
+def _report_computing(problems):
+    """Run the small network on each GPU, or on the CPU where there is none, beside the CPU."""
     import mxnet as mx
 
-    try:
-        weight = mx.nd.ones((4, 3), ctx=device)
-        weight.attach_grad()
-        with mx.autograd.record():
-            output = mx.nd.FullyConnected(mx.nd.ones((2, 3), ctx=device), weight, no_bias=True,
-                                          num_hidden=4).sum()
-        output.backward()
-        correct = (weight.grad.asnumpy() == 2).all()
-    except mx.MXNetError as error:
-        raise InputError("MXNet cannot compute on {} ({}); train with --devices cpu.".format(
-            device, str(error).strip().splitlines()[-1])) from error
-    if not correct:
-        raise InputError("MXNet computes wrong results on {}; train on another device (--devices)."
-                         .format(device))
-    return str(device)
+    from unequal.models import device_check
+
+    for device in device_check.gpus() or [mx.cpu(0)]:
+        try:
+            found = device_check.small_network(device)
+        except mx.MXNetError as error:
+            problems.append(InputError("MXNet cannot compute on {} ({}); train with --devices cpu."
+                                       .format(device, str(error).strip().splitlines()[-1])))
+            continue
+        if found.good:
+            _row(str(device), "a small network agrees with the CPU: {:.1g} (allowed {:.0e})".format(
+                found.error, found.allowed))
+        else:
+            problems.append(InputError(
+                "MXNet computes wrong results on {} ({} differs from the CPU's by {:.1g} of its "
+                "largest value, allowed is {:.0e}); train on another device (--devices).".format(
+                    device, found.name, found.error, found.allowed)))

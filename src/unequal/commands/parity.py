@@ -6,6 +6,7 @@ DIR holds ``losses_and_networks.json`` (for each case: hyper-parameters, or name
 authors' own symbols.
 """
 import json
+import logging
 import os
 import zipfile
 import zlib
@@ -15,46 +16,13 @@ import numpy as np
 
 from unequal.errors import InputError
 from unequal.eval import verification
+from unequal.models.device_check import relative_error, run_symbol
 from unequal.symbols import dispersed, fresnet, margins, nra
 from unequal.training.mining import confusable_identities
 
+logger = logging.getLogger(__name__)
+
 NAME = "losses_and_networks"
-
-
-def relative_error(ours, reference):
-    """Largest absolute difference over the largest absolute reference value; nan: other shapes."""
-    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
-    if ours.shape != reference.shape:
-        return float("nan")
-    return float(np.max(np.abs(ours - reference)) / max(np.max(np.abs(reference)), 1e-30))
-
-
-def run_head(symbol, arrays, inputs):
-    """Forward and backward of a loss head.
-
-    Parameters
-    ----------
-    symbol : mxnet.symbol.Symbol
-    arrays : dict of str to numpy.ndarray
-        Values of all its arguments.
-    inputs : sequence of str
-        Arguments without a gradient.
-
-    Returns
-    -------
-    outputs, gradients : dict of str to numpy.ndarray
-        By output name (without ``_output``) and by argument name.
-    """
-    arguments = {name: mx.nd.array(arrays[name]) for name in symbol.list_arguments()}
-    gradients = {name: mx.nd.zeros_like(value) for name, value in arguments.items()
-                 if name not in inputs}
-    executor = symbol.bind(mx.cpu(), arguments, gradients,
-                           {name: "write" if name in gradients else "null" for name in arguments})
-    executor.forward(is_train=True)
-    executor.backward()
-    names = [name[:-len("_output")] for name in symbol.list_outputs()]
-    return ({name: value.asnumpy() for name, value in zip(names, executor.outputs)},
-            {name: value.asnumpy() for name, value in gradients.items()})
 
 
 def recorded_margin(case):
@@ -65,7 +33,7 @@ def recorded_margin(case):
 def _head_error(symbol, recorded, outputs):
     """Largest error over the outputs in ``outputs`` ({recorded name: ours}) and all gradients."""
     logits = mx.sym.BlockGrad(symbol.get_internals()["logits_output"], name="margin_logits")
-    ours, gradients = run_head(mx.sym.Group([symbol, logits]), recorded, inputs=["label"])
+    ours, gradients = run_symbol(mx.sym.Group([symbol, logits]), recorded, inputs=["label"])
     errors = [relative_error(ours[name].reshape(recorded[out].shape), recorded[out])
               for out, name in outputs.items()]
     errors += [relative_error(gradients[name[len("grad_"):]], value)
@@ -239,7 +207,10 @@ def configure(parser):
 
 
 def run(options):
-    """Print one line a case; exit code 1 when any fails."""
+    """Print what it ran with, then one line a case; exit code 1 when any fails."""
+    logger.info("computed on the CPU in float32 by mxnet %s (%s threads), whatever GPUs there are; "
+                "`make test-gpu` compares those with the CPU", mx.__version__,
+                os.environ["OMP_NUM_THREADS"])
     failed = False
     for name, error in compare(options.directory):
         passed = error <= options.tolerance  # false for nan

@@ -12,6 +12,7 @@ import re
 import sys
 import warnings
 from importlib import metadata
+from typing import Optional, Tuple
 
 from unequal.errors import InputError
 
@@ -30,6 +31,8 @@ ENVIRONMENT = {
 
 CUDA_BUILD = "mxnet-cu112"
 DRIVER = "libcuda.so.1"
+NVRTC = "libnvrtc.so.11.2"
+FUSION = "MXNET_USE_FUSION"
 # Machine code in mxnet-cu112 1.9.1; it holds no PTX a driver could compile for other GPUs.
 CUDA_BUILD_CODE = ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6))
 
@@ -45,7 +48,7 @@ CUDA_LIBRARIES = (
     ("cufft", "libcufft.so.10"),
     ("curand", "libcurand.so.10"),
     ("cuda_nvrtc", "libnvrtc-builtins.so.11.8"),
-    ("cuda_nvrtc", "libnvrtc.so.11.2"),
+    ("cuda_nvrtc", NVRTC),
     ("nvtx", "libnvToolsExt.so.1"),
     ("nccl", "libnccl.so.2"),
     ("cudnn", "libcudnn.so.8"),
@@ -100,6 +103,11 @@ def prepare():
     vars(numpy).setdefault("bool", bool)
     if installed(CUDA_BUILD):
         load_cuda_libraries()
+        reason = fusion_refused()
+        if reason and FUSION not in os.environ:
+            os.environ[FUSION] = "0"
+            log.warning("%s: pointwise fusion is switched off (%s=0), which costs some speed; a "
+                        "newer driver brings it back.", reason, FUSION)
     if os.environ.get("DMLC_ROLE") == "server":
         pickle.loads = _refuse_pickle
 
@@ -160,6 +168,63 @@ def driver_loads():
     except OSError:
         return False
     return True
+
+
+def driver_version() -> Optional[int]:
+    """The newest CUDA that the driver knows, as 1000 * major + 10 * minor; None without a driver.
+
+    Needs no GPU. Driver 520 is the first that knows CUDA 11.8 (11080).
+    """
+    return _asked_version(DRIVER, "cuDriverGetVersion", 1)
+
+
+def nvrtc_version() -> Optional[int]:
+    """The CUDA version of NVRTC, which MXNet compiles fused kernels with; None when it is absent.
+
+    pip's (11.8) carries the name that MXNet 1.9.1 looks for, ``libnvrtc.so.11.2``, as NVIDIA's
+    does from 11.2 on.
+    """
+    return _asked_version(NVRTC, "nvrtcVersion", 2)
+
+
+def _asked_version(library: str, function: str, numbers: int) -> Optional[int]:
+    """What a library's function answers: a version in one number, or in major and minor."""
+    values = [ctypes.c_int() for _ in range(numbers)]
+    try:
+        failed = getattr(ctypes.CDLL(library), function)(*map(ctypes.byref, values))
+    except (OSError, AttributeError):
+        return None
+    if failed:
+        return None
+    return values[0].value if numbers == 1 else 1000 * values[0].value + 10 * values[1].value
+
+
+def version_text(version: int) -> str:
+    """11080 as ``11.8``."""
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def fusion_refused() -> Optional[str]:
+    """Why this driver refuses the kernels that MXNet fuses, None when it takes them (or is absent).
+
+    MXNet compiles chains of pointwise operators at the first training step with NVRTC, for which
+    it asks PTX (src/operator/fusion/fused_op.cu), and the driver compiles that. A driver takes the
+    PTX of its own CUDA version or an older one (CUDA's minor version compatibility excludes PTX).
+    """
+    driver, nvrtc = driver_version(), nvrtc_version()
+    if driver is None or nvrtc is None or driver >= nvrtc:
+        return None
+    return (f"the NVIDIA driver knows CUDA {version_text(driver)} and refuses kernels compiled by "
+            f"NVRTC {version_text(nvrtc)}")
+
+
+def multiplies_in_tf32(capability: Tuple[int, int]) -> bool:
+    """Whether a GPU multiplies float32 matrices in TF32 (10 bits of mantissa instead of 23).
+
+    Ampere (8.0) and later do, in cuDNN by its default and in MXNet 1.9.1's matrix products by its
+    choice, unless NVIDIA_TF32_OVERRIDE is 0, which NVIDIA's libraries read when they are loaded.
+    """
+    return capability >= (8, 0) and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
 
 
 def import_mxnet():
@@ -231,7 +296,7 @@ def has_code_for(capability):
     return any(major == built and minor >= least for built, least in CUDA_BUILD_CODE)
 
 
-def _usable_gpus():
+def usable_gpus() -> Tuple[int, str]:
     """How many GPUs MXNet can compute on, and why it is not more."""
     import mxnet as mx
 
@@ -279,7 +344,7 @@ def devices(spec=None):
     if not gpu or len(set(numbers)) != len(numbers):
         raise InputError("--devices {}: use `cpu`, `cpu:N` for N CPU contexts, or `gpu:0,1` for "
                          "GPUs by number, each once.".format(spec))
-    count, reason = _usable_gpus()
+    count, reason = usable_gpus()
     if max(numbers) >= count:
         raise InputError("--devices {}: {}; `unequal doctor` says more.".format(spec, reason))
     return [mx.gpu(number) for number in numbers]
@@ -292,7 +357,7 @@ def _default_devices():
              if entry.strip()]
     if not named:
         return [mx.cpu(0)]
-    count, reason = _usable_gpus()
+    count, reason = usable_gpus()
     if count < len(named):
         log.warning("CUDA_VISIBLE_DEVICES names %d GPU%s but %s: computing on %s.",
                     len(named), "" if len(named) == 1 else "s", reason,
