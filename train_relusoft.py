@@ -14,9 +14,10 @@ import sys
 
 import numpy as np
 
-from unequal.commands import cli, denoise
-from unequal.commands import noise as noise_list
+from unequal.commands import cli
+from unequal.data import noise_lists
 from unequal.errors import InputError
+from unequal.models import noise_scan
 from unequal.training import fit, flags, setup, stages, state
 
 LIST = (
@@ -29,11 +30,11 @@ FLAGS = stages.TABLES + (LIST,)
 
 def make_list(args, run, path):
     if args.noise_threshold > 0:
-        noise_list.make_list(
+        noise_scan.make_list(
             run.records, args.pretrained, run.margin, args.noise_threshold, path,
             devices=run.devices, batch_size=args.batch_size_mining)
     else:  # no probability is below 0: the reference makes the pass all the same
-        noise_list.write_list(path, {}, [])
+        noise_lists.write_list(path, {}, [])
 
 
 def clean_keys(args, run):
@@ -43,13 +44,13 @@ def clean_keys(args, run):
         if not args.pretrained:
             raise InputError("--pretrained is missing: step 3.2 starts from the model of step 3.1 "
                              "(train_relusoft_savemodel.py).")
-        path = os.path.join(args.bin_dir or os.path.dirname(args.prefix), noise_list.NAME)
+        path = os.path.join(args.bin_dir or os.path.dirname(args.prefix), noise_lists.NAME)
         if args.resume and os.path.exists(state.path(args.prefix)) and os.path.exists(path):
             logging.info("%s: the list of the run to be continued", path)  # no second pass
         elif run.workers.rank == 0:
             make_list(args, run, path)
         run.workers.wait()
-    _, noisy = denoise.read_noise_list(path)
+    _, noisy = noise_lists.read_list(path)
     keys = np.setdiff1d(run.records.image_keys, noisy)
     logging.info("%s: %d of %d images left out", path, len(run.records) - len(keys),
                  len(run.records))

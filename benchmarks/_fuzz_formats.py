@@ -12,10 +12,9 @@ import mxnet as mx
 import numpy as np
 from _mutations import EXTREMES, NAMES, NUMBERS, damage, damage_json, damage_text
 
-from unequal.commands.embed import write_features
 from unequal.data import convert
 from unequal.eval.bins import save_bin
-from unequal.eval.features import mat_bytes
+from unequal.eval.features import mat_bytes, write_features
 from unequal.models import checkpoints, untrusted
 from unequal.symbols import fresnet, margins
 

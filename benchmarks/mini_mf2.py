@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 import unequal  # noqa: F401  first: it sets the number of threads
-from unequal.commands import noise as noise_list
+from unequal.data import noise_lists
 from unequal.data.records import RecordSet, RecordWriter, relabel
 from unequal.eval import bins, verification
-from unequal.models import checkpoints
+from unequal.models import checkpoints, noise_scan
 from unequal.models.embedder import Embedder, PictureList
 from unequal.symbols.margins import Margin
 
@@ -156,9 +156,9 @@ def best_checkpoint(folder):
 def memorised(checkpoint, data, folder, scale):
     """Of the flipped images: how many the model gives to the wrong label, and to the right one."""
     with RecordSet(str(data / "MF2_pic9_head")) as records:
-        columns = noise_list.score_records(records, checkpoint, Margin(4, scale, 0.0),
+        columns = noise_scan.score_records(records, checkpoint, Margin(4, scale, 0.0),
                                            str(folder / "scores.csv"))
-    truth = noise_list.read_truth(str(data / "truth.csv"))
+    truth = noise_lists.read_truth(str(data / "truth.csv"))
     rows = [(label, prediction, truth[key][0])
             for label, key, prediction in zip(columns["label"], columns["key"],
                                               columns["prediction"]) if truth[key][1] == "flip"]

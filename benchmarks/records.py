@@ -19,8 +19,7 @@ import time
 
 import numpy as np
 
-from unequal.commands.denoise import denoise
-from unequal.commands.split import split
+from unequal.data.copying import denoise, split
 from unequal.data.records import RecordSet, RecordWriter
 
 

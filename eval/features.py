@@ -1,4 +1,4 @@
-"""Files of features: ``.npy``, ``.npz`` (``unequal embed``) and the MegaFace devkit's ``.bin``.
+"""Files of features, both ways: ``.npy``, ``.npz`` and the MegaFace devkit's ``.bin``.
 
 The devkit's file is OpenCV's matrix: four little-endian int32 ``rows, cols, stride, type`` (stride
 in bytes from row to row; type 5 float32, 6 float64), then the rows. It keeps one file a picture, a
@@ -6,7 +6,7 @@ column of D rows named ``PICTURE_SUFFIX.bin``, in the folders of the pictures.
 """
 import math
 import os
-import re
+import shutil
 import struct
 import tokenize
 import zipfile
@@ -301,52 +301,91 @@ def identities(names):
     return np.array(folders, str)
 
 
-# .jpg, .png_r50.bin, .png.bin, .bin; a dot before them belongs to the name (A.J._Buckley_1.jpg).
-_ENDING = re.compile(r"(\.(jpe?g|png|gif|bmp|p[gp]m|tiff?|webp)(_[^/]*)?)?(\.bin)?$", re.IGNORECASE)
+def _write_array(file, shape, dtype, parts):
+    """Write a ``.npy`` array of ``shape`` into an open file from consecutive parts of its rows."""
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)})
+    for part in parts:
+        file.write(np.ascontiguousarray(part, dtype).tobytes())
 
 
-def _stem(name):
-    """A name without the endings of pictures and of the devkit's feature files."""
-    return _ENDING.sub("", os.path.normpath(name), count=1)
+def _write_npy(path, shape, batches):
+    with replacing(path, binary=True) as file, replacing(path + ".txt") as lines:
+        def rows():
+            for names, features in batches:
+                lines.writelines(name + "\n" for name in names)
+                yield features
+
+        _write_array(file, shape, np.float32, rows())
 
 
-def read_noise_list(path):
-    """Names in a noise list: one a line, the second column where there are tabs; ``#`` comments.
+def _write_npz(path, shape, batches):
+    every = []
 
-    The form of the lists published with InsightFace's MegaFace evaluation.
-    """
-    names = []
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            columns = line.strip().split("\t")
-            if columns[0] and not line.startswith("#"):
-                names.append(columns[min(1, len(columns) - 1)])
-    return names
+    def rows():
+        for names, features in batches:
+            every.extend(names)
+            yield features
+
+    with replacing(path, binary=True) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, write in (
+                ("features.npy", lambda member: _write_array(member, shape, np.float32, rows())),
+                ("names.npy", lambda member: np.save(member, np.array(every, str)))):
+            # A fixed date: the same features are the same bytes.
+            with archive.open(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), "w",
+                              force_zip64=True) as member:
+                write(member)
 
 
-def noisy(names, noise):
-    """Which names a noise list means.
+def _write_tree(path, shape, batches):
+    path = path.rstrip(os.sep)
+    if os.path.isdir(path) and os.listdir(path):
+        raise InputError("{}: is not empty; name a new folder, or remove this one.".format(path))
+    building = "{}.{}".format(path, os.getpid())
+    try:
+        for names, features in batches:
+            for name, feature in zip(names, features):
+                # Never outside of the folder, wherever the picture came from.
+                inside = os.path.normpath(os.sep + name).lstrip(os.sep)
+                target = os.path.join(building, inside + ".bin")
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                with open(target, "wb") as file:
+                    file.write(mat_bytes(feature))
+        os.replace(building, path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
-    An entry means every name that ends in it, folder by folder, endings such as ``.jpg`` or the
-    devkit's ``.png_r50.bin`` aside: ``A/A_1.jpg`` means ``set/A/A_1.png`` but not ``set/B/A_1``.
+
+def writer(path):
+    """The function that writes features to ``path``, by its ending; InputError for another."""
+    if path.endswith(os.sep):
+        return _write_tree
+    writers = {".npy": _write_npy, ".npz": _write_npz}
+    ending = os.path.splitext(path)[1]
+    if ending not in writers:
+        raise InputError("--out {}: end the name in .npy (features; names in a .txt beside it), "
+                         ".npz (features and names) or {} (a folder of the MegaFace devkit's "
+                         "files).".format(path, os.sep))
+    return writers[ending]
+
+
+def write_features(path, shape, batches):
+    """Write features as they come, so that memory does not grow with them; whole or not at all.
 
     Parameters
     ----------
-    names, noise : list of str
+    path : str
+        ``.npy``: the features, and their names in ``path + ".txt"``, one a line. ``.npz``: arrays
+        ``features`` float32 (n, D) and ``names`` str (n,). A path that ends in a slash: a folder
+        of the MegaFace devkit's feature files, ``NAME.bin``.
+    shape : tuple of int
+        (n, D).
+    batches : iterable of tuple
+        ``(names, features)``: a list of str and float32 (some, D).
 
-    Returns
-    -------
-    noisy : numpy.ndarray
-        bool (names,).
-    unknown : int
-        How many entries mean no name at all.
+    Raises
+    ------
+    InputError
+        For another ending, or a folder that is not empty.
     """
-    wanted = {_stem(entry) for entry in noise}
-    depths = sorted({entry.count(os.sep) + 1 for entry in wanted})
-    result, met = np.zeros(len(names), bool), set()
-    for number, name in enumerate(names):
-        parts = _stem(name).split(os.sep)
-        found = {os.sep.join(parts[-depth:]) for depth in depths} & wanted
-        result[number] = bool(found)
-        met |= found
-    return result, len(wanted - met)
+    writer(path)(path, shape, batches)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from test_split import COUNTS, content, make
 
-from unequal.commands import cli, denoise
+from unequal.commands import cli
+from unequal.data import copying
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
 
@@ -23,7 +24,7 @@ def test_empty_list_gives_the_same_bytes(tmp_path, how):
     source = make(tmp_path / "all", COUNTS, **how)
     (tmp_path / "all" / "identities.csv").write_bytes(b"label,name\r\n0,a\r\n")
     out = str(tmp_path / "out")
-    assert denoise.denoise(source, _noise(tmp_path), out) == (37, 6, 0)
+    assert copying.denoise(source, _noise(tmp_path), out) == (37, 6, 0)
     assert sorted(os.listdir(out)) == sorted(os.listdir(source))
     for name in os.listdir(out):
         assert filecmp.cmp(os.path.join(source, name), os.path.join(out, name), shallow=False)
@@ -37,7 +38,7 @@ def test_plain_set_from_elsewhere_keeps_its_first_key(tmp_path):
         record.write_idx(key, mx.recordio.pack(mx.recordio.IRHeader(0, key % 2, 3, 4), b"x"))
     record.close()
     (tmp_path / "all" / "property").write_text("2,16,16\n")
-    denoise.denoise(str(tmp_path / "all"), _noise(tmp_path), str(tmp_path / "out"))
+    copying.denoise(str(tmp_path / "all"), _noise(tmp_path), str(tmp_path / "out"))
     for name in ("train.rec", "train.idx", "property"):
         assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
@@ -45,7 +46,7 @@ def test_plain_set_from_elsewhere_keeps_its_first_key(tmp_path):
 def test_numbering_is_kept(tmp_path):
     source = make(tmp_path / "all", COUNTS, arrays=True)  # keys: 1-3, 4-13, 14, 15-26, 27-35, 36-37
     path = _noise(tmp_path, "2 14 0.004 0.001", "0 2 0.003 0.0", "5.0 37.0 1e-3 0", "0 2 0.003 0.0")
-    assert denoise.denoise(source, path, str(tmp_path / "out")) == (34, 5, 3)
+    assert copying.denoise(source, path, str(tmp_path / "out")) == (34, 5, 3)
     before = content(source)
     expected = [before[key - 1] for key in range(1, 38) if key not in (2, 14, 37)]
     assert content(str(tmp_path / "out")) == expected
@@ -65,15 +66,15 @@ def test_plain_set(tmp_path):
     source = make(tmp_path / "all", COUNTS, identities=False, order=order)
     before = content(source)
     path = _noise(tmp_path, "{} 0 0.1 0.1".format(before[0][0]), "{} 7 0 0".format(before[7][0]))
-    denoise.denoise(source, path, str(tmp_path / "out"))
+    copying.denoise(source, path, str(tmp_path / "out"))
     assert content(str(tmp_path / "out")) == before[1:7] + before[8:]
 
 
 def test_twice(tmp_path):
     """What was denoised can be denoised and split."""
     source = make(tmp_path / "all", COUNTS)
-    denoise.denoise(source, _noise(tmp_path, "0 1 0 0", "2 14 0 0"), str(tmp_path / "a"))
-    denoise.denoise(str(tmp_path / "a"), _noise(tmp_path, "1 3 0 0"), str(tmp_path / "b"))
+    copying.denoise(source, _noise(tmp_path, "0 1 0 0", "2 14 0 0"), str(tmp_path / "a"))
+    copying.denoise(str(tmp_path / "a"), _noise(tmp_path, "1 3 0 0"), str(tmp_path / "b"))
     before = content(source)
     assert content(str(tmp_path / "b")) == before[1:3] + before[4:13] + before[14:]
 
@@ -90,7 +91,7 @@ def test_twice(tmp_path):
 def test_bad_lists(tmp_path, line, text):
     source = make(tmp_path / "all", COUNTS)
     with pytest.raises(InputError, match=text):
-        denoise.denoise(source, _noise(tmp_path, "0 1 0 0", line), str(tmp_path / "out"))
+        copying.denoise(source, _noise(tmp_path, "0 1 0 0", line), str(tmp_path / "out"))
     assert not os.path.exists(str(tmp_path / "out" / "train.rec"))
 
 
@@ -98,7 +99,7 @@ def test_all_images(tmp_path):
     source = make(tmp_path / "all", [2, 1])
     path = _noise(tmp_path, "0 1 0 0", "0 2 0 0", "1 3 0 0")
     with pytest.raises(InputError, match="names every image"):
-        denoise.denoise(source, path, str(tmp_path / "out"))
+        copying.denoise(source, path, str(tmp_path / "out"))
 
 
 def test_command(tmp_path, capsys):

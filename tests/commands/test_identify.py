@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from unequal.commands import cli
+from unequal.data import noise_lists
 from unequal.errors import InputError
 from unequal.eval import features, identification
 
@@ -90,15 +91,15 @@ def test_damaged_mat(tmp_path, content):
 def test_noise_lists(tmp_path):
     path = tmp_path / "noise.txt"
     path.write_text("# comment\np1_0.png\n\n7\tp2/p2_1.jpg\nnobody.jpg\nx/p1_1.png\n")
-    entries = features.read_noise_list(str(path))
+    entries = noise_lists.read_names(str(path))
     assert entries == ["p1_0.png", "p2/p2_1.jpg", "nobody.jpg", "x/p1_1.png"]
-    noisy, unknown = features.noisy(
+    noisy, unknown = noise_lists.noisy(
         ["p1/p1_0.png_r50.bin", "p1/p1_1.png", "s/p2/p2_1.png", "p3/p2_1.png", "p1/p1_0x"], entries)
     assert noisy.tolist() == [True, False, True, False, False]
     assert unknown == 2
     names = ["A.J._Buckley/A.J._Buckley_{}.png{}".format(number, ending)
              for number in (1, 2) for ending in ("", "_r50.bin", ".bin")]
-    noisy, unknown = features.noisy(names, ["A.J._Buckley_2.JPEG"])
+    noisy, unknown = noise_lists.noisy(names, ["A.J._Buckley_2.JPEG"])
     assert noisy.tolist() == [False] * 3 + [True] * 3 and unknown == 0
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from helpers.pictures import CMYK_RED, damaged_jpeg, encoded, palette_png, rotated_jpeg, smooth
-from unequal.commands import cli, unpack
-from unequal.data import alignment, convert, pictures
+from unequal.commands import cli
+from unequal.data import alignment, convert, copying, pictures
 from unequal.data.convert import Picture, Settings
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
@@ -342,7 +342,7 @@ def test_bad_usage(folder, tmp_path, monkeypatch, capsys, arguments, code, text)
 
 def test_unpack_and_pack_again(folder, tmp_path):
     _pack(folder, tmp_path / "set")
-    assert unpack.unpack(str(tmp_path / "set"), str(tmp_path / "out")) == 12
+    assert copying.unpack(str(tmp_path / "set"), str(tmp_path / "out")) == 12
     assert sorted(os.listdir(str(tmp_path / "out"))) == ["Bob 2", "Zoë", "anna"]
     assert (tmp_path / "out" / "Zoë" / "05.jpg").read_bytes() == \
         (folder / "Zoë" / "0.jpg").read_bytes()
@@ -354,7 +354,7 @@ def test_unpack_and_pack_again(folder, tmp_path):
 def test_unpack_without_names(folder, tmp_path):
     _pack(folder, tmp_path / "set")
     (tmp_path / "set" / "identities.csv").unlink()
-    unpack.unpack(str(tmp_path / "set"), str(tmp_path / "out"))
+    copying.unpack(str(tmp_path / "set"), str(tmp_path / "out"))
     assert sorted(os.listdir(str(tmp_path / "out"))) == ["0", "1", "2"]
 
 
@@ -372,7 +372,7 @@ def test_unpack_does_not_trust_names(folder, tmp_path, text, message):
     _pack(folder, tmp_path / "set")
     (tmp_path / "set" / "identities.csv").write_text(text)
     with pytest.raises(InputError, match=message):
-        unpack.unpack(str(tmp_path / "set"), str(tmp_path / "out"))
+        copying.unpack(str(tmp_path / "set"), str(tmp_path / "out"))
     assert sorted(os.listdir(str(tmp_path))) == ["faces", "set"]
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from helpers.pictures import encoded, smooth
-from unequal.commands import cli, pack_bin
-from unequal.data import alignment, pictures
+from unequal.commands import cli
+from unequal.data import alignment, convert, pictures
 from unequal.data.convert import Settings
 from unequal.errors import InputError
 from unequal.eval.bins import load_bin
@@ -30,7 +30,7 @@ def _file(tmp_path, *lines):
 
 
 def _pack(path, root, out):
-    return pack_bin.pack_pairs(path, root, str(out), Settings(root, SIZE))
+    return convert.pack_pairs(path, root, str(out), Settings(root, SIZE))
 
 
 def _expected(root, name):
@@ -91,9 +91,9 @@ def test_even_plain_list_keeps_its_order(folder, tmp_path, caplog):
                                              (17, 94), (109, 2)])
 def test_spread(same, different):
     issame = np.array([True] * same + [False] * different)
-    order = pack_bin.spread(issame)
+    order = convert.spread(issame)
     assert sorted(order) == list(range(same + different))
-    assert np.ptp(pack_bin.fold_counts(issame[order]), axis=0).max() <= 1
+    assert np.ptp(convert.fold_counts(issame[order]), axis=0).max() <= 1
     kept = order[issame[order]]
     assert (np.diff(kept) > 0).all()  # each kind in its own order
 

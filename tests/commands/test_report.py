@@ -7,7 +7,7 @@ import pytest
 from test_embedder import initialised
 
 from unequal.commands import cli, report
-from unequal.commands import noise as noise_list
+from unequal.data import noise_lists
 from unequal.data.records import RecordSet
 from unequal.eval import bins, verification
 from unequal.models import checkpoints
@@ -62,14 +62,14 @@ def run_directory(tmp_path_factory):
         eval_dir="x/validation/", batch_size1=8, batchsize_id=6, noise=1, mining=1), [
             {"event": "train", "step": 2, "metrics": {"softmaxloss": 3, "interloss": 0.5}},
             _verified(10, 0.8)])
-    truth = noise_list.read_truth(str(directory / "data" / "truth.csv"))
+    truth = noise_lists.read_truth(str(directory / "data" / "truth.csv"))
     with RecordSet(str(directory / "data" / "MF2_pic9_head")) as records:
         labels = records.labels()
         keys = records.image_keys
     random = np.random.RandomState(0)
     scores = random.permutation(len(keys)) / len(keys)
     (directory / "scores.csv").write_text("# 0\n{}\n{}".format(
-        ",".join(noise_list.COLUMNS), "".join("{},{},0.75,0.125,{!r},{}\n".format(
+        ",".join(noise_lists.COLUMNS), "".join("{},{},0.75,0.125,{!r},{}\n".format(
             label, key, float(score), (label + 1) % 6)
             for label, key, score in zip(labels, keys, scores))))
     listed = keys[scores < 0.2]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.pictures import encoded, smooth
-from unequal.commands import cli, split
+from unequal.commands import cli
+from unequal.data import copying
 from unequal.data.records import RecordSet, RecordWriter, relabel
 from unequal.errors import InputError
 
@@ -50,7 +51,7 @@ COUNTS = [3, 10, 1, 12, 9, 2]
 def test_union_is_the_whole(tmp_path, arrays):
     source = make(tmp_path / "all", COUNTS, arrays=arrays)
     head, tail = str(tmp_path / "head"), str(tmp_path / "tail")
-    assert split.split(source, head, tail) == [(22, 2), (15, 4)]
+    assert copying.split(source, head, tail) == [(22, 2), (15, 4)]
     assert names(head) == [["label", "source", "name"], ["0", "1", "1"], ["1", "3", "3"]]
     assert [row[1] for row in names(tail)[1:]] == ["0", "2", "4", "5"]
     union = []
@@ -66,7 +67,7 @@ def test_union_is_the_whole(tmp_path, arrays):
 
 def test_records_keep_everything_but_the_class(tmp_path):
     source = make(tmp_path / "all", COUNTS, arrays=True)
-    split.split(source, str(tmp_path / "head"), str(tmp_path / "tail"))
+    copying.split(source, str(tmp_path / "head"), str(tmp_path / "tail"))
     with RecordSet(str(tmp_path / "head")) as records:
         for place, key in enumerate(records.image_keys):
             header, _ = mx.recordio.unpack(records.payload(key))
@@ -81,7 +82,7 @@ def test_records_keep_everything_but_the_class(tmp_path):
 @pytest.mark.parametrize("minimum, heads", [(2, 5), (3, 4), (9, 3), (11, 1), (12, 1)])
 def test_minimum_is_inclusive(tmp_path, minimum, heads):
     source = make(tmp_path / "all", COUNTS)
-    sides = split.split(source, str(tmp_path / "h"), str(tmp_path / "t"), minimum)
+    sides = copying.split(source, str(tmp_path / "h"), str(tmp_path / "t"), minimum)
     assert sides[0] == (sum(count for count in COUNTS if count >= minimum), heads)
     assert sides[1][1] == len(COUNTS) - heads
 
@@ -90,7 +91,7 @@ def test_plain_set_in_any_order(tmp_path):
     order = np.random.RandomState(0).permutation(sum(COUNTS))
     source = make(tmp_path / "all", COUNTS, identities=False, order=order)
     head, tail = str(tmp_path / "head"), str(tmp_path / "tail")
-    assert split.split(source, head, tail) == [(22, 2), (15, 4)]
+    assert copying.split(source, head, tail) == [(22, 2), (15, 4)]
     union = []
     for side in (head, tail):
         old = {int(row[0]): int(row[1]) for row in names(side)[1:]}
@@ -104,7 +105,7 @@ def test_plain_set_in_any_order(tmp_path):
 def test_class_numbers_with_gaps_and_names(tmp_path):
     source = make(tmp_path / "all", COUNTS, gap=100)
     (tmp_path / "all" / "identities.csv").write_text("label,name\n101,Zoe\n")
-    split.split(source, str(tmp_path / "head"), str(tmp_path / "tail"))
+    copying.split(source, str(tmp_path / "head"), str(tmp_path / "tail"))
     assert names(str(tmp_path / "head"))[1:] == [["0", "101", "Zoe"], ["1", "103", "103"]]
     assert names(str(tmp_path / "tail"))[1] == ["0", "100", "100"]
 
@@ -113,14 +114,14 @@ def test_a_list_of_other_length_is_left_out(tmp_path, caplog):
     source = make(tmp_path / "all", COUNTS)
     with open(os.path.join(source, "train.lst"), "a") as lines:
         lines.write("1\tone more\t0\n")
-    split.split(source, str(tmp_path / "head"), str(tmp_path / "tail"))
+    copying.split(source, str(tmp_path / "head"), str(tmp_path / "tail"))
     assert "left out, it has 38 lines for 37 images" in caplog.text
     assert not (tmp_path / "head" / "train.lst").exists()
 
 
 def test_read_by_plain_mxnet(tmp_path):
     source = make(tmp_path / "all", COUNTS)
-    split.split(source, str(tmp_path / "head"), str(tmp_path / "tail"))
+    copying.split(source, str(tmp_path / "head"), str(tmp_path / "tail"))
     record = mx.recordio.MXIndexedRecordIO(
         str(tmp_path / "head" / "train.idx"), str(tmp_path / "head" / "train.rec"), "r")
     header, _ = mx.recordio.unpack(record.read_idx(0))
@@ -136,7 +137,7 @@ def test_read_by_plain_mxnet(tmp_path):
 def test_one_side_empty(tmp_path, minimum, text):
     source = make(tmp_path / "all", COUNTS)
     with pytest.raises(InputError, match=text):
-        split.split(source, str(tmp_path / "head"), str(tmp_path / "tail"), minimum)
+        copying.split(source, str(tmp_path / "head"), str(tmp_path / "tail"), minimum)
     assert os.listdir(str(tmp_path)) == ["all"]
 
 
@@ -156,7 +157,7 @@ def test_mixed_identities_are_refused(tmp_path):
     source = _two_in_one(tmp_path / "all", 5)
     with pytest.raises(InputError, match="record 2 has class 5, but its identity's images before "
                                          "it have 0; see `unequal inspect"):
-        split.split(source, str(tmp_path / "head"), str(tmp_path / "tail"))
+        copying.split(source, str(tmp_path / "head"), str(tmp_path / "tail"))
     assert not (tmp_path / "head" / "train.rec").exists()
     assert not (tmp_path / "tail" / "train.rec").exists()
 
@@ -166,7 +167,7 @@ def test_uncovered_images_are_refused(tmp_path):
     with RecordSet(source) as records:
         records.identity_ranges[2] = [14, 14 + 2]  # overlaps the next
         with pytest.raises(InputError, match="do not cover every image exactly once"):
-            split.keys_by_identity(records)
+            copying.keys_by_identity(records)
 
 
 def test_command(tmp_path, capsys):

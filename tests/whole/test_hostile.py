@@ -16,16 +16,14 @@ import pytest
 
 from helpers.pictures import encoded, smooth
 from unequal.commands.cli import main
-from unequal.commands.denoise import read_noise_list
-from unequal.commands.embed import write_features
-from unequal.commands.noise import read_truth
-from unequal.commands.pack_bin import read_pairs
 from unequal.data import convert, identities
 from unequal.data import pictures as images
+from unequal.data.convert import read_pairs
+from unequal.data.noise_lists import read_list, read_truth
 from unequal.data.records import RecordSet, RecordWriter
 from unequal.errors import InputError
 from unequal.eval.bins import load_bin
-from unequal.eval.features import open_features
+from unequal.eval.features import open_features, write_features
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder, LoosePictures
 from unequal.symbols import fresnet
@@ -323,7 +321,7 @@ def test_one_picture_millions_of_times(tmp_path):
 def test_a_noise_list_of_huge_numbers(tmp_path, line):
     (tmp_path / "list").write_text(line)
     with pytest.raises(InputError, match="list, line 1: expected"):
-        read_noise_list(str(tmp_path / "list"))
+        read_list(str(tmp_path / "list"))
 
 
 def npz(path, **members):

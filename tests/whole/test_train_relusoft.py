@@ -10,9 +10,9 @@ from test_flags import OURS, REFERENCE, flags
 
 from helpers import scripts
 from unequal.commands import cli
-from unequal.commands import noise as noise_list
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
+from unequal.models import noise_scan
 from unequal.symbols.margins import Margin
 from unequal.synthetic.dataset import make_dataset
 
@@ -88,17 +88,17 @@ def test_scoring_continues_where_it_was_killed(trained, tmp_path):
     settings = Margin(margin_s=16.0)
     with RecordSet(trained.head) as records:
         whole = str(tmp_path / "whole.part")
-        noise_list.score_records(records, trained.model_t, settings, whole)
+        noise_scan.score_records(records, trained.model_t, settings, whole)
         content = (tmp_path / "whole.part").read_bytes()
         part = tmp_path / "killed.part"
         part.write_bytes(content[:len(content) // 2])  # in the middle of a row
-        columns = noise_list.score_records(records, trained.model_t, settings, str(part))
+        columns = noise_scan.score_records(records, trained.model_t, settings, str(part))
         assert part.read_bytes().count(b"\n") == len(records) + 2
         assert columns["key"].tolist() == records.image_keys.tolist()
         np.testing.assert_allclose(
             columns["score"], np.loadtxt(whole, delimiter=",", skiprows=2)[:, 4], rtol=1e-4)
         # Scores of another rule are not continued.
-        columns = noise_list.score_records(records, trained.model_t, settings, str(part),
+        columns = noise_scan.score_records(records, trained.model_t, settings, str(part),
                                            method="label-margin")
         assert columns["score"].min() < 0
 
@@ -108,7 +108,7 @@ def test_a_model_of_another_set_is_refused(trained, tmp_path):
                  tail_identities=8, eval_pairs=20, eval_identities=20)
     with RecordSet(str(tmp_path / "other" / "MF2_pic9_head")) as records:
         with pytest.raises(InputError, match="classifier has 6 classes, but .* has 5"):
-            noise_list.score_records(records, trained.model_t, Margin(), str(tmp_path / "p"))
+            noise_scan.score_records(records, trained.model_t, Margin(), str(tmp_path / "p"))
 
 
 def test_nra_by_its_shell_script(trained, tmp_path):

@@ -14,8 +14,8 @@ from unequal.system import interrupts, runtime
 
 # name -> (module, one line of help)
 COMMANDS = {
-    "synth": ("unequal.synthetic.dataset", "draw the built-in data set in MF2's format"),
-    "pack": ("unequal.data.convert", "folder per identity, or .lst, to record set"),
+    "synth": ("unequal.commands.synth", "draw the built-in data set in MF2's format"),
+    "pack": ("unequal.commands.pack", "folder per identity, or .lst, to record set"),
     "unpack": ("unequal.commands.unpack", "record set to folder per identity"),
     "split": ("unequal.commands.split", "frequent (head) and rare (tail) identities of a set"),
     "denoise": ("unequal.commands.denoise", "record set minus a noise list"),

@@ -3,6 +3,7 @@ import logging
 
 import numpy as np
 
+from unequal.data import noise_lists
 from unequal.errors import InputError
 from unequal.eval import features, identification
 from unequal.report import tables
@@ -36,7 +37,7 @@ def without_noise(opened, path):
     """Features without the pictures a noise list names; says how many these are."""
     if path is None:
         return opened
-    noisy, unknown = features.noisy(opened.names, features.read_noise_list(path))
+    noisy, unknown = noise_lists.noisy(opened.names, noise_lists.read_names(path))
     logger.info("%s: %d of %d left out by %s, %d of whose entries name none of them",
                 opened.source, noisy.sum(), len(noisy), path, unknown)
     return opened.without(noisy)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unequal.commands.arguments import process_count
 from unequal.data import pictures as images
-from unequal.data.convert import process_count
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
 from unequal.eval.bins import load_bin

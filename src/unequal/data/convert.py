@@ -1,5 +1,4 @@
-"""``unequal pack``: pictures of people to a record set (docs/data.md)."""
-import argparse
+"""Pictures of people to record sets, and lists of pairs to verification sets (docs/data.md)."""
 import functools
 import itertools
 import logging
@@ -14,13 +13,16 @@ from unequal.data import pictures as images
 from unequal.data.identities import write_names, write_table
 from unequal.data.records import RecordWriter
 from unequal.errors import InputError
+from unequal.eval.bins import save_bin
 from unequal.system.files import below
 from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
-from unequal.system.runtime import available_cpus
 
 _BATCH = 32  # pictures a worker takes at once
 _SHOWN = 20  # problems repeated on stderr; problems.csv has all
+_FOLDS = 10  # of the verification protocol: consecutive tenths of the pairs
+_ANSWERS = {"1": True, "same": True, "true": True, "0": False, "different": False, "diff": False,
+            "-1": False, "false": False}
 
 log = logging.getLogger(__name__)
 
@@ -254,86 +256,148 @@ def pack(source, directory, settings, processes=1, plain=False):
     return count, len(names), skipped, len(problems) - skipped
 
 
-def image_size(text):
-    """``112`` or ``112x96`` (height, width) from the command line."""
-    try:
-        height, width = (int(side) for side in (text.split("x") * 2)[:2])
-        if not (1 <= height <= 4096 and 1 <= width <= 4096 and text.count("x") < 2):
-            raise ValueError
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            "{!r} is not a size such as 112 or 112x96 (height x width)".format(text)) from None
-    return height, width
+def _lfw_picture(root, name, number):
+    """``Ann_Lee/Ann_Lee_0007`` with the extension it has below ``root``."""
+    stem = os.path.join(name, "{}_{:04d}".format(name, int(number)))
+    for extension in images.ENDINGS:
+        if os.path.isfile(os.path.join(root, stem + extension)):
+            return stem + extension
+    return stem + images.ENDINGS[0]
 
 
-def quality(text):
-    """1 to 100."""
-    if not text.isdigit() or not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError("{!r} is not a quality from 1 to 100".format(text))
-    return int(text)
+def _lfw_pair(fields, root):
+    if len(fields) == 3:
+        (name, one, two), other = fields, fields[0]
+    elif len(fields) == 4:
+        name, one, other, two = fields
+    else:
+        raise ValueError
+    return _lfw_picture(root, name, one), _lfw_picture(root, other, two), len(fields) == 3
 
 
-def process_count(text):
-    """1 or more."""
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError("{!r} is not a number of processes".format(text))
-    return int(text)
+def _plain_pair(fields, root):
+    first, second, answer = fields
+    return first, second, _ANSWERS[answer.lower()]
 
 
-def margin(text):
-    """0 or more."""
-    try:
-        value = float(text)
-        if not 0 <= value <= 10:
-            raise ValueError
-    except ValueError:
-        raise argparse.ArgumentTypeError("{!r} is not a share from 0 to 10".format(text)) from None
-    return value
+def read_pairs(path, root):
+    """Read a list of pairs.
+
+    Two forms are known. LFW's ``pairs.txt``: a first line of one or two numbers, then ``name i j``
+    (same person) or ``name i name j``, meaning ``name/name_000i.jpg``. And a plain list: ``path
+    path answer``, paths below ``root``, the answer ``1``, ``same``, ``0`` or ``different``. Fields
+    are separated by tabs where a line has one, else by spaces.
+
+    Returns
+    -------
+    pairs : list of tuple
+        (first path, second path, same).
+    is_lfw : bool
+
+    Raises
+    ------
+    InputError
+        When a line makes no sense or a path leaves ``root``.
+    """
+    pairs, is_lfw = [], False
+    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            line = line.strip()
+            fields = line.split("\t") if "\t" in line else line.split()
+            if number == 1 and 1 <= len(fields) <= 2 and all(map(str.isdigit, fields)):
+                is_lfw = True
+                continue
+            if not fields:
+                continue
+            try:
+                first, second, same = (_lfw_pair if is_lfw else _plain_pair)(fields, root)
+            except (ValueError, KeyError):
+                raise InputError("{}, line {}: expected {}; correct the line.".format(
+                    path, number,
+                    "`name i j` or `name i name j`, as after LFW's first line" if is_lfw else
+                    "`path path answer`, the answer 1, same, 0 or different, or a first line of "
+                    "numbers as in LFW's pairs.txt")) from None
+            pairs.append(tuple(below(root, name, "{}, line {}".format(path, number),
+                                     "give the folder that holds all pictures")
+                               for name in (first, second)) + (same,))
+    if not pairs:
+        raise InputError("{}: holds no pair; give LFW's pairs.txt or a list of `path path answer`."
+                         .format(path))
+    return pairs, is_lfw
 
 
-def add_picture_options(parser):
-    """The options of every command that turns pictures into records."""
-    parser.add_argument("--size", type=image_size, default=(112, 112), metavar="HEIGHTxWIDTH",
-                        help="of the images in pixels, or one number for squares (default 112)")
-    parser.add_argument("--quality", type=quality, default=95,
-                        help="of the JPEGs written anew, 1 to 100 (default 95)")
-    parser.add_argument("--processes", type=process_count, default=available_cpus(),
-                        help="default: one a processor, here %(default)s")
+def fold_counts(issame):
+    """Same and different pairs in each tenth: int, shape (10, 2), as verification cuts them."""
+    return np.array([[fold.sum(), len(fold) - fold.sum()]
+                     for fold in np.array_split(np.asarray(issame, bool), _FOLDS)])
 
 
-def configure(parser):
-    """Options of ``unequal pack``."""
-    parser.add_argument("source", metavar="SRC",
-                        help="a folder with one folder of pictures for each identity, or an "
-                             "InsightFace .lst")
-    parser.add_argument("directory", metavar="DIR", help="the record set to make")
-    add_picture_options(parser)
-    parser.add_argument("--margin", type=margin, default=0.4,
-                        help="share of its sides by which a listed box without landmarks grows "
-                             "(default 0.4)")
-    parser.add_argument("--root", help="folder the paths of a list are in (default: the list's)")
-    parser.add_argument("--plain", action="store_true",
-                        help="without header and identity records, for mx.io.ImageRecordIter")
+def _uneven(issame):
+    return (np.ptp(fold_counts(issame), axis=0) > 1).any()
 
 
-def run(options):
-    """``unequal pack``."""
-    source, directory = options.source, options.directory
-    listed = os.path.isfile(source)
-    if not listed and not os.path.isdir(source):
-        raise InputError("{}: no such folder or list; give a folder with one folder of pictures "
-                         "for each identity.".format(source))
-    if options.root and not listed:
-        raise InputError("--root: only a list needs it, and {} is a folder; leave it out.".format(
-            source))
-    inside = os.path.join(os.path.realpath(source), "")
-    if not listed and os.path.join(os.path.realpath(directory), "").startswith(inside):
-        raise InputError("{}: lies inside {}, where it would become an identity; name a folder "
-                         "elsewhere.".format(directory, source))
-    root = os.path.abspath(options.root or (os.path.dirname(source) if listed else source))
-    settings = Settings(root, options.size, options.quality, options.margin)
-    count, identities, skipped, complained = pack(source, directory, settings, options.processes,
-                                                  options.plain)
-    print("{}: {} images of {} identities, {}x{}; {} pictures skipped, {} kept with complaints{}"
-          .format(directory, count, identities, *options.size, skipped, complained,
-                  " (problems.csv)" if skipped or complained else ""))
+def spread(issame):
+    """An order in which every fold has its share of both kinds, give or take one pair.
+
+    As in LFW's list a fold has its same pairs first; each kind keeps its own order.
+    """
+    issame = np.asarray(issame, bool)
+    same = np.array_split(np.flatnonzero(issame), _FOLDS)
+    sizes = [len(fold) for fold in np.array_split(issame, _FOLDS)]
+    ends = np.cumsum([size - len(fold) for size, fold in zip(sizes, same)])
+    different = np.split(np.flatnonzero(~issame), ends[:-1])
+    return np.concatenate([part for fold in zip(same, different) for part in fold])
+
+
+def pack_pairs(path, root, out, settings, processes=1):
+    """Write a verification set.
+
+    A plain list whose tenths are unevenly mixed is put in another order (:func:`spread`); LFW's
+    order is part of its protocol and stays. A set with pictures missing would give figures that
+    compare with nothing, so every picture must be readable.
+
+    Returns
+    -------
+    pairs, same : int
+
+    Raises
+    ------
+    InputError
+        When pictures cannot be read (the first are logged), or there are too few pairs.
+    """
+    pairs, is_lfw = read_pairs(path, root)
+    same = [answer for _, _, answer in pairs]
+    if len(pairs) < _FOLDS:
+        raise InputError("{}: has {} pairs, but verification needs {} folds of at least one; add "
+                         "some.".format(path, len(pairs), _FOLDS))
+    if not is_lfw and _uneven(same):
+        pairs = [pairs[place] for place in spread(same)]
+        same = [answer for _, _, answer in pairs]
+        log.info("%s: pairs put in another order, so that each fold has its share of same and "
+                 "different ones", path)
+    counts = fold_counts(same)
+    if np.ptp(counts):
+        log.info("%s: the folds cannot be all alike: %d same and %d different pairs in %d folds "
+                 "make %d to %d same and %d to %d different ones each", path, sum(same),
+                 len(same) - sum(same), _FOLDS, counts[:, 0].min(), counts[:, 0].max(),
+                 counts[:, 1].min(), counts[:, 1].max())
+    pictures = [Picture(name, "") for pair in pairs for name in pair[:2]]
+
+    def good():
+        bad = set()
+        for picture, data, problem in track(converted(pictures, settings, processes), "pictures",
+                                            len(pictures)):
+            if problem is not None and picture.name not in bad and len(bad) < _SHOWN:
+                log.warning("%s: %s: %s", "unreadable" if data is None else "kept", picture.name,
+                            problem)
+            if data is None:
+                bad.add(picture.name)
+            if not bad:
+                yield data
+        if bad:
+            raise InputError(
+                "{}: {} pictures of {} cannot be read ({} first); complete the folder or take "
+                "their pairs out of the list.".format(root, len(bad), path, sorted(bad)[0]))
+
+    save_bin(out, good(), same)
+    return len(same), sum(same)

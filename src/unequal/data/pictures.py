@@ -11,6 +11,9 @@ import numpy as np
 from unequal.errors import InputError
 from unequal.system import runtime
 
+# Endings of the files that are taken for pictures in folders of other things too.
+ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+
 _FRAME = struct.Struct(">HHB")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_SIZE = struct.Struct(">II")  # width and height, at byte 16
@@ -216,3 +219,15 @@ def _frame_position(data):
         else:
             cursor += 2 + int.from_bytes(data[cursor + 2:cursor + 4], "big")
     return None
+
+
+def find_pictures(path):
+    """Paths of all pictures below a folder, sorted; a file is itself, whatever its name."""
+    if not os.path.isdir(path):
+        return [path]
+    found = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path)
+                   for name in names if name.lower().endswith(ENDINGS))
+    if not found:
+        raise InputError("{}: neither a record set (train.rec) nor a folder with pictures "
+                         "({}).".format(path, ", ".join(ENDINGS)))
+    return found

@@ -4,9 +4,9 @@ from itertools import islice
 import numpy as np
 from sklearn.metrics import precision_recall_curve
 
-from unequal.commands import denoise
-from unequal.commands import noise as noise_list
+from unequal.data import noise_lists
 from unequal.data.records import RecordSet
+from unequal.models import noise_scan
 from unequal.report import page, tables
 from unequal.report.page import Html, join, tag
 from unequal.training import mining, tail
@@ -23,7 +23,7 @@ KINDS = {"flip": "wrong label", "split": "second label of a person",
 
 def _truth(run):
     path = run.part("noise", "truth")
-    return noise_list.read_truth(path) if path else {}
+    return noise_lists.read_truth(path) if path else {}
 
 
 def suspects(run):
@@ -31,7 +31,7 @@ def suspects(run):
     scores, head = run.part("noise", "scores"), run.head
     if not scores or not head:
         return None
-    columns, truth = noise_list.read_scores(scores), _truth(run)
+    columns, truth = noise_lists.read_scores(scores), _truth(run)
     order = np.lexsort((columns["key"], columns["score"]))
     # The least suspected picture of each label shows whom the label means.
     best_first = order[::-1]
@@ -75,11 +75,11 @@ def noise_quality(run):
     scores, truth = run.part("noise", "scores"), _truth(run)
     if not scores or not truth:
         return None
-    columns, listing = noise_list.read_scores(scores), run.part("noise", "list")
-    listed = np.isin(columns["key"], denoise.read_noise_list(listing)[1] if listing else [])
+    columns, listing = noise_lists.read_scores(scores), run.part("noise", "list")
+    listed = np.isin(columns["key"], noise_lists.read_list(listing)[1] if listing else [])
     kinds = np.array([truth.get(int(key), (0, ""))[1] for key in columns["key"]])
     rows, curves = [], []
-    for kind, numbers in noise_list.quality(columns, listed, truth):
+    for kind, numbers in noise_scan.quality(columns, listed, truth):
         if not numbers["count"]:
             continue
         noisy = kinds != "clean" if kind == "all" else kinds == kind

@@ -1,4 +1,4 @@
-"""``unequal synth``: a drawn data set in MF2's format, with known label noise.
+"""A drawn data set in MF2's format, with known label noise.
 
 The faces are drawn (see :mod:`unequal.synthetic.faces`): they serve to try and to test the method,
 and say nothing about people. What is written into the directory:
@@ -30,7 +30,6 @@ One seed gives the same bytes (with the same versions of numpy and OpenCV), howe
 draw.
 """
 import contextlib
-import csv
 import functools
 import itertools
 import os
@@ -42,14 +41,13 @@ from collections import namedtuple
 import cv2
 import numpy as np
 
-from unequal.data.convert import process_count
+from unequal.data import noise_lists
 from unequal.data.records import RecordWriter
 from unequal.errors import InputError
 from unequal.synthetic import faces
 from unequal.synthetic.faces import draw_face
 from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
-from unequal.system.runtime import available_cpus
 
 __all__ = ["KINDS", "draw_face", "make_dataset"]
 
@@ -345,11 +343,8 @@ def _write_records(building, name, labels, drawn, size):
 
 def _write_head(building, name, head, drawn, size):
     keys = _write_records(building, name, head.labels, drawn, size)
-    with open(os.path.join(building, "truth.csv"), "w", encoding="ascii", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("key", "label", "true_identity", "kind"))
-        rows.writerows(zip(keys, head.labels, head.true_identities,
-                           (KINDS[kind] for kind in head.kinds)))
+    noise_lists.write_truth(os.path.join(building, "truth.csv"), keys, head.labels,
+                            head.true_identities, (KINDS[kind] for kind in head.kinds))
 
 
 def _write_tail(building, name, tail, drawn, size):
@@ -365,44 +360,3 @@ def _write_pairs(building, name, pairs, drawn, _):
 
 
 _WRITERS = {Head: _write_head, Tail: _write_tail, Pairs: _write_pairs}
-
-
-def configure(parser):
-    """Add the arguments of ``unequal synth``."""
-    parser.description = (
-        "Draw a data set of cartoon faces in MF2's format, with known label noise, for trying and "
-        "testing the method; it says nothing about people.")
-    parser.add_argument("directory", metavar="DIR", help="new directory to write")
-    for flag, kind, default, text in (
-            ("seed", int, 0, "the same seed gives the same bytes"),
-            ("image-size", int, 32, "height and width in pixels"),
-            ("head-identities", int, 120, "labels in MF2_pic9_head"),
-            ("head-images", float, 24, "mean pictures a head label, at least 10"),
-            ("tail-identities", int, 300, "labels in MF2_pic9_tail, 3 to 9 pictures each"),
-            ("eval-identities", int, 300, "unseen people in the verification sets, and as many "
-                                          "others in the validation sets"),
-            ("eval-pairs", int, 600, "pairs in each verification set, a multiple of 20"),
-            ("noise", float, 0.30, "share of head pictures under another identity's label"),
-            ("outliers", float, 0.10, "share of head pictures of strangers or of no face"),
-            ("split", float, 0.05, "share of head people with two labels"),
-            ("distractors", int, 0, "strangers in an identification set; 0: no such set")):
-        parser.add_argument("--" + flag, type=kind, default=default,
-                            help=text + " (default %(default)s)")
-    parser.add_argument("--processes", type=process_count, default=available_cpus(),
-                        help="how many draw (default: one a processor)")
-
-
-def run(options):
-    """``unequal synth``: draw the data set and say what it holds."""
-    make_dataset(
-        options.directory, seed=options.seed, image_size=options.image_size,
-        head_identities=options.head_identities, head_images=options.head_images,
-        tail_identities=options.tail_identities, eval_identities=options.eval_identities,
-        eval_pairs=options.eval_pairs, noise=options.noise, outliers=options.outliers,
-        split=options.split, distractors=options.distractors, processes=options.processes)
-    print("{}: MF2_pic9_head ({} identities), MF2_pic9_tail ({} identities), truth.csv, "
-          "eval_dataset and validation_dataset ({} pairs each of {}){}".format(
-              options.directory, options.head_identities, options.tail_identities,
-              options.eval_pairs, ", ".join(TARGETS),
-              ", identification ({} people among {} distractors)".format(
-                  PROBE_PEOPLE, options.distractors) if options.distractors else ""))

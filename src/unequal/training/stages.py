@@ -1,7 +1,7 @@
 """Step 3 as a stage of the training loop, for its two entry scripts."""
 import numpy as np
 
-from unequal.commands import noise as noise_list
+from unequal.data import noise_lists
 from unequal.data.augmentation import COLOR
 from unequal.data.batches import FaceIter
 from unequal.symbols import nra
@@ -57,7 +57,7 @@ def stage(name, args, run, keys=None, stop_after_first=False):
                fit.Metric("differ", ["prediction", fit.LABEL], _disagree)]
     if args.truth:
         metrics.append(fit.Metric("right", ["prediction", fit.LABEL, fit.KEY],
-                                  _right_when_it_differs(noise_list.read_truth(args.truth))))
+                                  _right_when_it_differs(noise_lists.read_truth(args.truth))))
     return fit.Stage(
         name, symbol, data, setup.lr_steps(args, (100000, 140000, 160000), total), metrics,
         loss_name="loss", verify_first=True, stop_after_first=stop_after_first,

@@ -1,0 +1,45 @@
+"""``unequal synth``: a drawn data set in MF2's format, with known label noise."""
+from unequal.commands.arguments import process_count
+from unequal.synthetic import dataset
+from unequal.system.runtime import available_cpus
+
+
+def configure(parser):
+    """Add the arguments of ``unequal synth``."""
+    parser.description = (
+        "Draw a data set of cartoon faces in MF2's format, with known label noise, for trying and "
+        "testing the method; it says nothing about people.")
+    parser.add_argument("directory", metavar="DIR", help="new directory to write")
+    for flag, kind, default, text in (
+            ("seed", int, 0, "the same seed gives the same bytes"),
+            ("image-size", int, 32, "height and width in pixels"),
+            ("head-identities", int, 120, "labels in MF2_pic9_head"),
+            ("head-images", float, 24, "mean pictures a head label, at least 10"),
+            ("tail-identities", int, 300, "labels in MF2_pic9_tail, 3 to 9 pictures each"),
+            ("eval-identities", int, 300, "unseen people in the verification sets, and as many "
+                                          "others in the validation sets"),
+            ("eval-pairs", int, 600, "pairs in each verification set, a multiple of 20"),
+            ("noise", float, 0.30, "share of head pictures under another identity's label"),
+            ("outliers", float, 0.10, "share of head pictures of strangers or of no face"),
+            ("split", float, 0.05, "share of head people with two labels"),
+            ("distractors", int, 0, "strangers in an identification set; 0: no such set")):
+        parser.add_argument("--" + flag, type=kind, default=default,
+                            help=text + " (default %(default)s)")
+    parser.add_argument("--processes", type=process_count, default=available_cpus(),
+                        help="how many draw (default: one a processor)")
+
+
+def run(options):
+    """``unequal synth``: draw the data set and say what it holds."""
+    dataset.make_dataset(
+        options.directory, seed=options.seed, image_size=options.image_size,
+        head_identities=options.head_identities, head_images=options.head_images,
+        tail_identities=options.tail_identities, eval_identities=options.eval_identities,
+        eval_pairs=options.eval_pairs, noise=options.noise, outliers=options.outliers,
+        split=options.split, distractors=options.distractors, processes=options.processes)
+    print("{}: MF2_pic9_head ({} identities), MF2_pic9_tail ({} identities), truth.csv, "
+          "eval_dataset and validation_dataset ({} pairs each of {}){}".format(
+              options.directory, options.head_identities, options.tail_identities,
+              options.eval_pairs, ", ".join(dataset.TARGETS),
+              ", identification ({} people among {} distractors)".format(
+                  dataset.PROBE_PEOPLE, options.distractors) if options.distractors else ""))

@@ -1,0 +1,291 @@
+"""Record sets from record sets: split, without a noise list, back to pictures.
+
+Records stream from file to file; what is kept in memory grows with the number of images (their
+keys) and identities, never with the pictures' bytes. ``benchmarks/records.py`` measures it.
+"""
+import itertools
+import logging
+import os
+import shutil
+
+import numpy as np
+
+from unequal.data import noise_lists
+from unequal.data.identities import read_names, write_table
+from unequal.data.records import RecordSet, RecordWriter, relabel
+from unequal.errors import InputError
+from unequal.system.files import replacing
+from unequal.system.progress import track
+
+log = logging.getLogger(__name__)
+_EXTENSIONS = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"BM": ".bmp", b"RI": ".webp"}
+
+
+def keys_by_identity(records):
+    """The image keys of each identity.
+
+    Returns
+    -------
+    keys : numpy.ndarray
+        int64, shape (images,): identity after identity, ascending within one.
+    ends : numpy.ndarray
+        int64, shape (identities,): where each identity's keys end in ``keys``.
+
+    Raises
+    ------
+    InputError
+        When the identity records do not cover every image exactly once.
+    """
+    ranges = records.identity_ranges
+    if len(ranges):
+        keys = records.image_keys
+        begin, end = np.searchsorted(keys, ranges.T)
+        order = np.argsort(begin, kind="stable")
+        if begin[order[0]] or end[order[-1]] != len(keys) \
+                or (begin[order[1:]] != end[order[:-1]]).any():
+            raise InputError(
+                "{}: the identity records do not cover every image exactly once; see `unequal "
+                "inspect {}`, then pack the set again.".format(records.path, records.directory))
+        return keys, end[order]
+    labels = records.labels()
+    order = np.argsort(labels, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(labels[order])) + 1, len(order))
+    return records.image_keys[order], ends
+
+
+def walk(records, keys, ends):
+    """Yield ``(identity, label, payload)`` for each key, checking that an identity is one class.
+
+    ``keys`` and ``ends`` are those of :func:`keys_by_identity`.
+
+    Raises
+    ------
+    InputError
+        When an identity holds images of two classes, or two identities are of one class.
+    """
+    taken = np.zeros(records.num_classes, bool)
+    begin = 0
+    for identity, end in enumerate(ends):
+        known = None
+        for key in keys[begin:end]:
+            label, payload = records.image_payload(key)
+            if label != known:
+                if known is not None or taken[label]:
+                    raise InputError(
+                        "{}: record {} has class {}, but {}; see `unequal inspect {}`, then pack "
+                        "the set again.".format(
+                            records.path, key, label,
+                            "its identity's images before it have {}".format(known)
+                            if known is not None else "another identity has it already",
+                            records.directory))
+                known, taken[label] = label, True
+            yield identity, label, payload
+        begin = end
+
+
+def list_lines(records):
+    """Lines of the set's ``train.lst``, one an image by ascending key; endless Nones without one.
+
+    A list that has not one line an image (some tools list other pictures) cannot be split.
+    """
+    path = os.path.join(records.directory, "train.lst")
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+            count = sum(1 for _ in lines)
+    except FileNotFoundError:
+        return itertools.repeat(None)
+    if count != len(records):
+        log.warning("%s: left out, it has %d lines for %d images", path, count, len(records))
+        return itertools.repeat(None)
+    return _read_lines(path)
+
+
+def _read_lines(path):
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        yield from lines
+
+
+def check_different(source, *targets):
+    """Refuse to write a set over the one that is read, or two into one place."""
+    places = [os.path.realpath(path) for path in (source,) + targets]
+    if len(set(places)) < len(places):
+        raise InputError("{}: every set needs a folder of its own; name others.".format(
+            ", ".join((source,) + targets)))
+
+
+def split(directory, head, tail, head_min_images=10):
+    """Split a set into identities with many images and the rest (the paper's head and tail).
+
+    Each side is numbered from 0 in the order of the source; ``identities.csv`` beside each says
+    which class of the source a class was (column ``source``), and its name. Records keep everything
+    but their class. A plain set (images in any order) becomes two, identity by identity.
+
+    Parameters
+    ----------
+    directory, head, tail : str
+    head_min_images : int
+        An identity with so many images or more is head. The paper's "pic9" is 10.
+
+    Returns
+    -------
+    list of tuple
+        (images, identities) of head and tail.
+
+    Raises
+    ------
+    InputError
+        When one side would be empty, or the source is damaged.
+    """
+    check_different(directory, head, tail)
+    with RecordSet(directory) as records:
+        keys, ends = keys_by_identity(records)
+        counts = np.diff(ends, prepend=0)
+        is_head = counts >= head_min_images
+        if is_head.all() or not is_head.any():
+            raise InputError(
+                "--head-min-images {}: {} would be empty, the identities of {} have {} to {} "
+                "images; choose a number between.".format(
+                    head_min_images, tail if is_head.all() else head, directory, counts.min(),
+                    counts.max()))
+        names = read_names(directory)
+        lines = list_lines(records)
+        # A plain set is not ordered by identity, but its list is ordered by key.
+        ordered = bool((keys[1:] > keys[:-1]).all())
+        if not ordered and not isinstance(lines, itertools.repeat):
+            log.warning("%s: train.lst left out, the images do not come identity by identity",
+                        directory)
+            lines = itertools.repeat(None)
+        identities = len(records.identity_ranges) > 0
+        digits = len(str(records.num_classes - 1))
+        maps = ([], [])  # rows of identities.csv: tail, head
+        with RecordWriter(head, records.image_size, identities=identities) as head_writer, \
+                RecordWriter(tail, records.image_size, identities=identities) as tail_writer:
+            writers = (tail_writer, head_writer)
+            previous = None
+            for identity, label, payload in track(walk(records, keys, ends), "images", len(keys)):
+                side = int(is_head[identity])
+                if identity != previous:
+                    previous = identity
+                    name = names.get(label, str(label).zfill(digits))
+                    maps[side].append((len(maps[side]), label, name))
+                new = len(maps[side]) - 1
+                writers[side].add_payload(new, relabel(payload, new),
+                                          _relabel_line(next(lines), new))
+        for target, rows in zip((tail, head), maps):
+            write_table(os.path.join(target, "identities.csv"), ("label", "source", "name"), rows)
+    return [(int(counts[side].sum()), int(side.sum())) for side in (is_head, ~is_head)]
+
+
+def _relabel_line(line, label):
+    if line is None:
+        return None
+    fields = line.rstrip("\n").split("\t")
+    return "\t".join(fields[:2] + [str(label)] + fields[3:]) + "\n"
+
+
+def denoise(directory, noise_list, out):
+    """Copy a set without the images of a noise list.
+
+    Classes keep their numbers and ``property`` its count, so a classifier trained on the whole set
+    still fits; an identity without images loses its identity record. Records are copied byte for
+    byte (their ``id`` still tells the key they had) and numbered anew without gaps; with an empty
+    list the result is the source, byte for byte.
+
+    Returns
+    -------
+    images, identities, dropped : int
+
+    Raises
+    ------
+    InputError
+        When the list belongs to another set, or names every image.
+    """
+    check_different(directory, out)
+    with RecordSet(directory) as records:
+        labels, noise = noise_lists.read_list(noise_list)
+        missing = noise[~np.isin(noise, records.image_keys)]
+        if len(missing):
+            raise InputError("{}: names the image {}, which {} does not have; give the list that "
+                             "was made from this set.".format(noise_list, missing[0], directory))
+        if len(np.unique(noise)) == len(records):
+            raise InputError("{}: names every image of {}; lower the threshold it was made "
+                             "with.".format(noise_list, directory))
+        identities = len(records.identity_ranges) > 0
+        if identities:
+            keys, ends = keys_by_identity(records)
+            images = walk(records, keys, ends)
+        else:  # any order, no identity records to check
+            images = ((None,) + records.image_payload(key) for key in records.image_keys)
+        noisy = np.isin(records.image_keys, noise)
+        expected = dict(zip(noise.tolist(), labels.tolist()))
+        left = np.zeros(records.num_classes, bool)
+        with RecordWriter(out, records.image_size, records.num_classes, identities,
+                          first_key=int(records.image_keys[0])) as writer:
+            for key, drop, line, (_, label, payload) in zip(
+                    records.image_keys, noisy, list_lines(records),
+                    track(images, "images", len(noisy))):
+                if not drop:
+                    writer.add_payload(label, payload, line)
+                    left[label] = True
+                elif expected[int(key)] != label:
+                    raise InputError(
+                        "{}: says that image {} has class {}, but in {} it has {}; give the list "
+                        "that was made from this set.".format(
+                            noise_list, key, expected[int(key)], directory, label))
+        _copy_names(directory, out)
+        return int((~noisy).sum()), int(left.sum()), int(noisy.sum())
+
+
+def _copy_names(directory, out):
+    try:
+        with open(os.path.join(directory, "identities.csv"), "rb") as source, \
+                replacing(os.path.join(out, "identities.csv"), binary=True) as target:
+            shutil.copyfileobj(source, target)
+    except FileNotFoundError:
+        write_table(os.path.join(out, "identities.csv"), (), ())
+
+
+def unpack(directory, out):
+    """Write every image of a record set to ``out/identity/key.jpg``, the bytes as stored.
+
+    Identities are called as in ``identities.csv``, or by number. Returns the number of images.
+
+    Raises
+    ------
+    InputError
+        When ``out`` holds something already, or a record is damaged; then nothing is left there.
+    """
+    out = os.path.normpath(out)
+    if os.path.lexists(out) and not (os.path.isdir(out) and not os.listdir(out)):
+        raise InputError("{}: exists already and is not an empty folder; name another.".format(out))
+    with RecordSet(directory) as records:
+        names = read_names(directory)
+        digits = len(str(records.num_classes - 1))
+        key_digits = len(str(records.image_keys[-1]))
+        parent, name = os.path.split(out)
+        temporary = os.path.join(parent, ".{}.{}".format(name, os.getpid()))
+        made = {}  # label -> folder
+        try:
+            os.makedirs(temporary)
+            for key in track(records.image_keys, "images"):
+                label, data = records.image(key)
+                if label not in made:
+                    folder = names.get(label, str(label).zfill(digits))
+                    made[label] = _make_folder(temporary, folder, directory)
+                name = str(key).zfill(key_digits) + _EXTENSIONS.get(data[:2], ".bin")
+                with open(os.path.join(made[label], name), "wb") as file:
+                    file.write(data)
+            os.replace(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return len(records)
+
+
+def _make_folder(parent, name, directory):
+    path = os.path.join(parent, name)
+    try:
+        os.mkdir(path)
+    except FileExistsError:  # the number of one class may be the name of another
+        raise InputError("{}: two classes would share the folder {}; correct or remove the "
+                         "file.".format(os.path.join(directory, "identities.csv"), name)) from None
+    return path

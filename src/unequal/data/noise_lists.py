@@ -1,0 +1,181 @@
+"""What says which images are noise: every format of it, read and written here.
+
+A *noise list* has lines ``label index maxP P[label]``, the reference's ``0_noiselist.txt``. A *file
+of scores* has a row for every image of a set. ``truth.csv`` says what each image of a drawn set
+really shows. A *list of names* (MegaFace's) names pictures by their paths.
+"""
+import csv
+import os
+import re
+
+import numpy as np
+
+from unequal.data.pictures import ENDINGS
+from unequal.errors import InputError
+from unequal.system.files import remove_leftovers, replacing
+
+NAME = "0_noiselist.txt"  # the reference's, in --bin-dir
+COLUMNS = ("label", "key", "max_probability", "label_probability", "score", "prediction")
+KINDS = ("flip", "split", "outlier")
+
+
+def read_list(path):
+    """Read a noise list: lines ``label index maxP P[label]``, the reference's 0_noiselist.txt.
+
+    Returns
+    -------
+    labels, keys : numpy.ndarray
+        int64, shape (lines,); ``index`` is the key of the record.
+
+    Raises
+    ------
+    InputError
+        When a line makes no sense.
+    """
+    labels, keys = [], []
+    with open(path, encoding="ascii", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.split()
+            if not fields:
+                continue
+            try:
+                label, key = (float(field) for field in fields[:2])  # the reference's are floats
+                if len(fields) not in (2, 4) or label != int(label) or key != int(key) \
+                        or not max(abs(label), abs(key)) < 2 ** 53:
+                    raise ValueError
+            except (ValueError, OverflowError):
+                raise InputError(
+                    "{}, line {}: expected `label index maxP P[label]`, such as `17 2045 0.0031 "
+                    "0.0002`; give a list that `unequal noise` wrote.".format(path, number)
+                ) from None
+            labels.append(int(label))
+            keys.append(int(key))
+    return np.array(labels, np.int64), np.array(keys, np.int64)
+
+
+def write_list(path, columns, listed):
+    """Write the noise list: lines ``label index maxP P[label]`` of the images in ``listed``."""
+    remove_leftovers(os.path.dirname(path), re.escape(os.path.basename(path)))
+    with replacing(path) as file:
+        for row in np.flatnonzero(listed):
+            file.write("{} {} {!r} {!r}\n".format(
+                columns["label"][row], columns["key"][row],
+                float(columns["max_probability"][row]), float(columns["label_probability"][row])))
+
+
+def scores_head(fingerprint):
+    """How a file of scores begins: what it belongs to, and the names of its columns."""
+    return "# {}\n{}\n".format(fingerprint, ",".join(COLUMNS)).encode()
+
+
+def score_rows(columns):
+    """Rows of a file of scores, as bytes; ``columns`` are arrays (n,) in the order of COLUMNS."""
+    return "".join("{},{},{!r},{!r},{!r},{}\n".format(
+        label, key, float(most), float(own), float(score), prediction)
+        for label, key, most, own, score, prediction in zip(*columns)).encode()
+
+
+def resume_scores(path, head):
+    """Whole rows of an interrupted run that belongs to ``head``; cuts off what is not whole."""
+    try:
+        with open(path, "r+b") as file:
+            content = file.read()
+            if not content.startswith(head):
+                return 0
+            whole = content.rfind(b"\n") + 1
+            file.truncate(whole)
+            return content[:whole].count(b"\n") - 2
+    except FileNotFoundError:
+        return 0
+
+
+def read_scores(path):
+    """The columns of a file of scores, as :func:`score_records` returns them.
+
+    Raises
+    ------
+    InputError
+        When it is none.
+    """
+    try:
+        with open(path, encoding="ascii") as lines:
+            if lines.readline()[:1] != "#" or lines.readline().strip() != ",".join(COLUMNS):
+                raise ValueError
+            table = np.loadtxt(lines, delimiter=",", ndmin=2)
+            if table.shape[1] != len(COLUMNS):
+                raise ValueError
+    except ValueError:
+        raise InputError("{}: not a whole file of scores; `unequal noise --scores` writes "
+                         "one.".format(path)) from None
+    columns = dict(zip(COLUMNS, table.T))
+    return {name: column.astype(np.int64) if name in ("label", "key", "prediction") else column
+            for name, column in columns.items()}
+
+
+def write_truth(path, keys, labels, true_identities, kinds):
+    """Write a ``truth.csv``: a row an image, in the order given."""
+    with replacing(path) as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("key", "label", "true_identity", "kind"))
+        rows.writerows(zip(keys, labels, true_identities, kinds))
+
+
+def read_truth(path):
+    """``{key: (true identity, kind)}`` of a ``truth.csv`` (`unequal synth`)."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return {int(row["key"]): (int(row["true_identity"]), row["kind"])
+                    for row in csv.DictReader(file)}
+    except (KeyError, ValueError, TypeError, csv.Error):
+        raise InputError("{}: expected the columns key, label, true_identity, kind, as `unequal "
+                         "synth` writes them.".format(path)) from None
+
+
+def read_names(path):
+    """Names in a noise list: one a line, the second column where there are tabs; ``#`` comments.
+
+    The form of the lists published with InsightFace's MegaFace evaluation.
+    """
+    names = []
+    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            columns = line.strip().split("\t")
+            if columns[0] and not line.startswith("#"):
+                names.append(columns[min(1, len(columns) - 1)])
+    return names
+# .jpg, .png_r50.bin, .png.bin, .bin; a dot before them belongs to the name (A.J._Buckley_1.jpg).
+_ENDING = re.compile(r"((?:{})(_[^/]*)?)?(\.bin)?$".format(
+    "|".join(map(re.escape, ENDINGS + (".gif",)))), re.IGNORECASE)
+
+
+def _stem(name):
+    """A name without the endings of pictures and of the devkit's feature files."""
+    return _ENDING.sub("", os.path.normpath(name), count=1)
+
+
+def noisy(names, noise):
+    """Which names a noise list means.
+
+    An entry means every name that ends in it, folder by folder, endings such as ``.jpg`` or the
+    devkit's ``.png_r50.bin`` aside: ``A/A_1.jpg`` means ``set/A/A_1.png`` but not ``set/B/A_1``.
+
+    Parameters
+    ----------
+    names, noise : list of str
+
+    Returns
+    -------
+    noisy : numpy.ndarray
+        bool (names,).
+    unknown : int
+        How many entries mean no name at all.
+    """
+    wanted = {_stem(entry) for entry in noise}
+    depths = sorted({entry.count(os.sep) + 1 for entry in wanted})
+    result, met = np.zeros(len(names), bool), set()
+    for number, name in enumerate(names):
+        parts = _stem(name).split(os.sep)
+        found = {os.sep.join(parts[-depth:]) for depth in depths} & wanted
+        result[number] = bool(found)
+        met |= found
+    return result, len(wanted - met)
