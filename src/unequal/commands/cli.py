@@ -15,6 +15,7 @@ from unequal.system import interrupts, runtime
 # name -> (module, one line of help)
 COMMANDS = {
     "synth": ("unequal.commands.synth", "draw the built-in data set in MF2's format"),
+    "align": ("unequal.commands.align", "faces found in photographs and cut out upright"),
     "pack": ("unequal.commands.pack", "folder per identity, or .lst, to record set"),
     "unpack": ("unequal.commands.unpack", "record set to folder per identity"),
     "split": ("unequal.commands.split", "frequent (head) and rare (tail) identities of a set"),
