@@ -1,6 +1,8 @@
 # make test       ruff and the test suite
 # make demo       the recipe on the built-in data set
-# make bench      the benchmarks
+# make bench      speed and memory, within twenty minutes on two quiet cores
+# make campaign   kills, cluster kills and damaged files at length (hours)
+# make study      what the method gains (hours); writes mini_mf2/results.json
 # make test-cuda  whether mxnet-cu112 is imported with pip's CUDA libraries; needs no GPU, but 5 GB
 # make clean      remove the environments and everything built
 #
@@ -17,7 +19,10 @@ BIN := $(VENV)/bin
 CUDA_VENV := .venv-cuda
 CUDA_BIN := $(CUDA_VENV)/bin
 
-.PHONY: test demo bench test-cuda clean
+run = set -e; for script in $(1)/[!_]*.py; do echo "== $$script"; begin=$$(date +%s); \
+	$(BIN)/python $$script; echo "== $$(($$(date +%s) - begin)) s"; done
+
+.PHONY: test demo bench campaign study test-cuda clean
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -27,7 +32,13 @@ demo: $(VENV)/installed
 	$(BIN)/python demo.py
 
 bench: $(VENV)/installed-torch
-	set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	$(call run,benchmarks)
+
+campaign: $(VENV)/installed
+	$(call run,campaigns)
+
+study: $(VENV)/installed
+	$(call run,studies)
 
 # Linking mxnet-cu112 needs the driver's library; a stub stands for it.
 test-cuda: $(CUDA_VENV)/installed

@@ -2,7 +2,6 @@
 
     python benchmarks/cluster_cost.py [--network r50] [--classes 1000] [--batch 8] [--steps 3]
                                       [--rounds 3]
-    python benchmarks/cluster_cost.py --accuracy    gradient compression on the built-in data
     python benchmarks/cluster_cost.py --project     hosts of 8 GPUs, by arithmetic
 
 A step is forward, backward and update (SGD with momentum, ArcFace head) on random pictures, in
@@ -21,11 +20,9 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("alone", "ours", "server", "2-bit")
 EMBEDDING, SIZE = 512, 112
 LINKS = (1, 10, 25, 100)  # Gb/s
@@ -156,30 +153,6 @@ def compare(options):
             statistics.median(one["bytes"] for one in rounds[kind]) / 1e6, expected[kind] / 1e6))
 
 
-def accuracy():
-    """Step 2 on the built-in data by two workers, with and without compression."""
-    from unequal.synthetic.dataset import make_dataset
-
-    with tempfile.TemporaryDirectory() as directory:
-        make_dataset(directory + "/data", seed=0)
-        for threshold in (0, 0.001, 0.01):
-            prefix = "{}/{}/model".format(directory, threshold)
-            subprocess.run(
-                [sys.executable, "-m", "unequal", "launch", "-n", "2", "--", sys.executable,
-                 str(ROOT / "train_softmax.py"), "--network", "n8", "--emb-size", "128",
-                 "--margin-s", "16", "--per-batch-size", "64", "--lr", "0.1", "--lr-steps",
-                 "240,280", "--max-steps", "300", "--verbose", "150", "--patience", "0",
-                 "--data-dir", directory + "/data/MF2_pic9_head", "--kv-store", "dist_sync",
-                 "--compress-gradients", str(threshold), "--prefix", prefix],
-                check=True, stdout=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
-            events = map(json.loads, Path(prefix + "-trainlog.jsonl").read_text().splitlines())
-            events = {event["event"]: event for event in events}
-            print("threshold {:<6g} loss {:.3f}  {}".format(
-                threshold, events["train"]["metrics"]["softmaxloss"], "  ".join(
-                    "{} {:.4f}".format(name, result["accuracy_flip"])
-                    for name, result in events["verify"]["results"].items())), flush=True)
-
-
 def project(options):
     """Where the network is the limit: one worker of 8 GPUs and one server on each of 8 hosts."""
     import unequal  # noqa: F401
@@ -209,14 +182,11 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--accuracy", action="store_true")
     parser.add_argument("--project", action="store_true")
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.kind:
         work(options)
-    elif options.accuracy:
-        accuracy()
     elif options.project:
         project(options)
     else:

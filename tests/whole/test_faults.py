@@ -1,5 +1,5 @@
 """Runs that are killed, stopped or denied the disk, and what is left of them. The long version, a
-hundred kills at random times, is benchmarks/faults.py."""
+hundred kills at random times, is campaigns/faults.py."""
 import json
 import os
 import signal

@@ -1,11 +1,11 @@
-"""The fuzzer's short run; ``benchmarks/fuzz.py`` alone is the long one."""
+"""The fuzzer's short run; ``campaigns/fuzz.py`` alone is the long one."""
 import re
 import subprocess
 import sys
 
 from helpers import ROOT
 
-SCRIPT = ROOT / "benchmarks" / "fuzz.py"
+SCRIPT = ROOT / "campaigns" / "fuzz.py"
 INPUTS = 8  # a format
 
 

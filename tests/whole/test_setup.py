@@ -61,7 +61,8 @@ def test_the_command_is_installed():
 
 def test_nothing_edits_sys_path():
     offenders = [path.name
-                 for folder in ("src", "symbols", "eval", "benchmarks", "tests")
+                 for folder in ("src", "symbols", "eval", "benchmarks", "campaigns", "studies",
+                                "tests")
                  for path in [*ROOT.glob("*.py"), *(ROOT / folder).rglob("*.py")]
                  if path != Path(__file__).resolve() and "sys.path" in path.read_text("utf-8")]
     assert offenders == []

@@ -1,6 +1,6 @@
 """Kill a worker, the server or the scheduler of a job at random times, start it again, count.
 
-    python benchmarks/cluster_kills.py [--kills 24] [--seed 0]
+    python campaigns/cluster_kills.py [--kills 24] [--seed 0]
 
 `unequal launch -n 2` trains step 2 on a small built-in set with `--resume auto`. One of the four
 processes, in turn, gets SIGKILL: four times within three seconds of the launch, then four times
@@ -27,7 +27,7 @@ import numpy as np
 from unequal.synthetic.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
-_SPEC = importlib.util.spec_from_file_location("jobs", str(ROOT / "tests" / "jobs.py"))
+_SPEC = importlib.util.spec_from_file_location("jobs", str(ROOT / "tests" / "helpers" / "jobs.py"))
 jobs = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(jobs)
 

@@ -1,6 +1,6 @@
 """Damaged and hostile files for every command that reads files from elsewhere.
 
-    python benchmarks/fuzz.py [--inputs 1000] [--formats rec,bin] [--workers 2] [--seed 0]
+    python campaigns/fuzz.py [--inputs 1000] [--formats rec,bin] [--workers 2] [--seed 0]
 
 Each input is damaged by a generator seeded with its number and read, as users do it, by the
 commands that read its format. A worker process handles many; the parent kills it when an input

@@ -1,6 +1,6 @@
 """Kill the four stages of the recipe at random times, resume, and compare with runs left alone.
 
-    python benchmarks/faults.py [--kills 100] [--seed 0]
+    python campaigns/faults.py [--kills 100] [--seed 0]
 
 Each stage runs once without disturbance on a small built-in set. Then it runs with `--resume auto`
 and is killed (SIGKILL) after a random time, again and again until a run ends by itself; then all it

@@ -6,7 +6,7 @@ are chosen on the validation people; the accuracies shown are those of the test 
 runs by the entry scripts, one thread each, --jobs at a time. About two hours on two cores;
 what is done already is not done again.
 
-    python benchmarks/mini_mf2.py [--out mini_mf2] [--seeds 3] [--jobs 2] [--only-table]
+    python studies/mini_mf2.py [--out mini_mf2] [--seeds 3] [--jobs 2] [--only-table]
 
 Writes OUT/results.json; with --docs the tables of docs/mini_mf2.md and docs/mini_mf2.png.
 """
@@ -327,7 +327,7 @@ def main():
     print("\n" + text)
     if options.docs:
         page = ROOT / "docs" / "mini_mf2.md"
-        before, mark, _ = page.read_text().partition("<!-- written by benchmarks/mini_mf2.py -->\n")
+        before, mark, _ = page.read_text().partition("<!-- written by studies/mini_mf2.py -->\n")
         page.write_text(before + mark + "\n" + text)
         picture(results, ROOT / "docs" / "mini_mf2.png")
 
