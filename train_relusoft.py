@@ -18,14 +18,8 @@ from unequal.commands import cli
 from unequal.data import noise_lists
 from unequal.errors import InputError
 from unequal.models import noise_scan
-from unequal.training import fit, flags, setup, stages, state
-
-LIST = (
-    ("--noise-threshold", float, 0.0, "drop images whose largest probability under --pretrained is "
-                                      "below (the authors' iterator: 0.007)"),
-    ("--noise-list", str, "", "a noise list to use instead of making one"),
-)
-FLAGS = stages.TABLES + (LIST,)
+from unequal.training import fit, setup, stages, state
+from unequal.training.config import RelusoftConfig as Config
 
 
 def make_list(args, run, path):
@@ -59,6 +53,7 @@ def clean_keys(args, run):
 
 def main(args):
     run = setup.prepare(args)
+    args = setup.overruled(args, run.num_classes)
     keys = clean_keys(args, run)
     if run.arg_params is not None:
         for name in ("fc7_weight", "fc7_bias"):
@@ -67,4 +62,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_script(main, flags.parser(__doc__.splitlines()[0], *FLAGS)))
+    sys.exit(cli.run_script(main, Config, __doc__))

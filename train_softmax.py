@@ -10,14 +10,13 @@ from unequal.commands import cli
 from unequal.data.augmentation import Augmentation
 from unequal.data.batches import FaceIter
 from unequal.symbols import margins
-from unequal.training import fit, flags, setup
-
-FLAGS = (flags.NETWORK, flags.MARGIN, flags.RUN, flags.BATCH,
-         (("--bndrop", int, 0, "(unused)"),), flags.OURS)
+from unequal.training import fit, setup
+from unequal.training.config import SoftmaxConfig as Config
 
 
 def main(args):
     run = setup.prepare(args)
+    args = setup.overruled(args, run.num_classes)
     batch_size = (args.per_batch_size or 128) * len(run.devices)  # of this worker
     symbol = margins.softmax_head(run.embedding, run.label, run.num_classes, args.emb_size,
                                  run.margin)
@@ -36,4 +35,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_script(main, flags.parser(__doc__.splitlines()[0], *FLAGS)))
+    sys.exit(cli.run_script(main, Config, __doc__))

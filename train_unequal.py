@@ -24,12 +24,10 @@ from unequal.errors import InputError
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder
 from unequal.symbols import dispersed
-from unequal.training import fit, flags, setup, state
+from unequal.training import fit, setup, state
+from unequal.training.config import UnequalConfig as Config
+from unequal.training.config import replace
 from unequal.training.tail import Miner
-
-FLAGS = (flags.NETWORK, flags.MARGIN, flags.RUN, flags.TAIL, flags.OURS_TAIL,
-         flags.OURS)
-DEFAULTS = {"lr": 0.001, "verbose": 50}  # the reference's of this step
 
 
 def parse_weights(text):
@@ -89,21 +87,23 @@ def main(args):
     if not args.data_dir_interclass:
         raise InputError("--data-dir-interclass is missing: name the record set of the tail "
                          "identities (`unequal split` makes one).")
-    setup.check_positive(args, "images_per_identity", "bags")
     run = setup.prepare(args)
-    prefix, best = args.prefix, None
+    args = setup.overruled(args, run.num_classes)
+    best = None
     with RecordSet(args.data_dir_interclass) as tail:
         for number, weight in enumerate(weights, 1):
+            one = args
             if len(weights) > 1:
-                args.prefix = "{}_w{:g}".format(prefix, weight)
                 # A list may be made longer before a resume, not changed in front.
-                args.interweight = ",".join(map("{:g}".format, weights[:number]))
-            if not os.path.exists(state.path(args.prefix)) and (
+                one = replace(args, prefix="{}_w{:g}".format(args.prefix, weight),
+                              interweight=",".join(map("{:g}".format, weights[:number])))
+            if not os.path.exists(state.path(one.prefix)) and (
                     number > 1 or args.resume != "must"):
-                args.resume = ""  # nor do the weights after this one continue anything
-            found = fit.fit(stage(weight, args, run, tail), run, args)
+                # Nor do the weights after this one continue anything.
+                args, one = replace(args, resume=""), replace(one, resume="")
+            found = fit.fit(stage(weight, one, run, tail), run, one)
             if found.epoch is not None and (best is None or found.mean > best[0]):
-                best = found.mean, args.prefix, found.epoch
+                best = found.mean, one.prefix, found.epoch
             if number < len(weights) and best is not None:
                 logging.info("the next weight starts from %s,%d with mean accuracy %1.5f",
                              *best[1:], best[0])
@@ -112,5 +112,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_script(main, flags.parser(
-        __doc__.splitlines()[0], *FLAGS, **DEFAULTS)))
+    sys.exit(cli.run_script(main, Config, __doc__))

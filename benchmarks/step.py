@@ -31,8 +31,7 @@ def mxnet_step(batch, plain):
     import numpy as np
 
     from unequal.symbols import fresnet, margins
-    from unequal.training import fit
-    from unequal.training import flags as options
+    from unequal.training import config, fit
 
     if plain:
         fresnet.prelu_depthwise = lambda data, channels, name: mx.sym.LeakyReLU(
@@ -43,7 +42,7 @@ def mxnet_step(batch, plain):
     shapes = [("data", (batch, 3, SIZE, SIZE))], [("softmax_label", (batch,))]
     module.bind(*shapes)
     module.init_params(mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2))
-    flags = options.parser("", options.MARGIN, options.RUN).parse_args(["--lr", "0.01"])
+    flags = config.Config(lr=0.01)
     stage = fit.Stage("", symbol, None, [], [])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rescale_grad is not 1/batch: the loss is a mean already

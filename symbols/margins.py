@@ -30,7 +30,6 @@ class Margin(NamedTuple):
     margin_b: float = 0.0
     easy_margin: int = 0
     margin: int = 4  # loss type 1 only
-    fc7_wd_mult: float = 1.0
 
 
 def positions(label, num_classes):

@@ -1,10 +1,33 @@
-"""The one exception a user is meant to read."""
+"""The exceptions a user is meant to read."""
 
 
 class InputError(Exception):
-    """Input that cannot be used: bad data, a missing file, a flag that makes no sense.
+    """Input that cannot be used: bad data, a missing file, an argument that makes no sense.
 
-    Its text is one sentence that names the file, the record or the flag and says what to do.
+    Its text is one sentence that names the file, the record or the argument and says what to do.
     The command line prints it on stderr and exits with 1, without a traceback (``--debug`` shows
     it); library code raises it as it is.
     """
+
+
+class ArgumentError(InputError, ValueError):
+    """An argument of a function that cannot be used.
+
+    The library speaks of arguments (``margin_s 0 must be above 0.``); the command line puts the
+    flag in place of the name (``--margin-s 0 must be above 0.``), see
+    :func:`unequal.commands.cli.report_errors`.
+
+    Parameters
+    ----------
+    text : str
+        One sentence that begins with the argument's name.
+    *arguments : str
+        The names of arguments in the text, in the order in which they stand there.
+    """
+
+    def __init__(self, text: str, *arguments: str) -> None:
+        super().__init__(text, *arguments)
+        self.arguments = arguments
+
+    def __str__(self) -> str:
+        return str(self.args[0])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from unequal.cluster import workers as distributed
 from unequal.commands import cli
+from unequal.training import config, setup
 from unequal.training import flags as options
-from unequal.training import setup
 
 ROOT = Path(__file__).parent.parent.parent
 # Without dropout, whose random numbers two CPU contexts of one process share.
@@ -56,9 +56,8 @@ def main(data, out, *flags):
     for name, arguments in STEPS:
         module = runpy.run_path(str(ROOT / name))
         line = (COMMON + " " + arguments).format(data=data, out=out).split()
-        args = options.parser("", *module["FLAGS"], **module.get("DEFAULTS", {})).parse_args(
-            line + list(flags))
-        module["main"](args)
+        args = options.parser("", module["Config"]).parse_args(line + list(flags))
+        module["main"](config.from_options(module["Config"], args))
     everyone = workers["all"]
     if everyone.count == 1:
         return

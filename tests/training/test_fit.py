@@ -12,6 +12,7 @@ from unequal.eval import bins
 from unequal.symbols import fresnet, margins
 from unequal.training import fit, setup
 from unequal.training import flags as options
+from unequal.training.config import SoftmaxConfig
 
 CLASSES, SIZE = 4, 16
 
@@ -53,10 +54,9 @@ class Batches(mx.io.DataIter):
 
 
 def arguments(tmp_path, *flags):
-    tables = options.NETWORK, options.MARGIN, options.RUN, options.BATCH, options.OURS
     defaults = ["--data-dir", str(tmp_path), "--prefix", str(tmp_path / "m" / "model"),
                 "--network", "n8", "--emb-size", "16", "--version-output", "I", "--margin-s", "16"]
-    return options.parser("", *tables).parse_args(defaults + list(flags))
+    return options.parser("", SoftmaxConfig).parse_args(defaults + list(flags))
 
 
 def train(args, data, devices=1, lr_steps=(), before_batch=None, metrics=None):
@@ -239,8 +239,10 @@ def test_sphere_annealing(tmp_path):
     train(args, Batches(), before_batch=before_batch)
     np.testing.assert_allclose(seen, [100, 100, 50, 40])
     assert setup.sphere_annealing(arguments(tmp_path), CLASSES) is None
-    setup.sphere_annealing(args, 20001)
+    args = setup.overruled(SoftmaxConfig(loss_type=1), 20001)
     assert (args.beta_freeze, args.gamma) == (5000, 0.06)
+    args = setup.overruled(SoftmaxConfig(loss_type=1), 20000)
+    assert (args.beta_freeze, args.gamma) == (0, 0.12)
 
 
 def test_pretrained_weights_that_do_not_fit(tmp_path):

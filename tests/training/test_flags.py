@@ -1,10 +1,16 @@
 """The reference's command lines must keep working: flags, types and defaults are frozen here."""
+import dataclasses
 import runpy
+import sys
 
 import pytest
 
 from helpers import ROOT
+from unequal.commands import cli
+from unequal.errors import ArgumentError, InputError
+from unequal.training import config
 from unequal.training import flags as options
+from unequal.training.config import Config, NraConfig, RelusoftConfig, SoftmaxConfig, UnequalConfig
 
 # train_softmax.py of the reference; only its home directories are replaced (--log-dir).
 REFERENCE = {
@@ -22,30 +28,56 @@ REFERENCE = {
 OURS = {"--seed": 0, "--patience": 10, "--eval-dir": "", "--save-floor": 0.0, "--devices": "",
         "--kv-store": "device", "--compress-gradients": 0.0,
         "--resume": ""}
+NRA = {"--noise-beta": 1.0, "--bin-dir": "", "--batch_size_mining": 20}
+TAIL = {"--noise": 1, "--noise-beta": 0.9, "--batch-size1": 90, "--batchsize_id": 90,
+        "--images-per-identity": 3, "--data-dir-interclass": "", "--bag-size": 3600,
+        "--batch-size2": 180, "--interweight": "0.01", "--margin-inter": 1.0, "--lr": 0.001,
+        "--verbose": 50}
+# What a resumed run may change; a flag that is renamed must not silently become one.
+FREE = {
+    "resume", "debug", "kv_store", "prefix", "data_dir", "data_dir_interclass", "eval_dir",
+    "log_file", "log_dir", "bin_dir", "noise_list", "truth", "devices", "batch_size_mining",
+    "verbose", "ckpt", "save_floor", "patience", "max_steps", "end_epoch"}
+SHARED = {"prefix", "verbose", "ckpt", "patience", "max_steps", "end_epoch"}
 
 
 def flags(script):
     """``{flag: default}`` of an entry script."""
-    module = runpy.run_path(str(ROOT / script))
-    parser = options.parser("", *module["FLAGS"], **module.get("DEFAULTS", {}))
+    parser = options.parser("", runpy.run_path(str(ROOT / script))["Config"])
     return {action.option_strings[0]: action.default for action in parser._actions
             if action.dest not in ("help", "debug")}
 
 
-def test_train_softmax_has_the_references_flags_and_ours():
-    assert flags("train_softmax.py") == {**REFERENCE, **OURS}
+@pytest.mark.parametrize("script, reference, ours", [
+    ("train_softmax.py", REFERENCE, OURS),
+    ("train_relusoft_savemodel.py", {**REFERENCE, **NRA},
+     {**OURS, "--mean-loss": 0, "--gate": 0.0, "--truth": ""}),
+    ("train_relusoft.py", {**REFERENCE, **NRA},
+     {**OURS, "--mean-loss": 0, "--gate": 0.0, "--truth": "", "--noise-threshold": 0.0,
+      "--noise-list": ""}),
+    ("train_unequal.py", {**REFERENCE, **TAIL}, {**OURS, "--mining": 1, "--bags": 100}),
+])
+def test_the_scripts_have_the_references_flags_and_ours(script, reference, ours):
+    expected = {**reference, **ours}
+    if script != "train_softmax.py":
+        del expected["--bndrop"]
+    if script == "train_unequal.py":
+        del expected["--per-batch-size"]
+    assert flags(script) == expected
+    assert {row.spelling for row in options.rows(config.SCRIPTS[script])
+            if row.origin == options.OURS} == set(ours) | {"--debug"}
 
 
 def test_the_papers_command_line_is_understood():
-    module = runpy.run_path(str(ROOT / "train_softmax.py"))
-    args = options.parser("", *module["FLAGS"]).parse_args(
+    args = options.parser("", SoftmaxConfig).parse_args(
         "--network r50 --loss-type 4 --margin-m 0.5 --data-dir ./MF2_pic9_head/ --end-epoch 40 "
         "--per-batch-size 100 --prefix ../models/r50_arc_pic9/model".split())
+    args = config.from_options(SoftmaxConfig, args)
     assert (args.network, args.end_epoch, args.per_batch_size) == ("r50", 40, 100)
 
 
 def test_types_are_kept():
-    parser = options.parser("", options.RUN, options.OURS)
+    parser = options.parser("", Config)
     args = parser.parse_args(["--lr", "1", "--verbose", "5"])
     assert isinstance(args.lr, float) and isinstance(args.verbose, int)
 
@@ -53,11 +85,125 @@ def test_types_are_kept():
 def test_abbreviations_are_refused(capsys):
     """``--network r50 --margin 4`` must not turn into --margin-m some day."""
     with pytest.raises(SystemExit) as exit_:
-        options.parser("", options.RUN).parse_args(["--data", "x"])
+        options.parser("", Config).parse_args(["--data", "x"])
     assert exit_.value.code == 2
 
 
 def test_defaults_can_be_replaced_by_name_only():
-    assert options.parser("", options.RUN, lr=0.5).parse_args([]).lr == 0.5
+    assert options.parser("", Config, lr=0.5).parse_args([]).lr == 0.5
     with pytest.raises(AssertionError):
-        options.parser("", options.RUN, learning_rate=0.5)
+        options.parser("", Config, learning_rate=0.5)
+
+
+def test_help_is_in_groups_by_where_a_flag_comes_from():
+    text = options.parser("", UnequalConfig).format_help()
+    reference, ours, unused = (text.index(title) for title in (
+        "flags of the reference", "flags of ours", "unused, accepted"))
+    assert reference < text.index("  --bag-size ") < ours < text.index("  --mining ") < unused
+    assert text.index("  --margin-inter ") > unused
+    assert "weight decay [at least 0] (default: 0.0005)" in " ".join(text.split())
+
+
+def test_what_a_resumed_run_may_change_and_workers_must_share():
+    rows = config.ROWS.values()
+    assert {row.name for row in rows if row.change != options.NEVER} == FREE
+    assert {row.name for row in rows if row.change == options.AT_RESUME} == SHARED
+    values = UnequalConfig(lr=0.5)
+    assert config.identity(values)["--batchsize_id"] == 90
+    assert not {"--verbose", "--eval-dir"} & set(config.identity(values))
+    assert set(config.shared(values)) - set(config.identity(values)) == {
+        config.spelling(name) for name in SHARED}
+
+
+def test_a_configuration_is_made_once():
+    first = SoftmaxConfig(lr=1, margin_m=0.3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.lr = 2.0
+    second = config.replace(first, lr=2.0)
+    assert (first.lr, second.lr, second.margin_m) == (1, 2.0, 0.3)
+    with pytest.raises(ArgumentError, match=r"^lr -1\.0 must be above 0\.$"):
+        config.replace(first, lr=-1.0)
+
+
+@pytest.mark.parametrize("changes, text", [
+    (dict(bn_mom=1e308), r"^bn_mom 1e\+308 must lie in \[0, 1\]\.$"),
+    (dict(fc7_wd_mult=float("nan")), "^fc7_wd_mult nan is not a finite number"),
+    (dict(lr=float("inf")), "^lr inf is not a finite number"),
+    (dict(lr=1e308), r"^lr 1e\+308 must be at most 3.4\d*e\+38"),
+    (dict(lr=0.0), r"^lr 0\.0 must be above 0\.$"),
+    (dict(gate=1e-320), "^gate 1e-320 is too small"),
+    (dict(per_batch_size=2 ** 31), "^per_batch_size 2147483648 must be at most 2147483647"),
+    (dict(verbose=0), "^verbose must be above 0.$"),
+    (dict(cutoff=-1), "^cutoff -1 must not be negative"),
+    (dict(margin=0), "^margin 0 must be at least 1.$"),
+    (dict(loss_type=3), "^loss_type 3 is unknown; known are 0, 1, 2, 4, 5.$"),
+    (dict(use_deformable=1), "^use_deformable 1 is not supported"),
+    (dict(prefix=""), "^prefix is empty"),
+    (dict(prefix="m\udcff/model"), "^prefix 'm.*' is not UTF-8"),
+    (dict(target="a\0b"), "^target .* holds a zero byte"),
+    (dict(lr="0.1"), "^lr '0.1' must be of type float"),
+    (dict(verbose=True), "^verbose True must be of type int"),
+    (dict(resume="yes"), "^resume 'yes' is unknown"),
+])
+def test_a_value_that_is_not_allowed_names_its_field(changes, text):
+    with pytest.raises(ArgumentError, match=text) as error:
+        RelusoftConfig(**changes)
+    assert error.value.arguments == tuple(changes)
+
+
+def test_the_command_line_names_the_flag(capsys, monkeypatch):
+    """And only the place where the name stands, not a value that is the same word."""
+    def fail():
+        raise ArgumentError("batchsize_id batchsize_id must be above margin_m's margin_m.",
+                            "batchsize_id", "margin_m")
+
+    assert cli.report_errors(fail) == 1
+    assert capsys.readouterr().err == (
+        "error: --batchsize_id batchsize_id must be above --margin-m's margin_m.\n")
+    monkeypatch.setattr(sys, "argv", ["train_softmax.py", "--gamma", "nan"])
+    assert cli.run_script(lambda settings: pytest.fail("called"), NraConfig, "doc") == 1
+    assert capsys.readouterr().err == "error: --gamma nan is not a finite number.\n"
+
+
+# What no flag may answer with a traceback.
+EXTREMES = ("0", "-1", "nan", "inf", "-inf", "1e308", "-1e308", "1e-320", "2147483648",
+            "-2147483649", "9" * 400, "x" * 100000, "", "\udcff", "a\0b", ",", "1,,2")
+
+
+@pytest.mark.parametrize("script", sorted(config.SCRIPTS))
+def test_extreme_values_are_taken_or_refused_in_one_sentence(script, capsys):
+    cls = config.SCRIPTS[script]
+    parser = options.parser("", cls)
+    refused = 0
+    for row in options.rows(cls):
+        if row.kind is bool:
+            continue
+        for value in EXTREMES:
+            def read(value=value, row=row):
+                config.from_options(cls, parser.parse_args(
+                    [row.spelling + "=" + value]))
+            try:
+                code = cli.report_errors(read)
+            except SystemExit as exit_:  # not a number: argparse
+                code = exit_.code
+                assert code == 2
+            errors = capsys.readouterr().err
+            if code == 1:
+                refused += 1
+                assert errors.startswith("error: " + row.spelling) and errors.count("\n") == 1
+            assert "Traceback" not in errors and "unexpected" not in errors
+    assert refused > 150
+
+
+def test_the_prefix_must_be_writable(tmp_path):
+    config.check_prefix(str(tmp_path / "new" / "model"))
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for prefix in (str(tmp_path / "file" / "model"), str(tmp_path / ("n" * 300)), "/proc/model"):
+        with pytest.raises(InputError, match="^prefix .*: cannot be written"):
+            config.check_prefix(prefix)
+
+
+def test_the_page_of_flags_is_current():
+    """Made by ``python -m unequal.training.config > docs/flags.md``."""
+    assert (ROOT / "docs" / "flags.md").read_text(encoding="utf-8") == config.table()

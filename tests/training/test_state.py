@@ -143,15 +143,6 @@ def test_what_may_change(tmp_path):
     train(args, Batches())
 
 
-def test_every_free_flag_is_one(tmp_path):
-    """A flag that is renamed must not turn into one that a resumed run may silently change."""
-    from unequal.training import flags as options
-    from unequal.training import stages
-    parser = options.parser("", *stages.TABLES)
-    known = set(vars(parser.parse_args([]))) | {"noise_list", "data_dir_interclass"}
-    assert state.FREE <= known
-
-
 def damage(path, how):
     content = path.read_bytes()
     if how == "half":

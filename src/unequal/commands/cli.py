@@ -7,9 +7,10 @@ import argparse
 import importlib
 import logging
 import os
+import re
 import sys
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.system import interrupts, runtime
 
 # name -> (module, one line of help)
@@ -44,6 +45,20 @@ def _forget_pipes():
             os.dup2(nowhere, stream.fileno())
 
 
+def in_flags(error):
+    """The text of an ArgumentError with flags in place of its arguments.
+
+    The one place where the library's names of arguments become the command line's flags.
+    """
+    from unequal.training import config
+
+    text = str(error)
+    for name in error.arguments:
+        # Only where it first stands: what the user gave may be the same word.
+        text = re.sub(r"\b{}\b".format(re.escape(name)), config.spelling(name), text, count=1)
+    return text
+
+
 def report_errors(function, debug=False):
     """Call ``function``; turn an error a user can act on into one line on stderr and exit code 1.
 
@@ -66,6 +81,10 @@ def report_errors(function, debug=False):
     except BrokenPipeError:
         _forget_pipes()  # the reader went away (`| head`)
         return 141
+    except ArgumentError as error:
+        if debug:
+            raise
+        message = in_flags(error)
     except InputError as error:
         if debug:
             raise
@@ -95,15 +114,19 @@ def setup_logging(stream=None):
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=stream or sys.stderr)
 
 
-def run_script(main, parser):
+def run_script(main, config_class, description):
     """Run an entry script: parse, log to stdout as the recipe's ``| tee`` expects, ``main``.
 
-    SIGTERM and SIGINT save and stop it (:mod:`unequal.system.interrupts`).
+    ``main`` gets a value of ``config_class`` (:mod:`unequal.training.config`). SIGTERM and SIGINT
+    save and stop it (:mod:`unequal.system.interrupts`).
     """
-    options = parser.parse_args()
+    from unequal.training import config, flags
+
+    options = flags.parser(description.splitlines()[0], config_class).parse_args()
     setup_logging(sys.stdout)
     with interrupts.caught():
-        return report_errors(lambda: main(options), debug=options.debug)
+        return report_errors(lambda: main(config.from_options(config_class, options)),
+                             debug=options.debug)
 
 
 def build_parser(names=COMMANDS):

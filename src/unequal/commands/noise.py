@@ -5,7 +5,7 @@ from unequal.eval import noise_scores
 from unequal.models import noise_scan
 from unequal.symbols import margins
 from unequal.system import runtime
-from unequal.training import flags
+from unequal.training import config, flags
 
 
 def configure(parser):
@@ -21,13 +21,15 @@ def configure(parser):
     parser.add_argument("--truth", metavar="F", help="truth.csv: report how good the list is")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--devices", default=None, help="cpu, cpu:N or gpu:0,1")
-    for flag, kind, default, text in flags.MARGIN:
-        if flag[2:].replace("-", "_") in margins.Margin._fields:
-            parser.add_argument(flag, type=kind, default=default, help=text)
+    flags.add_arguments(parser, config.Config, margins.Margin._fields)
+    parser.add_argument("--fc7-wd-mult", type=float, help="does nothing")
 
 
 def run(args):
     """Write the list; print how many, and with ``--truth`` how good."""
+    for row in flags.rows(config.Config):
+        if row.name in margins.Margin._fields:
+            row.check(getattr(args, row.name))
     settings = margins.Margin(**{name: getattr(args, name) for name in margins.Margin._fields})
     with RecordSet(args.directory) as records:
         columns, listed = noise_scan.make_list(

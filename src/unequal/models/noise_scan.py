@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 
 from unequal.data import noise_lists
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.eval import noise_scores
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder
@@ -42,6 +42,11 @@ class Classifier:
             logits = margins.margin_logits(mx.sym.Variable("embedding"), label, classes, size,
                                           settings)
             self._symbol = mx.sym.softmax(logits, axis=1)
+        if "fc7_bias" in self._symbol.list_arguments() and "fc7_bias" not in arg_params:
+            raise ArgumentError(
+                "loss_type {}: the checkpoint's classifier has no bias (fc7_bias), so it was "
+                "trained with another loss type; give that one.".format(settings.loss_type),
+                "loss_type")
         self._arguments = {name: arg_params[name].as_in_context(device)
                            for name in self._symbol.list_arguments() if name.startswith("fc7")}
         if margins.SPHERE_BETA in self._symbol.list_arguments():

@@ -17,6 +17,7 @@ from unequal.models import checkpoints
 from unequal.models.embedder import Embedder, PictureList
 from unequal.symbols import margins
 from unequal.system import interrupts, progress
+from unequal.training import config
 from unequal.training import state as run_state
 
 logger = logging.getLogger(__name__)
@@ -296,9 +297,7 @@ def _check_workers(workers, module, identity, step, options):
     if workers.count > 1:
         weights = module.get_params()[0]
         workers.check_equal(dict(
-            identity, **{"--" + name.replace("_", "-"): getattr(options, name)
-                         for name in ("max_steps", "end_epoch", "verbose", "patience", "ckpt",
-                                      "prefix")},
+            identity, **config.shared(options),
             **{"the number of batches done": step,
                "the state of the weights": zlib.crc32(b"".join(
                    weights[name].asnumpy().tobytes() for name in sorted(weights)))}))
@@ -326,8 +325,7 @@ def fit(stage, run, options):
     ----------
     stage : Stage
     run : unequal.training.setup.Run
-    options : argparse.Namespace
-        With the flags of :mod:`unequal.training.flags`.
+    options : unequal.training.config.Config
 
     Returns
     -------

@@ -1,122 +1,228 @@
-"""Command lines of the entry scripts: the reference's flags, spelt as it spells them, and ours.
+"""What a flag of the training scripts is: one row with all its facts.
 
-Flags of the reference keep their names and defaults (home directories excepted); ours have long,
-dashed names. ``tests/training/test_flags.py`` freezes both lists.
+A row is a field of a dataclass (:mod:`unequal.training.config`), made by :func:`flag`. From the
+rows come the parser and its help, the checks of the values, what a resumed run may change, what
+the workers of a job must agree on, and the table docs/flags.md.
 """
 import argparse
+import dataclasses
+import math
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Type, TypeVar, Union
 
-# flag, type, default, help. Those marked (unused) do nothing in the reference either and are
-# accepted so that command lines keep working.
-NETWORK = (
-    ("--network", str, "r50", "r18 ... r269, or n8 for small pictures"),
-    ("--version-se", int, 0, "1: squeeze-and-excitation"),
-    ("--version-input", int, 1, "0: 7x7 stride 2, 1: 3x3 stride 1 first convolution"),
-    ("--version-output", str, "E", "how the embedding is made of the features"),
-    ("--version-unit", int, 3, "kind of residual unit"),
-    ("--version-act", str, "prelu", "prelu or relu"),
-    ("--use-deformable", int, 0, "(unused)"),
-    ("--emb-size", int, 512, "length of the embedding"),
-    ("--bn-mom", float, 0.9, "momentum of BatchNorm's moving averages"),
-)
+from unequal.errors import ArgumentError
 
-MARGIN = (
-    ("--loss-type", int, 4, "0 softmax, 1 sphere, 2 cosine margin, 4 ArcFace, 5 combined"),
-    ("--margin-m", float, 0.5, "additive margin (radians; cosine for loss type 2)"),
-    ("--margin-s", float, 64.0, "scale of the logits"),
-    ("--margin-a", float, 1.0, "loss type 5: factor of the angle"),
-    ("--margin-b", float, 0.0, "loss type 5: subtracted from the cosine"),
-    ("--easy-margin", int, 0, "loss type 4: 1: no margin beyond 90 degrees"),
-    ("--margin", int, 4, "loss type 1: factor of the angle"),
-    ("--beta", float, 1000.0, "loss type 1: annealing, start value"),
-    ("--beta-min", float, 5.0, "loss type 1: annealing, least value"),
-    ("--beta-freeze", int, 0, "loss type 1: batches before annealing; also delays --lr-steps"),
-    ("--gamma", float, 0.12, "loss type 1: beta * (1 + gamma * batch) ** -power"),
-    ("--power", float, 1.0, "loss type 1: see --gamma"),
-    ("--scale", float, 0.9993, "(unused)"),
-    ("--fc7-wd-mult", float, 1.0, "factor of the classifier's weight decay"),
-)
+# Where a flag comes from. UNUSED: of the reference, does nothing there nor here, and is accepted so
+# that command lines keep working.
+REFERENCE, OURS, UNUSED = "the reference's", "ours", "unused"
 
-RUN = (
-    ("--data-dir", str, "", "record set to train on"),
-    ("--prefix", str, "../model/model",
-     "of the checkpoints: PREFIX-symbol.json, PREFIX-NNNN.params"),
-    ("--pretrained", str, "", "PREFIX,EPOCH of a checkpoint to start from"),
-    ("--ckpt", int, 1, "PREFIX-NNNN at a verification: 0 never, 1 when better, 2 always"),
-    ("--verbose", int, 2000, "batches between verifications"),
-    ("--max-steps", int, 0, "stop after so many batches; 0: no limit"),
-    ("--end-epoch", int, 100000, "stop after so many epochs"),
-    ("--lr", float, 0.1, "learning rate"),
-    ("--lr-steps", str, "", "batches after which lr falls tenfold: a,b,c"),
-    ("--wd", float, 0.0005, "weight decay"),
-    ("--mom", float, 0.9, "momentum"),
-    ("--rand-mirror", int, 1, "1: mirror half of the pictures"),
-    ("--cutoff", int, 0, "side of a square painted over at random; 0: none"),
-    ("--target", str, "lfw,cfp_fp,agedb_30", "verification sets"),
-    ("--log-file", str, "trainlog", "name of the machine-readable log: PREFIX-NAME.jsonl"),
-    ("--log-dir", str, "", "its directory; default: beside the checkpoints"),
-)
+# Who may change it. NEVER: another value is another run. AT_RESUME: a resumed run may, but all
+# workers of a job alike. ANYWHERE: each worker and each resume, since it says where things are or
+# what to log.
+NEVER, AT_RESUME, ANYWHERE = "no", "yes", "each worker"
 
-BATCH = (("--per-batch-size", int, 100, "batch size of each device"),)
-
-# Step 3.
-NOISE = (
-    ("--noise-beta", float, 1.0, "trust in the label; the rest goes to the model's prediction"),
-    ("--bin-dir", str, "", "directory of the noise list 0_noiselist.txt; empty: the checkpoints'"),
-    ("--batch_size_mining", int, 20, "batch size of the pass that makes the noise list"),
-)
-
-# Step 4.
-TAIL = (
-    ("--noise", int, 1, "1: noise-robust loss on the head images; 0: cross-entropy"),
-    ("--noise-beta", float, 0.9, "trust in the label; the rest goes to the model's prediction"),
-    ("--batch-size1", int, 90, "head images a batch, over all devices"),
-    ("--batchsize_id", int, 90, "tail images a batch, over all devices"),
-    ("--images-per-identity", int, 3, "images of each tail identity in a batch"),
-    ("--data-dir-interclass", str, "", "record set of the tail identities"),
-    ("--bag-size", int, 3600, "tail images from which a batch is mined"),
-    ("--batch-size2", int, 180, "batch size of the mining pass, over a worker's devices"),
-    ("--interweight", str, "0.01", "weight of the center-dispersed loss; a list such as 1,5,10: "
-                                   "one after the other, each from the best model so far"),
-    ("--margin-inter", float, 1.0, "(unused)"),
-)
-
-# Not in the reference.
-OURS_TAIL = (
-    ("--mining", int, 1, "1: the tail identities the model confuses most; 0: random ones"),
-    ("--bags", int, 100, "batches an epoch, each mined from a bag of its own"),
-)
-OURS_NOISE = (
-    ("--mean-loss", int, 0, "1: the mean loss; 0: the sum over twice the batch, as the reference"),
-    ("--gate", float, 0.0, "samples whose largest probability does not exceed it carry no weight"),
-    ("--truth", str, "", "truth.csv of `unequal synth`: log how often predictions are right"),
-)
-OURS = (
-    ("--seed", int, 0, "of the order, the augmentation and the initial weights"),
-    ("--patience", int, 10, "stop when the mean accuracy over the targets has not risen for so "
-                            "many verifications; 0: never"),
-    ("--eval-dir", str, "", "directory of the verification sets"),
-    ("--save-floor", float, 0.0, "PREFIX-NNNN only when the first target reaches this accuracy "
-                                 "(the reference asks 0.975 to 0.99)"),
-    ("--kv-store", str, "device", "local or device: one process; dist_sync or dist_device_sync: "
-                                  "one of several workers (`unequal launch`)"),
-    ("--compress-gradients", float, 0.0, "between workers: 2 bits each, 0 or plus or minus this; "
-                                         "0: uncompressed"),
-    ("--devices", str, "", "cpu, cpu:N (N contexts) or gpu:0,1; default by CUDA_VISIBLE_DEVICES"),
-)
+_INT = 2 ** 31 - 1  # MXNet's integers
+_FLOAT = 3.4028234e38  # the largest float32
+_SMALLEST = 1.1754944e-38  # and the smallest normal one: MXNet reads no smaller number
 
 
-def parser(description, *tables, **defaults):
-    """An argument parser of flag tables; ``defaults`` replaces some of their defaults by name."""
+class Range(NamedTuple):
+    """Numbers from ``low`` to ``high``, both allowed, or with ``above`` all but ``low`` itself.
+
+    None: as far as a 32-bit number goes. No number may be NaN or infinite.
+    """
+
+    low: Optional[float] = None
+    high: Optional[float] = None
+    above: bool = False
+
+    def problem(self, value: float) -> str:
+        """What is wrong with ``value``, to follow the flag's name in a sentence; or ""."""
+        if isinstance(value, float) and not math.isfinite(value):
+            if self.low is None or self.high is None:
+                return f"{value} is not a finite number"
+            return f"{value} must lie in {self}"
+        most = _INT if isinstance(value, int) else _FLOAT
+        low = -most if self.low is None else self.low
+        high = most if self.high is None else self.high
+        if not isinstance(value, int) and 0 < abs(value) < _SMALLEST:
+            return f"{value} is too small for a 32-bit number; give 0 or at least {_SMALLEST}"
+        if low < value <= high or (value == low and not self.above):
+            return ""
+        if self.low is not None and self.high is not None:
+            return f"{value} must lie in {self}"
+        if value > high:
+            return f"{value} must be at most {high}"
+        if self.above:
+            return (f"{value} " if value or isinstance(value, float) else "") + (
+                f"must be above {low}")
+        return f"{value} must " + ("not be negative" if low == 0 else f"be at least {low}")
+
+    def __str__(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"{'(' if self.above else '['}{self.low:g}, {self.high:g}]"
+        if self.low is not None:
+            return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return "" if self.high is None else f"at most {self.high:g}"
+
+
+class Choice(NamedTuple):
+    """One of a few values."""
+
+    values: tuple
+
+    def problem(self, value: Any) -> str:
+        if value in self.values:
+            return ""
+        return f"{value!r} is unknown; known are {', '.join(map(str, self.values))}"
+
+    def __str__(self) -> str:
+        return ", ".join(str(value) or "empty" for value in self.values)
+
+
+class Path(NamedTuple):
+    """The name of something that will be written: text that every part of MXNet can take."""
+
+    empty: bool = True  # whether it may be
+
+    def problem(self, value: str) -> str:
+        if not value and not self.empty:
+            return "is empty; name where to write"
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return f"{value!r} is not UTF-8 text, and MXNet can write no such file; choose another"
+        return ""
+
+    def __str__(self) -> str:
+        return ""
+
+
+ANY = Range()
+POSITIVE = Range(0, above=True)
+NOT_NEGATIVE = Range(0)
+SHARE = Range(0, 1)
+SWITCH = Choice((0, 1))
+
+Allowed = Union[Range, Choice, Path, None]
+
+
+class Flag(NamedTuple):
+    """The facts of one flag."""
+
+    name: str  # of the attribute: margin_s
+    spelling: str  # --margin-s
+    kind: type
+    default: Any
+    help: str
+    origin: str
+    allowed: Allowed
+    change: str
+    const: Any  # the value when the flag is given without one; None: it needs one
+
+    def check(self, value: Any) -> None:
+        """Raise ArgumentError, which names the argument, unless ``value`` can be used."""
+        problem = self._problem(value)
+        if problem:
+            raise ArgumentError(f"{self.name} {problem}.", self.name)
+
+    def _problem(self, value: Any) -> str:
+        kinds = (int, float) if self.kind is float else self.kind
+        if not isinstance(value, kinds) or (isinstance(value, bool) and self.kind is not bool):
+            return f"{value!r} must be of type {self.kind.__name__}"
+        if isinstance(value, str) and "\0" in value:
+            return f"{value!r} holds a zero byte"
+        if self.allowed is None:
+            return ""
+        return self.allowed.problem(value)
+
+
+_Value = TypeVar("_Value", int, float, str, bool)
+
+
+def flag(default: _Value, help: str, *, origin: str = REFERENCE, allowed: Allowed = None,
+         change: str = NEVER, spelling: str = "", const: Any = None) -> _Value:
+    """A field of a configuration: the row of one flag.
+
+    Parameters
+    ----------
+    default : int, float, str or bool
+        Its type is the flag's; a bool is a switch without a value.
+    help : str
+    origin : str
+        :data:`REFERENCE`, :data:`OURS` or :data:`UNUSED`.
+    allowed : Range, Choice or Path, optional
+        Numbers are finite in any case.
+    change : str
+        :data:`NEVER`, :data:`AT_RESUME` or :data:`ANYWHERE`.
+    spelling : str
+        Where it is not the name with dashes.
+    const
+        The value of the flag given without one.
+    """
+    if allowed is None and type(default) in (int, float):
+        allowed = ANY
+    facts = dict(help=help, origin=origin, allowed=allowed, change=change, spelling=spelling,
+                 const=const)
+    # For the type checker a field is what it holds.
+    return dataclasses.field(default=default, metadata=facts)  # type: ignore[return-value]
+
+
+def rows(config: Any) -> List[Flag]:
+    """The rows of a configuration, a class or a value, in their order."""
+    result = []
+    for field in dataclasses.fields(config):
+        facts = dict(field.metadata)
+        spelling = facts.pop("spelling") or "--" + field.name.replace("_", "-")
+        result.append(Flag(name=field.name, spelling=spelling, kind=type(field.default),
+                           default=field.default, **facts))
+    return result
+
+
+def add_arguments(parser: argparse.ArgumentParser, config: Type,
+                  names: Optional[Iterable[str]] = None, **defaults: Any) -> None:
+    """Add the flags of a configuration to a parser, in groups by where they come from.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    config : type
+        A dataclass of :mod:`unequal.training.config`.
+    names : iterable of str, optional
+        Only these.
+    **defaults
+        In place of the rows' own, by name.
+    """
+    wanted = [row for row in rows(config) if names is None or row.name in set(names)]
+    unknown = set(defaults) - {row.name for row in wanted}
+    assert not unknown, unknown
+    titles = {REFERENCE: "flags of the reference", OURS: "flags of ours",
+              UNUSED: "unused, accepted for old command lines"}
+    for origin, title in titles.items():
+        group = parser.add_argument_group(title)
+        for row in wanted:
+            if row.origin == origin:
+                _add(group, row, defaults.get(row.name, row.default))
+
+
+def _add(group: Any, row: Flag, default: Any) -> None:
+    text = row.help.replace("%", "%%")
+    if row.kind is bool:
+        group.add_argument(row.spelling, dest=row.name, action="store_true", help=text)
+        return
+    limits = str(row.allowed or "")
+    more: Dict[str, Any] = {} if row.const is None else dict(nargs="?", const=row.const)
+    group.add_argument(row.spelling, dest=row.name, type=row.kind, default=default,
+                       metavar=row.name.upper(),
+                       help=f"{text} [{limits}]" if limits else text, **more)
+
+
+def parser(description: str, config: Type, **defaults: Any) -> argparse.ArgumentParser:
+    """The argument parser of a training script.
+
+    Its values are what was typed; :func:`unequal.training.config.from_options` checks them.
+    """
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False)
-    for table in tables:
-        for flag, kind, default, text in table:
-            name = flag[2:].replace("-", "_")
-            result.add_argument(flag, type=kind, default=defaults.pop(name, default), help=text)
-    assert not defaults, defaults
-    result.add_argument("--resume", nargs="?", choices=("must", "auto"), const="must", default="",
-                        help="continue the run of --prefix that was stopped; auto: or start one "
-                             "when there is none")
-    result.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_arguments(result, config, **defaults)
     return result

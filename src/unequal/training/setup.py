@@ -13,6 +13,7 @@ from unequal.errors import InputError
 from unequal.models import checkpoints
 from unequal.symbols import fresnet, margins
 from unequal.system import progress, runtime
+from unequal.training import config
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ def prepare(options):
 
     Parameters
     ----------
-    options : argparse.Namespace
-        With the flags of the tables NETWORK, MARGIN, RUN and OURS of :mod:`unequal.training.flags`.
+    options : unequal.training.config.Config
 
     Returns
     -------
@@ -59,10 +59,6 @@ def prepare(options):
     if not options.data_dir:
         raise InputError("--data-dir is missing: name a record set (`unequal synth DIR` makes one "
                          "to try).")
-    check_positive(options, "verbose", "end_epoch", "lr")
-    if options.use_deformable:
-        raise InputError("--use-deformable 1 is not supported; the reference accepts it but builds "
-                         "the same network.")
     workers = Workers(options.kv_store, options.compress_gradients)
     if workers.rank:  # worker 0 speaks for all
         logging.getLogger().setLevel(logging.WARNING)
@@ -84,15 +80,10 @@ def prepare(options):
     logger.info("%s: %d classes, %d images of %dx%d on %s", os.path.abspath(options.data_dir),
                 records.num_classes, len(records), *records.image_size,
                 ", ".join(map(str, devices)))
+    if not workers.rank:
+        config.check_prefix(options.prefix)
     return Run(devices, records, embedding, mx.sym.Variable(LABEL_NAME),
                margin_of(options), arg_params, aux_params, workers)
-
-
-def check_positive(options, *names):
-    """Raise InputError for the first of these options that is not above 0."""
-    for name in names:
-        if getattr(options, name) <= 0:
-            raise InputError("--{} must be above 0.".format(name.replace("_", "-")))
 
 
 def margin_of(options):
@@ -114,17 +105,21 @@ def lr_steps(options, default, batch_size):
     return steps
 
 
+def overruled(options, num_classes):
+    """The configuration as the reference changes it: loss type 1 above 20,000 classes has
+    ``beta_freeze`` 5000 and ``gamma`` 0.06, whatever is asked for."""
+    if options.loss_type == 1 and num_classes > 20000:
+        return config.replace(options, beta_freeze=5000, gamma=0.06)
+    return options
+
+
 def sphere_annealing(options, num_classes):
     """What sets loss type 1's beta before each batch; None for the other loss types.
 
-    ``max(beta_min, beta * (1 + gamma * n) ** -power)`` after ``n`` batches beyond
-    ``--beta-freeze``. Above 20,000 classes the reference overrules --beta-freeze with 5000 and
-    --gamma with 0.06; so do we.
+    ``max(beta_min, beta * (1 + gamma * n) ** -power)`` after ``n`` batches beyond ``beta_freeze``.
     """
     if options.loss_type != 1:
         return None
-    if num_classes > 20000:
-        options.beta_freeze, options.gamma = 5000, 0.06
 
     def set_beta(module, batches):
         moved = max(0, batches - options.beta_freeze)

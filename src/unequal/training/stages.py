@@ -5,10 +5,7 @@ from unequal.data import noise_lists
 from unequal.data.augmentation import COLOR
 from unequal.data.batches import FaceIter
 from unequal.symbols import nra
-from unequal.training import fit, flags, setup
-
-TABLES = (flags.NETWORK, flags.MARGIN, flags.RUN, flags.BATCH, flags.NOISE,
-          flags.OURS_NOISE, flags.OURS)
+from unequal.training import fit, setup
 
 
 def batch_size(args, run):

@@ -24,17 +24,11 @@ import numpy as np
 
 from unequal.errors import InputError
 from unequal.models import checkpoints
+from unequal.training import config
 
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
-
-# Flags that a resumed run may change: where things are, when to look, keep and stop, what to log.
-# All others would make it another run.
-FREE = frozenset((
-    "resume", "debug", "kv_store", "prefix", "data_dir", "data_dir_interclass", "eval_dir",
-    "log_file", "log_dir", "bin_dir", "noise_list", "truth", "devices", "batch_size_mining",
-    "verbose", "ckpt", "save_floor", "patience", "max_steps", "end_epoch"))
 
 
 class State(NamedTuple):
@@ -57,14 +51,10 @@ def identity(stage, run, options):
 
     ``--data-dir`` and ``--devices`` are compared by what they mean: the images, the number.
     """
-    facts = {_flag(name): value for name, value in vars(options).items() if name not in FREE}
+    facts = config.identity(options)
     facts.update({"the stage": stage.name, "the images": stage.data.fingerprint(),
                   "the number of devices": run.num_devices})
     return json.loads(json.dumps(facts))
-
-
-def _flag(name):
-    return "--" + (name if name == "batchsize_id" else name.replace("_", "-"))
 
 
 def save(prefix, facts, state):
