@@ -64,6 +64,7 @@ setup(
         "unequal.symbols": "symbols",
         "unequal.eval": "eval",
     },
+    package_data={"unequal.commands": ["review.html"]},
     # Speed only (symbols/operators.py): without a compiler the package installs without it. A
     # library for ctypes, not a Python module: it needs no Python headers.
     ext_modules=[Extension("unequal.symbols._rows", ["symbols/rows.c"], optional=True,

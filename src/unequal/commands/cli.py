@@ -28,6 +28,7 @@ COMMANDS = {
     "embed": ("unequal.commands.embed", "features of pictures"),
     "export": ("unequal.commands.export", "ONNX model of the embedding"),
     "noise": ("unequal.commands.noise", "list the images that look mislabelled"),
+    "review": ("unequal.commands.review", "a page to decide about listed images"),
     "launch": ("unequal.commands.launch", "the same command on several machines"),
     "report": ("unequal.commands.report", "self-contained HTML page of a run"),
     "parity": ("unequal.commands.parity", "compare our symbols with a recorded reference"),

@@ -1,0 +1,121 @@
+"""What a person decided about suspected pictures: a CSV that only ever grows.
+
+Lines are ``key,decision,label``: the record's key, one of :data:`DECISIONS`, and for ``relabel``
+the class the picture shows. The last line of a key counts. Appending one line at a time means that
+a kill loses nothing that was decided, and that two pages opened on one file both count.
+"""
+import csv
+import fcntl
+import os
+from typing import Dict, List, NamedTuple, Optional
+
+from unequal.errors import InputError
+
+DECISIONS = ("keep", "drop", "relabel", "unsure")
+FIELDS = ("key", "decision", "label")
+MAX_BYTES = 1 << 28  # ten million decisions
+
+
+class Decision(NamedTuple):
+    """One line."""
+
+    key: int
+    decision: str  # of DECISIONS
+    label: Optional[int] = None  # the class shown; for relabel only
+
+
+def _parse(line: str, where: str) -> Decision:
+    try:
+        key, decision, label = next(csv.reader([line]))
+        if decision not in DECISIONS or (decision == "relabel") != bool(label):
+            raise ValueError
+        parsed = Decision(int(key), decision, int(label) if label else None)
+        if parsed.key < 0 or not 0 <= (parsed.label or 0) < 1 << 24:
+            raise ValueError
+        return parsed
+    except (ValueError, StopIteration, csv.Error):
+        raise InputError(
+            f"{where}: expected `key,decision,label` with a decision of {', '.join(DECISIONS)} "
+            "and a label only for relabel, such as `17,relabel,4` or `18,drop,`; correct the "
+            "line.") from None
+
+
+class DecisionFile:
+    """Read and append decisions; safe between threads that share a lock, and between processes.
+
+    Memory grows by about 200 bytes a key that was decided on.
+
+    Parameters
+    ----------
+    path : str
+        Made with a header line at the first decision.
+
+    Raises
+    ------
+    InputError
+        When the file holds something else.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.last: Dict[int, Decision] = {}
+        self._position = 0  # bytes read so far
+        self._lines = 0
+        self.read()
+
+    def read(self) -> List[Decision]:
+        """The decisions that have come since the last call, from this process or another.
+
+        A last line without an end is left: another process is writing it, or was killed.
+        """
+        try:
+            with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                    raise InputError(f"{self.path}: has more than {MAX_BYTES:,} bytes; it cannot be "
+                                     "a file of decisions.")
+                file.seek(self._position)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        data = data[:data.rfind(b"\n") + 1]
+        self._position += len(data)
+        new = []
+        for line in data.decode("utf-8", "replace").splitlines():
+            self._lines += 1
+            if self._lines == 1 and line.strip() == ",".join(FIELDS) or not line.strip():
+                continue
+            new.append(_parse(line, f"{self.path}, line {self._lines}"))
+        self.last.update((decision.key, decision) for decision in new)
+        return new
+
+    def append(self, decision: Decision) -> None:
+        """Write one decision to disk and wait until it is there."""
+        os.makedirs(os.path.dirname(self.path) or os.curdir, exist_ok=True)
+        with open(self.path, "ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released with the file
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+                if file.read(1) != b"\n":  # a writer was killed in the middle of its line
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            if not file.seek(0, os.SEEK_END):
+                file.write((",".join(FIELDS) + "\n").encode())
+            label = "" if decision.label is None else decision.label
+            file.write(f"{decision.key},{decision.decision},{label}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.read()
+
+
+def read_decisions(path: str) -> Dict[int, Decision]:
+    """The decision that counts for each key.
+
+    Raises
+    ------
+    InputError
+        When there is no such file, or a line makes no sense.
+    """
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file; `unequal review` writes one.")
+    return DecisionFile(path).last
