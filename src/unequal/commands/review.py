@@ -283,7 +283,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if parts == [""]:
                 nonce = secrets.token_urlsafe(16)
                 self._answer(200, "text/html; charset=utf-8", page(nonce), Content_Security_Policy=(
-                    f"default-src 'none'; img-src 'self'; connect-src 'self'; script-src "
+                    f"default-src 'none'; img-src 'self' data:; connect-src 'self'; script-src "
                     f"'nonce-{nonce}'; style-src 'nonce-{nonce}'; base-uri 'none'; "
                     "form-action 'none'; frame-ancestors 'none'"))
             elif parts == ["suspects"]:
@@ -314,7 +314,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             label = said.get("label")
             self.server.review.decide(int(said["key"]), str(said["decision"]),
                                       None if label is None else int(label))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError,
+        except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError,
                 InputError) as error:
             self._json({"error": str(error) or "not a decision"}, 400)
             return

@@ -71,8 +71,8 @@ class DecisionFile:
         try:
             with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                    raise InputError(f"{self.path}: has more than {MAX_BYTES:,} bytes; it cannot be "
-                                     "a file of decisions.")
+                    raise InputError(f"{self.path}: has more than {MAX_BYTES:,} bytes; it cannot "
+                                     "be a file of decisions.")
                 file.seek(self._position)
                 data = file.read()
         except FileNotFoundError:
