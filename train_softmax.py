@@ -9,7 +9,7 @@ import sys
 from unequal.commands import cli
 from unequal.data.augmentation import Augmentation
 from unequal.data.batches import FaceIter
-from unequal.symbols import margins
+from unequal.symbols import heads
 from unequal.training import fit, setup
 from unequal.training.config import SoftmaxConfig as Config
 
@@ -18,8 +18,8 @@ def main(args):
     run = setup.prepare(args)
     args = setup.overruled(args, run.num_classes)
     batch_size = (args.per_batch_size or 128) * len(run.devices)  # of this worker
-    symbol = margins.softmax_head(run.embedding, run.label, run.num_classes, args.emb_size,
-                                 run.margin)
+    symbol = heads.softmax_head(run.embedding, run.label, run.num_classes, args.emb_size,
+                                run.margin, index=False)
     data = FaceIter(run.records, batch_size,
                     Augmentation(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff), seed=args.seed,
                     num_parts=run.workers.count, part_index=run.workers.rank)
@@ -28,7 +28,8 @@ def main(args):
         fit.Stage(
             "step 2", symbol, data,
             setup.lr_steps(args, default_steps, batch_size * run.workers.count),
-            metrics=[fit.Metric("acc", ["prediction", fit.LABEL], fit.accuracy),
+            metrics=[fit.Metric("acc", ["label_probability", "largest_probability"],
+                                fit.accuracy),
                      fit.Metric("softmaxloss", ["label_probability"], fit.cross_entropy)],
             before_batch=setup.sphere_annealing(args, run.num_classes)),
         run, args)

@@ -23,7 +23,7 @@ from unequal.data.records import RecordSet
 from unequal.errors import InputError
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder
-from unequal.symbols import dispersed
+from unequal.symbols import heads
 from unequal.training import fit, setup, state
 from unequal.training.config import UnequalConfig as Config
 from unequal.training.config import replace
@@ -53,13 +53,13 @@ def stage(weight, args, run, tail):
         batches=args.bags, seed=args.seed, num_parts=run.workers.count,
         part_index=run.workers.rank)
     symbol, saved_symbol = (
-        dispersed.unequal_head(
+        heads.unequal_head(
             run.embedding, run.label, run.num_classes, args.emb_size, run.margin,
             head_size=args.batch_size1 // devices,
             tail_identities=identities // devices,
             images_per_identity=args.images_per_identity, interweight=weight,
             beta=args.noise_beta if args.noise else 1.0, normalizer=max(1, args.batch_size1 // 2),
-            composed=composed, on_cpu=run.devices[0].device_type == "cpu")
+            composed=composed, on_cpu=run.devices[0].device_type == "cpu", index=False)
         for composed in (False, True))
     miner = Miner(tail, identities, args.images_per_identity, args.bag_size, args.bags, args.seed)
 
@@ -74,7 +74,8 @@ def stage(weight, args, run, tail):
     return fit.Stage(
         "step 4, interweight {:g}".format(weight), symbol, data,
         setup.lr_steps(args, (100000, 140000, 160000), args.batch_size1),
-        metrics=[fit.Metric("acc", ["prediction", "head_label"], fit.accuracy),
+        metrics=[fit.Metric("acc", ["label_log_probability", "largest_log_probability"],
+                            fit.accuracy),
                  fit.Metric("softmaxloss", ["label_log_probability"], np.negative),
                  fit.Metric("interloss", ["tail_loss"], np.ravel)],
         verify_first=True, before_epoch=choose_tail,

@@ -34,9 +34,9 @@ HOSTS = (("390 (the authors' log, bound by decoding)", 390), ("2,800 (assumed)",
 def network(name, classes):
     import mxnet as mx
 
-    from unequal.symbols import fresnet, margins
+    from unequal.symbols import heads, networks
 
-    return margins.softmax_head(fresnet.get_symbol(name, EMBEDDING),
+    return heads.softmax_head(networks.get_symbol(name, EMBEDDING),
                                mx.sym.Variable("softmax_label"), classes, EMBEDDING)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from unequal.commands import export
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder
-from unequal.symbols import fresnet
+from unequal.symbols import fresnet, networks
 from unequal.system import runtime
 
 SIZE = (112, 112)
@@ -33,7 +33,7 @@ SIZE = (112, 112)
 
 def prepare(options, folder):
     """A checkpoint with random weights, and its ONNX model."""
-    symbol = fresnet.get_symbol(options.network)
+    symbol = networks.get_symbol(options.network)
     module = mx.mod.Module(symbol, label_names=None)
     module.bind([("data", (1, 3) + SIZE)], for_training=False)
     module.init_params(mx.init.Xavier())

@@ -28,7 +28,7 @@ import mxnet as mx  # isort: skip
 import numpy as np
 
 from unequal.models.embedder import Embedder, PictureList
-from unequal.symbols import dispersed, fresnet, margins, nra
+from unequal.symbols import heads, margins, networks
 from unequal.training.mining import confusable_identities
 from unequal.training.tail import draw_bags
 
@@ -41,12 +41,12 @@ VARIANTS = ("all", "head + tail")
 def symbol_of(variant, size, batch):
     """The training symbol, half of the batch being tail images; its number of classes."""
     head, tail, embedding, _, _ = SIZES[size]
-    network = fresnet.get_symbol("n8", embedding)
+    network = networks.get_symbol("n8", embedding)
     label, settings = mx.sym.Variable("softmax_label"), margins.Margin(4, 64.0, 0.5)
     if variant == "all":
-        return nra.nra_head(network, label, head + tail, embedding, settings, beta=0.9,
+        return heads.nra_head(network, label, head + tail, embedding, settings, beta=0.9,
                             normalizer=batch)
-    return dispersed.unequal_head(
+    return heads.unequal_head(
         network, label, head, embedding, settings, head_size=batch // 2,
         tail_identities=batch // 2 // IMAGES, images_per_identity=IMAGES, interweight=1.0, beta=0.9,
         normalizer=batch // 2)

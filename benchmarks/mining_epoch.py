@@ -31,7 +31,7 @@ from unequal.data import augmentation, pictures
 from unequal.data.batches import UnequalIter
 from unequal.data.records import RecordSet, RecordWriter
 from unequal.models.embedder import Embedder
-from unequal.symbols import fresnet
+from unequal.symbols import networks
 from unequal.synthetic import faces
 from unequal.training.tail import Miner
 
@@ -52,7 +52,7 @@ def write_set(directory, identities, side):
 
 def embedder(network, side, batch, size=512, kind=Embedder):
     """An embedder of random weights: they take as long as any."""
-    symbol = fresnet.get_symbol(network, size)
+    symbol = networks.get_symbol(network, size)
     module = mx.mod.Module(symbol, label_names=None)
     module.bind([("data", (1, 3, side, side))], for_training=False)
     mx.random.seed(0)

@@ -22,7 +22,7 @@ import unequal  # noqa: F401  first: it sets the number of threads
 import mxnet as mx  # isort: skip
 import numpy as np
 
-from unequal.symbols import margins, nra, operators
+from unequal.symbols import heads, margins, operators
 
 BETA, S, M = 0.9, 64.0, 0.5
 
@@ -44,7 +44,7 @@ def cosines(embedding, label, options):
 
 
 def ours(embedding, label, options, on_cpu=True):
-    return nra.nra_head(embedding, label, options.classes, options.size, margins.Margin(4, S, M),
+    return heads.nra_head(embedding, label, options.classes, options.size, margins.Margin(4, S, M),
                         beta=BETA, normalizer=2 * options.batch, on_cpu=on_cpu)
 
 

@@ -30,14 +30,14 @@ def mxnet_step(batch, plain):
     import mxnet as mx  # isort: skip
     import numpy as np
 
-    from unequal.symbols import fresnet, margins
+    from unequal.symbols import heads, layers, networks
     from unequal.training import config, fit
 
     if plain:
-        fresnet.prelu_depthwise = lambda data, channels, name: mx.sym.LeakyReLU(
-            data, gamma=fresnet._slope(channels, name), act_type="prelu", name=name)
+        layers.prelu_depthwise = lambda data, channels, name: mx.sym.LeakyReLU(
+            data, gamma=layers.slope(channels, name), act_type="prelu", name=name)
     label = mx.sym.Variable("softmax_label")
-    symbol = margins.softmax_head(fresnet.get_symbol("r50", EMBEDDING), label, CLASSES, EMBEDDING)
+    symbol = heads.softmax_head(networks.get_symbol("r50", EMBEDDING), label, CLASSES, EMBEDDING)
     module = mx.mod.Module(symbol)
     shapes = [("data", (batch, 3, SIZE, SIZE))], [("softmax_label", (batch,))]
     module.bind(*shapes)

@@ -16,7 +16,7 @@ from unequal.data import convert
 from unequal.eval.bins import save_bin
 from unequal.eval.features import mat_bytes, write_features
 from unequal.models import checkpoints, untrusted
-from unequal.symbols import fresnet, margins
+from unequal.symbols import heads, networks
 
 SIDE, IDENTITIES, SIZE = 32, 5, 8
 MODEL, EPOCH = "model", 7
@@ -95,8 +95,8 @@ class Sound:
             made = os.path.join(folder, "set{:d}".format(plain))
             convert.pack(source, made, settings, plain=plain)
             self.sets.append(contents(made))
-        network = fresnet.get_symbol("n8", SIZE)
-        symbol = margins.softmax_head(network, mx.sym.Variable("softmax_label"), IDENTITIES, SIZE)
+        network = networks.get_symbol("n8", SIZE)
+        symbol = heads.softmax_head(network, mx.sym.Variable("softmax_label"), IDENTITIES, SIZE)
         shapes, _, states = symbol.infer_shape(data=(1, 3, SIDE, SIDE), softmax_label=(1,))
         arguments = {name: mx.nd.array(0.1 * random.randn(*shape)) for name, shape in
                      zip(symbol.list_arguments(), shapes)

@@ -8,7 +8,8 @@ from typing import NamedTuple, Tuple
 
 import mxnet as mx
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, lookup
+from unequal.symbols.layers import Layers, Symbol, pixels
 
 
 class Network(NamedTuple):
@@ -45,185 +46,100 @@ class Output(NamedTuple):
     """One row of the table of output types: which layers turn features into the embedding."""
 
     norm: bool = False  # BatchNorm bn1 on the features
-    pool: bool = False  # activation and global average pooling
+    pool: bool = False  # PReLU and global average pooling
     dropout: bool = False  # 0.4
-    final_norm: bool = False  # pre_fc1 then BatchNorm fc1; otherwise the fully connected is fc1
+    dense: str = "pre_fc1"  # name of the fully connected layer
+    final_norm: bool = False  # BatchNorm fc1 after it
 
 
+# GAP and FC have no row of their own in the reference's symbol_utils.py: they fall through to its
+# last branch, where only their first letter counts and both come out alike.
+_POOLED = Output(norm=True, pool=True)
 OUTPUTS = {
     "E": Output(norm=True, dropout=True, final_norm=True),
-    "F": Output(norm=True, dropout=True),
-    "G": Output(norm=True),
-    "H": Output(),
+    "F": Output(norm=True, dropout=True, dense="fc1"),
+    "G": Output(norm=True, dense="fc1"),
+    "H": Output(dense="fc1"),
     "I": Output(norm=True, final_norm=True),
-    "FC": Output(norm=True, final_norm=True),
+    "FC": _POOLED,
     "J": Output(final_norm=True),
-    "GAP": Output(norm=True, pool=True, final_norm=True),
+    "GAP": _POOLED,
 }
 
-# conv0: kernel, stride, padding.
-INPUTS = {0: ((7, 7), (2, 2), (3, 3)), 1: ((3, 3), (1, 1), (1, 1))}
+
+class Entry(NamedTuple):
+    """One row of the table of inputs: conv0 and what follows it."""
+
+    kernel: int
+    stride: int
+    pooled: bool  # 3x3 max-pooling of stride 2 after the activation; stage 1 then keeps the size
 
 
-def lookup(table, key, what):
-    """``table[key]``, or an InputError that lists the known keys of ``what``."""
-    if key not in table:
-        raise InputError("{} {!r} is unknown; known are {}.".format(
-            what, key, ", ".join(str(known) for known in table)))
-    return table[key]
+INPUTS = {0: Entry(7, 2, True), 1: Entry(3, 1, False)}
 
 
-def _slope(channels, name):
-    return mx.sym.Variable(name + "_gamma", shape=(channels,), init=mx.init.Constant(0.25))
-
-
-def prelu(data, channels, name):
-    """PReLU as ``relu(x) + a * min(x, 0)`` by elementwise operators: the form for GPUs.
-
-    MXNet 1.9.1's own operator (LeakyReLU) will not do: in a bound symbol the gradient of the data
-    is written over the incoming one before the slope's is computed from it, so the gradient of
-    ``a`` comes out multiplied by ``a``.
-    """
-    slope = mx.sym.reshape(_slope(channels, name), shape=(1, channels, 1, 1))
-    positive = mx.sym.Activation(data, act_type="relu")
-    negative = data - positive
-    return mx.sym.elemwise_add(positive, mx.sym.broadcast_mul(negative, slope), name=name)
-
-
-def prelu_depthwise(data, channels, name):
-    """PReLU as ``(1 - a) * relu(x) + a * x`` by two 1x1 depthwise convolutions.
-
-    The same function of the same parameter ``<name>_gamma``, shape (channels,). MXNet 1.9.1 has no
-    oneDNN kernel for PReLU: the plain operator falls back to a slow one and forces a change of
-    memory layout before and after it, while this form stays in the convolutions' blocked layout
-    (``benchmarks/step.py``).
-    """
-    slope = mx.sym.reshape(_slope(channels, name), shape=(channels, 1, 1, 1))
-    scale = dict(num_filter=channels, num_group=channels, kernel=(1, 1), no_bias=True)
-    positive = mx.sym.Convolution(
-        mx.sym.Activation(data, act_type="relu"), weight=1 - slope, **scale)
-    linear = mx.sym.Convolution(data, weight=slope, **scale)
-    return mx.sym.elemwise_add(positive, linear, name=name)
-
-
-def relu(data, channels, name):
-    """Plain ReLU."""
-    return mx.sym.Activation(data, act_type="relu", name=name)
-
-
-class _Layers:
-    """The few layers everything is made of, with the choices that hold for a whole network."""
-
-    def __init__(self, act, bn_momentum):
-        self.act = act
-        self._bn_momentum = bn_momentum
-
-    def norm(self, data, name, fix_gamma=False):
-        return mx.sym.BatchNorm(data, fix_gamma=fix_gamma, eps=2e-5, momentum=self._bn_momentum,
-                                name=name)
-
-    @staticmethod
-    def conv(data, filters, kernel, name, stride=1, no_bias=True):
-        return mx.sym.Convolution(
-            data, num_filter=filters, kernel=(kernel, kernel), stride=(stride, stride),
-            pad=(kernel // 2, kernel // 2), no_bias=no_bias, name=name)
-
-    def squeeze_excite(self, data, filters, name):
-        body = mx.sym.Pooling(data, global_pool=True, kernel=(7, 7), pool_type="avg",
-                              name=name + "_se_pool1")
-        body = self.conv(body, filters // 16, 1, name + "_se_conv1", no_bias=False)
-        body = self.act(body, filters // 16, name + "_se_relu1")
-        body = self.conv(body, filters, 1, name + "_se_conv2", no_bias=False)
-        body = mx.sym.Activation(body, act_type="sigmoid", name=name + "_se_sigmoid")
-        return mx.sym.broadcast_mul(data, body)
-
-
-def _unit(layers, data, filters, name, *, downsample, bottleneck, se):
+def _unit(layers: Layers, data: Symbol, filters: int, name: str, *, first: bool, stride: int,
+          bottleneck: bool, se: int) -> Symbol:
     """Residual unit version 3: BN-conv-BN-act-conv-BN, the stride in the last convolution."""
-    stride = 2 if downsample else 1
     inner = filters // 4 if bottleneck else filters
     # (channels, kernel, stride) of each convolution; an activation stands between two of them.
     convolutions = ([(inner, 1, 1), (inner, 3, 1), (filters, 1, stride)] if bottleneck
                     else [(inner, 3, 1), (filters, 3, stride)])
     body = layers.norm(data, name + "_bn1")
     for i, (channels, kernel, step) in enumerate(convolutions, 1):
-        body = layers.conv(body, channels, kernel, "{}_conv{}".format(name, i), step)
-        body = layers.norm(body, "{}_bn{}".format(name, i + 1))
+        body = layers.conv(body, channels, kernel, f"{name}_conv{i}", stride=step)
+        body = layers.norm(body, f"{name}_bn{i + 1}")
         if i < len(convolutions):
-            body = layers.act(body, channels, "{}_relu{}".format(name, i))
+            body = layers.act(body, channels, f"{name}_relu{i}")
     if se:
         body = layers.squeeze_excite(body, filters, name)
-    if downsample:
-        data = layers.norm(layers.conv(data, filters, 1, name + "_conv1sc", stride), name + "_sc")
+    if first:
+        data = layers.norm(layers.conv(data, filters, 1, name + "_conv1sc", stride=stride),
+                           name + "_sc")
     return body + data
 
 
-def _embedding(layers, body, output, channels, size):
+def _embedding(layers: Layers, body: Symbol, output: Output, channels: int, size: int) -> Symbol:
     if output.norm:
         body = layers.norm(body, "bn1")
     if output.pool:
-        body = layers.act(body, channels, "relu1")
+        body = layers.prelu(body, channels, "relu1")  # the reference ignores version_act here
         body = mx.sym.Pooling(body, global_pool=True, kernel=(7, 7), pool_type="avg", name="pool1")
     if output.dropout:
-        # cuDNN's dropout draws from a state of its own, seeded by rand() (MXNet 1.9.1,
-        # src/operator/nn/dropout-inl.h:258, 495), so mx.random.seed would have no effect on GPUs.
-        body = mx.sym.Dropout(body, p=0.4, cudnn_off=True)
-    if not output.final_norm:
-        return mx.sym.FullyConnected(body, num_hidden=size, name="fc1")
-    body = mx.sym.FullyConnected(body, num_hidden=size, name="pre_fc1")
-    return layers.norm(body, "fc1", fix_gamma=True)
+        body = layers.dropout(body)
+    body = layers.dense(body, size, output.dense)
+    if output.final_norm:
+        return layers.norm(body, "fc1", fix_gamma=True)
+    # The reference's GAP and FC end in pre_fc1; we give every embedding one name.
+    return body if output.dense == "fc1" else mx.sym.identity(body, name="fc1")
 
 
-ACTIVATIONS = {"prelu": prelu, "relu": relu}
 UNITS = {3: _unit}
 
 
-def get_symbol(network="r50", embedding_size=512, *, version_se=0, version_input=1,
-               version_output="E", version_unit=3, version_act="prelu", bn_momentum=0.9,
-               depthwise_prelu=True):
-    """The embedding network as a symbol of one input, ``data`` (N, 3, H, W).
-
-    Parameters
-    ----------
-    network : str
-        A key of :data:`NETWORKS`, ``r18`` ... ``r269`` or ``n8`` (``--network``).
-    embedding_size : int
-        Length of the embedding (``--emb-size``).
-    version_se, version_input, version_output, version_unit, version_act
-        The reference's flags of these names; keys of :data:`INPUTS`, :data:`OUTPUTS`,
-        :data:`UNITS` and :data:`ACTIVATIONS`; ``version_se`` 1 adds squeeze-and-excitation.
-    bn_momentum : float
-        Momentum of BatchNorm's moving averages (``--bn-mom``).
-    depthwise_prelu : bool
-        Build PReLU as :func:`prelu_depthwise`; same parameters, same function. True for CPUs.
-
-    Returns
-    -------
-    mxnet.symbol.Symbol
-        Output ``fc1_output``, (N, embedding_size).
-
-    Raises
-    ------
-    InputError
-        For a value no table holds; the text lists the known ones.
-    """
-    spec = lookup(NETWORKS, network, "--network")
-    act = lookup(ACTIVATIONS, version_act, "--version-act")
-    output = lookup(OUTPUTS, version_output, "--version-output")
-    kernel, stride, pad = lookup(INPUTS, version_input, "--version-input")
-    unit = lookup(UNITS, version_unit, "--version-unit")
-    lookup({0: None, 1: None}, version_se, "--version-se")
-    if act is prelu and depthwise_prelu:
-        act = prelu_depthwise
-    layers = _Layers(act, bn_momentum)
+def build(network: str, embedding_size: int, layers: Layers, *, version_se: int,
+          version_input: int, version_output: str, version_unit: int) -> Symbol:
+    """A row of :data:`NETWORKS`; see :func:`unequal.symbols.networks.get_symbol`."""
+    if version_output == "Z":
+        raise ArgumentError("version_output 'Z' is not supported: its features, (channels, height, "
+                            "width), fit no classifier of emb_size columns; use E.",
+                            "version_output", "emb_size")
+    spec = NETWORKS[network]
+    output = lookup(OUTPUTS, version_output, "version_output")
+    entry = lookup(INPUTS, version_input, "version_input")
+    unit = lookup(UNITS, version_unit, "version_unit")
 
     data = mx.sym.Variable("data")
-    body = (mx.sym.identity(data, name="id") - 127.5) * 0.0078125
-    body = mx.sym.Convolution(body, num_filter=spec.filters[0], kernel=kernel, stride=stride,
-                              pad=pad, no_bias=True, name="conv0")
+    body = pixels(mx.sym.identity(data, name="id"))
+    body = layers.conv(body, spec.filters[0], entry.kernel, "conv0", stride=entry.stride)
     body = layers.act(layers.norm(body, "bn0"), spec.filters[0], "relu0")
+    if entry.pooled:
+        body = mx.sym.Pooling(body, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max",
+                              name="pool0")
     for stage, (units, filters) in enumerate(zip(spec.units, spec.filters[1:]), 1):
+        shrinks = stage > 1 or not entry.pooled
         for index in range(1, units + 1):
-            body = unit(layers, body, filters, "stage{}_unit{}".format(stage, index),
-                        downsample=index == 1, bottleneck=spec.bottleneck, se=version_se)
+            body = unit(layers, body, filters, f"stage{stage}_unit{index}", first=index == 1,
+                        stride=2 if index == 1 and shrinks else 1, bottleneck=spec.bottleneck,
+                        se=version_se)
     return _embedding(layers, body, output, spec.filters[-1], embedding_size)

@@ -1,15 +1,18 @@
-"""Margin heads: logits in which the label's own entry has been made harder to reach.
+"""Margins: logits in which the label's own entry has been made harder to reach.
 
-Each takes an embedding (N, D), labels (N,) and returns logits (N, C). None builds a one-hot matrix:
-the label's logits are picked out (N,), changed, and written back in place of the old ones.
+One frame, :class:`Kind`, serves all loss types: it makes the cosines (N, C), picks the label's own
+(N,), lets the loss type change them and writes them back. No one-hot matrix is built. A new margin
+overrides ``target`` (how the label's entry changes) or ``logits`` (what the entries are), adds a
+row to :data:`LOSS_TYPES` and, where it has numbers of its own, fields to :class:`Margin`.
 """
 import math
-from typing import NamedTuple
+from typing import Callable, NamedTuple, Optional
 
 import mxnet as mx
 
-from unequal.errors import InputError
-from unequal.symbols.fresnet import lookup
+from unequal.errors import ArgumentError, lookup
+
+Symbol = mx.sym.Symbol
 
 # 1 - cos^2 below which sin is held constant: float32 rounds cos to about 6e-8, and the square
 # root's slope at 0 would make the gradient infinite (the reference yields NaN there).
@@ -32,7 +35,7 @@ class Margin(NamedTuple):
     margin: int = 4  # loss type 1 only
 
 
-def positions(label, num_classes):
+def positions(label: Symbol, num_classes: int) -> Symbol:
     """Where each row's label stands in the flattened (N, C) matrix, int32 (N,).
 
     ``row * num_classes + label`` without an operator of a scalar: pointwise fusion, on by default
@@ -47,7 +50,7 @@ def positions(label, num_classes):
         mx.sym.contrib.arange_like(label, axis=0, step=num_classes), label)
 
 
-def replace_target(logits, label, value, num_classes):
+def replace_target(logits: Symbol, label: Symbol, value: Symbol, num_classes: int) -> Symbol:
     """``logits`` (N, C) with entry ``[i, label[i]]`` replaced by ``value[i]``.
 
     One copy of the matrix; its gradient goes to ``value`` for the replaced entries and to
@@ -59,35 +62,72 @@ def replace_target(logits, label, value, num_classes):
     return mx.sym.reshape(flat, shape=(-1, num_classes))
 
 
-def _weight(num_classes, embedding_size):
-    return mx.sym.Variable("fc7_weight", shape=(num_classes, embedding_size))
-
-
-def l2_rows(weight):
+def l2_rows(weight: Symbol) -> Symbol:
     """Rows of unit length, by MXNet's operator."""
     return mx.sym.L2Normalization(weight, mode="instance")
 
 
-def _project(embedding, num_classes, embedding_size, unit):
-    """Inner products of each embedding with each class weight of unit length, (N, C)."""
-    return mx.sym.FullyConnected(embedding, weight=unit(_weight(num_classes, embedding_size)),
-                                 no_bias=True, num_hidden=num_classes, name="fc7")
+class Classifier(NamedTuple):
+    """The last fully connected layer, ``fc7``."""
+
+    num_classes: int
+    embedding_size: int
+    unit: Callable[[Symbol], Symbol]  # what makes the weight's rows unit vectors
+
+    def weight(self) -> Symbol:
+        """``fc7_weight`` (C, D)."""
+        return mx.sym.Variable("fc7_weight", shape=(self.num_classes, self.embedding_size))
+
+    def project(self, embedding: Symbol) -> Symbol:
+        """Inner products of each embedding with each class weight of unit length, (N, C)."""
+        return mx.sym.FullyConnected(embedding, weight=self.unit(self.weight()), no_bias=True,
+                                     num_hidden=self.num_classes, name="fc7")
 
 
-def _scaled_cosine(embedding, num_classes, embedding_size, s, unit):
-    """``s * cos`` of the angle between each embedding and each class weight, (N, C)."""
-    embedding = mx.sym.L2Normalization(embedding, mode="instance", name="fc1n") * s
-    return _project(embedding, num_classes, embedding_size, unit)
+class Kind:
+    """A loss type: the frame, which is ``s * cos`` without a margin."""
+
+    title = ""  # what reports call it
+    scaled = True  # margin_s matters
+
+    def check(self, margin: Margin) -> None:
+        """Raise ArgumentError for numbers outside their range."""
+        if self.scaled and margin.margin_s <= 0:
+            raise ArgumentError(f"margin_s {margin.margin_s} must be above 0.", "margin_s")
+
+    def logits(self, embedding: Symbol, classifier: Classifier, margin: Margin) -> Symbol:
+        """Logits without the margin, (N, C): ``s * cos`` of embedding and class weight."""
+        embedding = mx.sym.L2Normalization(embedding, mode="instance", name="fc1n")
+        return classifier.project(embedding * margin.margin_s)
+
+    def target(self, target: Symbol, embedding: Symbol, margin: Margin) -> Optional[Symbol]:
+        """The label's logits (N,) with the margin; None: nothing changes."""
+        return None
+
+    def __call__(self, embedding: Symbol, label: Symbol, classifier: Classifier,
+                 margin: Margin) -> Symbol:
+        """Logits with the margin, (N, C)."""
+        logits = self.logits(embedding, classifier, margin)
+        picked = mx.sym.pick(logits, label, axis=1)
+        value = self.target(picked, embedding, margin)
+        if value is None:
+            return logits
+        return replace_target(logits, label, value, classifier.num_classes)
 
 
-def softmax(embedding, label, num_classes, embedding_size, margin, unit):
+class Softmax(Kind):
     """Loss type 0: no margin, plain weights and a bias."""
-    return mx.sym.FullyConnected(
-        embedding, weight=_weight(num_classes, embedding_size), bias=mx.sym.Variable("fc7_bias"),
-        num_hidden=num_classes, name="fc7")
+
+    title = "softmax"
+    scaled = False
+
+    def logits(self, embedding: Symbol, classifier: Classifier, margin: Margin) -> Symbol:
+        return mx.sym.FullyConnected(
+            embedding, weight=classifier.weight(), bias=mx.sym.Variable("fc7_bias"),
+            num_hidden=classifier.num_classes, name="fc7")
 
 
-def sphereface(embedding, label, num_classes, embedding_size, margin, unit):
+class SphereFace(Kind):
     """Loss type 1, multiplicative: ``|x| (beta cos t + psi(t)) / (1 + beta)`` for the label.
 
     ``psi(t) = (-1)^k cos(m t) - 2k`` on ``t in [k pi/m, (k+1) pi/m]`` (SphereFace, equation 7),
@@ -95,67 +135,87 @@ def sphereface(embedding, label, num_classes, embedding_size, margin, unit):
     reference needs an operator that MXNet does not ship; this is the same function of standard
     ones: cos(m t) is the Chebyshev polynomial T_m of cos t, and k counts thresholds passed.
     """
-    logits = _project(embedding, num_classes, embedding_size, unit)
-    m = margin.margin
-    norm = mx.sym.sqrt(mx.sym.sum(mx.sym.square(embedding), axis=1) + 1e-12)
-    target = mx.sym.pick(logits, label, axis=1)
-    cos_t = mx.sym.clip(target / norm, -1.0, 1.0)
-    previous, cos_mt = mx.sym.ones_like(cos_t), cos_t  # T_0, T_1
-    for _ in range(m - 1):
-        previous, cos_mt = cos_mt, 2 * cos_t * cos_mt - previous
-    k = sum((cos_t < math.cos(j * math.pi / m) for j in range(1, m)), mx.sym.zeros_like(cos_t))
-    sign = 1 - 2 * (k - 2 * mx.sym.floor(k / 2))
-    psi = sign * cos_mt - 2 * k
-    beta = mx.sym.BlockGrad(mx.sym.Variable(SPHERE_BETA, shape=(1,)))
-    mixed = mx.sym.broadcast_div(mx.sym.broadcast_mul(target, beta) + psi * norm, 1 + beta)
-    return replace_target(logits, label, mixed, num_classes)
+
+    title = "SphereFace"
+    scaled = False
+
+    def check(self, margin: Margin) -> None:
+        if margin.margin < 1:
+            raise ArgumentError(f"margin {margin.margin} must be at least 1.", "margin")
+
+    def logits(self, embedding: Symbol, classifier: Classifier, margin: Margin) -> Symbol:
+        return classifier.project(embedding)
+
+    def target(self, target: Symbol, embedding: Symbol, margin: Margin) -> Symbol:
+        m = margin.margin
+        norm = mx.sym.sqrt(mx.sym.sum(mx.sym.square(embedding), axis=1) + 1e-12)
+        cos_t = mx.sym.clip(target / norm, -1.0, 1.0)
+        previous, cos_mt = mx.sym.ones_like(cos_t), cos_t  # T_0, T_1
+        for _ in range(m - 1):
+            previous, cos_mt = cos_mt, 2 * cos_t * cos_mt - previous
+        k = sum((cos_t < math.cos(j * math.pi / m) for j in range(1, m)), mx.sym.zeros_like(cos_t))
+        sign = 1 - 2 * (k - 2 * mx.sym.floor(k / 2))
+        psi = sign * cos_mt - 2 * k
+        beta = mx.sym.BlockGrad(mx.sym.Variable(SPHERE_BETA, shape=(1,)))
+        return mx.sym.broadcast_div(mx.sym.broadcast_mul(target, beta) + psi * norm, 1 + beta)
 
 
-def cosface(embedding, label, num_classes, embedding_size, margin, unit):
+class CosFace(Kind):
     """Loss type 2, additive cosine: ``s (cos t - m)``."""
-    logits = _scaled_cosine(embedding, num_classes, embedding_size, margin.margin_s, unit)
-    target = mx.sym.pick(logits, label, axis=1)
-    return replace_target(logits, label, target - margin.margin_s * margin.margin_m, num_classes)
+
+    title = "CosFace"
+
+    def target(self, target: Symbol, embedding: Symbol, margin: Margin) -> Symbol:
+        return target - margin.margin_s * margin.margin_m
 
 
-def arcface(embedding, label, num_classes, embedding_size, margin, unit):
+class ArcFace(Kind):
     """Loss type 4: ``s cos(t + m)``.
 
     Where t + m would pass pi (cos t <= cos(pi - m)) the penalty is ``s m sin(pi - m)`` instead;
     with ``easy_margin`` there is none where cos t <= 0.
     """
-    s, m = margin.margin_s, margin.margin_m
-    logits = _scaled_cosine(embedding, num_classes, embedding_size, s, unit)
-    target = mx.sym.pick(logits, label, axis=1)
-    cos_t = target / s
-    sin_t = mx.sym.sqrt(mx.sym.maximum(1 - cos_t * cos_t, _SMALLEST_SIN_SQUARED))
-    harder = s * (cos_t * math.cos(m) - sin_t * math.sin(m))
-    threshold, beyond = ((0.0, target) if margin.easy_margin else
-                         (math.cos(math.pi - m), target - s * m * math.sin(math.pi - m)))
-    value = mx.sym.where(cos_t > threshold, harder, beyond)
-    return replace_target(logits, label, value, num_classes)
+
+    title = "ArcFace"
+
+    def check(self, margin: Margin) -> None:
+        super().check(margin)
+        if not 0 <= margin.margin_m < math.pi / 2:
+            raise ArgumentError(f"margin_m {margin.margin_m} must lie in [0, pi/2) for loss_type "
+                                f"4.", "margin_m", "loss_type")
+
+    def target(self, target: Symbol, embedding: Symbol, margin: Margin) -> Symbol:
+        s, m = margin.margin_s, margin.margin_m
+        cos_t = target / s
+        sin_t = mx.sym.sqrt(mx.sym.maximum(1 - cos_t * cos_t, _SMALLEST_SIN_SQUARED))
+        harder = s * (cos_t * math.cos(m) - sin_t * math.sin(m))
+        threshold, beyond = ((0.0, target) if margin.easy_margin else
+                             (math.cos(math.pi - m), target - s * m * math.sin(math.pi - m)))
+        return mx.sym.where(cos_t > threshold, harder, beyond)
 
 
-def combined(embedding, label, num_classes, embedding_size, margin, unit):
+class Combined(Kind):
     """Loss type 5: ``s (cos(a t + m) - b)``."""
-    s, m, a, b = margin.margin_s, margin.margin_m, margin.margin_a, margin.margin_b
-    logits = _scaled_cosine(embedding, num_classes, embedding_size, s, unit)
-    if (a, m, b) == (1.0, 0.0, 0.0):
-        return logits
-    target = mx.sym.pick(logits, label, axis=1)
-    if (a, m) == (1.0, 0.0):
-        value = target - s * b
-    else:
+
+    title = "combined margin"
+
+    def target(self, target: Symbol, embedding: Symbol, margin: Margin) -> Optional[Symbol]:
+        s, m, a, b = margin.margin_s, margin.margin_m, margin.margin_a, margin.margin_b
+        if (a, m, b) == (1.0, 0.0, 0.0):
+            return None
+        if (a, m) == (1.0, 0.0):
+            return target - s * b
         # Stay off +-1, where arccos has an infinite slope.
         cos_t = mx.sym.clip(target / s, -1 + 1e-7, 1 - 1e-7)
-        value = s * (mx.sym.cos(mx.sym.arccos(cos_t) * a + m) - b)
-    return replace_target(logits, label, value, num_classes)
+        return s * (mx.sym.cos(mx.sym.arccos(cos_t) * a + m) - b)
 
 
-LOSS_TYPES = {0: softmax, 1: sphereface, 2: cosface, 4: arcface, 5: combined}
+LOSS_TYPES = {0: Softmax(), 1: SphereFace(), 2: CosFace(), 4: ArcFace(), 5: Combined()}
 
 
-def margin_logits(embedding, label, num_classes, embedding_size, margin=Margin(), unit=l2_rows):
+def margin_logits(embedding: Symbol, label: Symbol, num_classes: int, embedding_size: int,
+                  margin: Margin = Margin(),
+                  unit: Callable[[Symbol], Symbol] = l2_rows) -> Symbol:
     """Logits (N, C) of a loss type, with the label's margin applied.
 
     Parameters
@@ -163,7 +223,8 @@ def margin_logits(embedding, label, num_classes, embedding_size, margin=Margin()
     embedding, label : mxnet.symbol.Symbol
         (N, D) and (N,).
     num_classes, embedding_size : int
-        C, at most :data:`MOST_CLASSES`, and D; the weight ``fc7_weight`` is (C, D).
+        C, at most :data:`MOST_CLASSES`, and D; the weight ``fc7_weight`` is (C, D): 2 GB at a
+        million classes and 512.
     margin : Margin
         Loss type and numbers.
     unit : callable
@@ -176,41 +237,13 @@ def margin_logits(embedding, label, num_classes, embedding_size, margin=Margin()
 
     Raises
     ------
-    InputError
+    ArgumentError
         For an unknown loss type, or numbers outside their range.
     """
-    logits = lookup(LOSS_TYPES, margin.loss_type, "--loss-type")
+    kind = lookup(LOSS_TYPES, margin.loss_type, "loss_type")
+    kind.check(margin)
     if num_classes > MOST_CLASSES:
-        raise InputError("{:,} classes are too many: labels are float32, exact to {:,}.".format(
-            num_classes, MOST_CLASSES))
-    if margin.loss_type in (2, 4, 5) and margin.margin_s <= 0:
-        raise InputError("--margin-s {} must be above 0.".format(margin.margin_s))
-    if margin.loss_type == 4 and not 0 <= margin.margin_m < math.pi / 2:
-        raise InputError("--margin-m {} must lie in [0, pi/2) for --loss-type 4.".format(
-            margin.margin_m))
-    if margin.loss_type == 1 and margin.margin < 1:
-        raise InputError("--margin {} must be at least 1.".format(margin.margin))
-    return mx.sym.identity(logits(embedding, label, num_classes, embedding_size, margin, unit),
-                           name="logits")
-
-
-def softmax_head(embedding, label, num_classes, embedding_size, margin=Margin()):
-    """Step 2's training symbol: softmax cross-entropy on margin logits.
-
-    The gradient is that of the mean loss over the labels of one device (``normalization='valid'``).
-
-    Returns
-    -------
-    mxnet.symbol.Symbol
-        A group of ``embedding`` (N, D), ``softmax`` (N, C), ``prediction`` (N,), the class of the
-        largest margin logit, and ``label_probability`` (N,). The logits are the internal output
-        ``logits_output``.
-    """
-    logits = margin_logits(embedding, label, num_classes, embedding_size, margin)
-    softmax = mx.sym.SoftmaxOutput(logits, label, normalization="valid", name="softmax")
-    return mx.sym.Group([
-        mx.sym.BlockGrad(embedding, name="embedding"),
-        softmax,
-        mx.sym.BlockGrad(mx.sym.argmax(softmax, axis=1), name="prediction"),
-        mx.sym.BlockGrad(mx.sym.pick(softmax, label, axis=1), name="label_probability"),
-    ])
+        raise ArgumentError(f"num_classes {num_classes:,} is too many: labels are float32, exact "
+                            f"to {MOST_CLASSES:,}.")
+    classifier = Classifier(num_classes, embedding_size, unit)
+    return mx.sym.identity(kind(embedding, label, classifier, margin), name="logits")

@@ -1,4 +1,7 @@
 """The exceptions a user is meant to read."""
+from typing import Any, Mapping, TypeVar
+
+Value = TypeVar("Value")
 
 
 class InputError(Exception):
@@ -31,3 +34,11 @@ class ArgumentError(InputError, ValueError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def lookup(table: Mapping[Any, Value], key: Any, argument: str) -> Value:
+    """``table[key]``, or an ArgumentError that lists the known keys of ``argument``."""
+    if key not in table:
+        known = ", ".join(str(one) for one in table)
+        raise ArgumentError(f"{argument} {key!r} is unknown; known are {known}.", argument)
+    return table[key]

@@ -11,7 +11,7 @@ from unequal.commands import cli, export
 from unequal.errors import InputError
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder
-from unequal.symbols import fresnet
+from unequal.symbols import fresnet, networks
 
 
 def parameters(symbol, size):
@@ -66,7 +66,7 @@ def published_prelu(data, channels, name):
 def test_same_output_as_mxnet(monkeypatch, network, se, prelu):
     if prelu == "published":
         monkeypatch.setitem(fresnet.ACTIVATIONS, "prelu", published_prelu)
-    symbol = fresnet.get_symbol(network, version_se=se, depthwise_prelu=prelu == "depthwise")
+    symbol = networks.get_symbol(network, version_se=se, depthwise_prelu=prelu == "depthwise")
     params = parameters(symbol, (112, 112))
     model = export.to_onnx(symbol, *params)
     assert largest_difference(symbol, params, (112, 112), model, count=1) < 1e-4
@@ -78,7 +78,7 @@ def test_same_output_as_mxnet(monkeypatch, network, se, prelu):
 @pytest.mark.parametrize("options", [dict(version_output=output) for output in fresnet.OUTPUTS]
                          + [dict(version_act="relu"), dict(version_input=0)])
 def test_every_kind_of_network(options):
-    symbol = fresnet.get_symbol("n8", 24, **options)
+    symbol = networks.get_symbol("n8", 24, **options)
     params = parameters(symbol, (32, 32))
     model = export.to_onnx(symbol, *params, image_size=(32, 32))
     assert largest_difference(symbol, params, (32, 32), model) < 1e-4
@@ -86,7 +86,7 @@ def test_every_kind_of_network(options):
 
 @pytest.fixture(scope="module")
 def small():
-    symbol = fresnet.get_symbol("n8", 24)
+    symbol = networks.get_symbol("n8", 24)
     return (symbol,) + parameters(symbol, (32, 32))
 
 

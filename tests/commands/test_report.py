@@ -14,7 +14,7 @@ from unequal.models import checkpoints
 from unequal.models.embedder import Embedder, PictureList
 from unequal.report import page, stages
 from unequal.report import pictures as report_pictures
-from unequal.symbols import fresnet
+from unequal.symbols import networks
 from unequal.synthetic import dataset
 from unequal.training import mining
 
@@ -47,7 +47,7 @@ def run_directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
     dataset.make_dataset(str(directory / "data"), seed=1, image_size=SIDE, head_identities=6,
                        head_images=12, tail_identities=14, eval_identities=20, eval_pairs=40)
-    symbol = fresnet.get_symbol("n8", 8)
+    symbol = networks.get_symbol("n8", 8)
     (directory / "models").mkdir()
     for seed, name in enumerate(("arc", "all_w1")):
         checkpoints.save(str(directory / "models" / name), 3, symbol,

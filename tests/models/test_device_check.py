@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from unequal.models import device_check
-from unequal.symbols import fresnet
+from unequal.symbols import layers
 from unequal.system import runtime
 
 
@@ -20,7 +20,7 @@ def test_the_gpus_form_agrees_with_the_cpus():
     lambda right, *arguments: mx.sym.BlockGrad(right(*arguments)),
 ])
 def test_a_wrong_value_or_gradient_is_found(wrong, monkeypatch):
-    monkeypatch.setattr(fresnet, "prelu", functools.partial(wrong, fresnet.prelu))
+    monkeypatch.setattr(layers, "prelu", functools.partial(wrong, layers.prelu))
     assert not device_check.small_network(mx.cpu()).good
 
 

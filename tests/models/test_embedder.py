@@ -15,7 +15,7 @@ from unequal.errors import InputError
 from unequal.eval import features
 from unequal.models import checkpoints, embedder
 from unequal.models.embedder import Embedder, LoosePictures, PictureList
-from unequal.symbols import fresnet
+from unequal.symbols import networks
 
 SIDE = 32
 
@@ -31,7 +31,7 @@ def initialised(symbol, size, seed=0):
 
 @pytest.fixture(scope="module")
 def network():
-    symbol = fresnet.get_symbol("n8", 24)
+    symbol = networks.get_symbol("n8", 24)
     return (symbol,) + initialised(symbol, (SIDE, SIDE))
 
 
@@ -163,7 +163,7 @@ def test_scaled_pictures(faces):
 
 def test_input_size_from_weights(network):
     assert embedder.input_size(network[0], network[1]) == (SIDE, SIDE)
-    symbol = fresnet.get_symbol("n8", 24)
+    symbol = networks.get_symbol("n8", 24)
     arg_params, _ = initialised(symbol, (112, 112))
     assert embedder.input_size(symbol, arg_params) == (112, 112)
     arg_params, _ = initialised(symbol, (32, 64))

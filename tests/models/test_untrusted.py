@@ -7,7 +7,7 @@ import pytest
 
 from unequal.errors import InputError
 from unequal.models import untrusted
-from unequal.symbols import fresnet, margins
+from unequal.symbols import fresnet, heads, networks
 
 VALUES = {"arg:w": np.arange(6, dtype="float32").reshape(2, 3), "aux:m": np.ones(4, "float16"),
           "arg:n": np.array([[-1]], "int64"), "arg:b": np.zeros((1, 2, 1, 1), "uint8"),
@@ -88,7 +88,7 @@ def test_a_name_occurs_once(tmp_path):
 
 
 def trained():
-    return margins.softmax_head(fresnet.get_symbol("n8", 16), mx.sym.Variable("softmax_label"), 9,
+    return heads.softmax_head(networks.get_symbol("n8", 16), mx.sym.Variable("softmax_label"), 9,
                                16)
 
 
@@ -111,7 +111,7 @@ def test_the_embedding_of_a_trained_network(tmp_path):
 @pytest.mark.parametrize("network", sorted(fresnet.NETWORKS))
 def test_every_network_of_ours_is_known(tmp_path, network):
     for options in ({}, {"depthwise_prelu": False}, {"version_se": 1}, {"version_act": "relu"}):
-        symbol = fresnet.get_symbol(network, **options)
+        symbol = networks.get_symbol(network, **options)
         assert read(tmp_path, symbol.tojson()).list_arguments() == symbol.list_arguments()
 
 

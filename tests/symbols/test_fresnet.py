@@ -6,7 +6,7 @@ import pytest
 
 from helpers.loops import assert_close, cases, recorded, run
 from unequal.errors import InputError
-from unequal.symbols import fresnet
+from unequal.symbols import fresnet, layers, networks
 
 # network -> (convolutions with a 3x3 or 1x1 kernel on the main path, channels of the last stage).
 # The number in a name is those and the fully connected layer, except where a unit has three
@@ -62,7 +62,7 @@ def test_table_of_depths_is_complete():
 
 @pytest.mark.parametrize("network", DEPTHS)
 def test_every_depth_builds(network):
-    symbol = fresnet.get_symbol(network)
+    symbol = networks.get_symbol(network)
     arguments, states, output = shapes(symbol, data=(2, 3, 112, 112))
     assert symbol.list_outputs() == ["fc1_output"] and output == (2, 512)
     convolutions, channels = DEPTHS[network]
@@ -80,7 +80,7 @@ def test_every_depth_builds(network):
 
 def test_channels_of_the_small_network_suit_onednn():
     assert all(filters % 16 == 0 for filters in fresnet.NETWORKS["n8"].filters)
-    arguments, _, output = shapes(fresnet.get_symbol("n8", 64), data=(2, 3, 32, 32))
+    arguments, _, output = shapes(networks.get_symbol("n8", 64), data=(2, 3, 32, 32))
     assert output == (2, 64)
     channels = {shape[0] for name, shape in arguments.items() if "conv" in name}
     assert channels == {16, 32, 64}
@@ -90,7 +90,7 @@ def test_channels_of_the_small_network_suit_onednn():
 @pytest.mark.parametrize("name", cases("net_"))
 def test_recorded_names_and_shapes(name, depthwise):
     settings, arrays = recorded(name)
-    symbol = fresnet.get_symbol(name[len("net_"):], depthwise_prelu=depthwise)
+    symbol = networks.get_symbol(name[len("net_"):], depthwise_prelu=depthwise)
     shape = tuple(settings["args"]["data"])
     arguments, states, _ = shapes(symbol, data=shape)
     expected = {key: tuple(value) for key, value in settings["args"].items() if key != "data"}
@@ -103,8 +103,8 @@ def test_recorded_names_and_shapes(name, depthwise):
 
 @pytest.mark.parametrize("network", ["n8", "r101"])
 def test_squeeze_excite_adds_two_convolutions_a_unit(network):
-    plain, _, _ = shapes(fresnet.get_symbol(network), data=(1, 3, 64, 64))
-    with_se, states, output = shapes(fresnet.get_symbol(network, version_se=1),
+    plain, _, _ = shapes(networks.get_symbol(network), data=(1, 3, 64, 64))
+    with_se, states, output = shapes(networks.get_symbol(network, version_se=1),
                                      data=(1, 3, 64, 64))
     assert output == (1, 512)
     added = set(with_se) - set(plain)
@@ -124,8 +124,7 @@ def test_squeeze_excite_adds_two_convolutions_a_unit(network):
 def test_squeeze_excite_scales_channels_by_a_gate():
     """The gate written out in NumPy, on one layer alone."""
     random = np.random.RandomState(0)
-    layers = fresnet._Layers(fresnet.prelu, 0.9)
-    symbol = layers.squeeze_excite(mx.sym.Variable("data"), 32, "u")
+    symbol = layers.Layers("prelu", 0.9, False).squeeze_excite(mx.sym.Variable("data"), 32, "u")
     data = random.randn(2, 32, 3, 5)
     values = {"data": data, "u_se_conv1_weight": random.randn(2, 32, 1, 1),
               "u_se_conv1_bias": random.randn(2), "u_se_relu1_gamma": np.array([0.1, 0.7]),
@@ -142,14 +141,36 @@ def test_squeeze_excite_scales_channels_by_a_gate():
 
 @pytest.mark.parametrize("version, kernel, side", [(0, 7, 4), (1, 3, 8)])
 def test_input_versions(version, kernel, side):
-    symbol = fresnet.get_symbol("n8", version_input=version)
+    symbol = networks.get_symbol("n8", version_input=version)
     arguments, _, _ = shapes(symbol, data=(1, 3, 64, 64))
     assert arguments["conv0_weight"] == (16, 3, kernel, kernel)
     assert arguments["pre_fc1_weight"] == (512, 64 * side * side)  # version 0 halves once more
 
 
+def test_input_version_0_pools_and_then_keeps_the_size():
+    """The reference: 7x7 of stride 2, 3x3 max-pooling of stride 2, stage 1 of stride 1."""
+    internals = networks.get_symbol("r18", version_input=0).get_internals()
+
+    def side(name):
+        _, found, _ = internals[name + "_output"].infer_shape(data=(1, 3, 112, 112))
+        return found[0][2]
+
+    assert [side(name) for name in ("conv0", "relu0", "pool0", "stage1_unit1_conv2",
+                                    "stage1_unit1_sc", "stage2_unit1_sc", "stage4_unit2_bn3")] == [
+        56, 56, 28, 28, 28, 14, 4]
+    nodes = {node["name"]: node for node in json.loads(internals.tojson())["nodes"]}
+    assert nodes["pool0"]["attrs"] == {
+        "kernel": "(3, 3)", "pad": "(1, 1)", "pool_type": "max", "stride": "(2, 2)"}
+
+
+def test_gap_ignores_the_activation_as_the_reference_does():
+    arguments, _, _ = shapes(networks.get_symbol("n8", version_act="relu", version_output="GAP"),
+                             data=(1, 3, 32, 32))
+    assert arguments["relu1_gamma"] == (64,) and "relu0_gamma" not in arguments
+
+
 def test_pixels_are_normalised_inside():
-    symbol = fresnet.get_symbol("n8", 16).get_internals()["conv0_output"]
+    symbol = networks.get_symbol("n8", 16).get_internals()["conv0_output"]
     data = np.random.RandomState(0).randint(0, 256, (1, 3, 8, 8)).astype(np.float32)
     weight = np.zeros((16, 3, 3, 3), np.float32)
     for channel in range(3):
@@ -163,10 +184,10 @@ def test_pixels_are_normalised_inside():
 BN1 = {"bn1_gamma": (64,), "bn1_beta": (64,)}
 FC1 = {"fc1_weight": (10, 1024), "fc1_bias": (10,)}
 PRE = {"pre_fc1_weight": (10, 1024), "pre_fc1_bias": (10,), "fc1_gamma": (10,), "fc1_beta": (10,)}
+POOLED = {**BN1, "relu1_gamma": (64,), "pre_fc1_weight": (10, 64), "pre_fc1_bias": (10,)}
 OUTPUT_PARAMETERS = {
     "E": {**BN1, **PRE}, "F": {**BN1, **FC1}, "G": {**BN1, **FC1}, "H": FC1,
-    "I": {**BN1, **PRE}, "FC": {**BN1, **PRE}, "J": PRE,
-    "GAP": {**BN1, **PRE, "relu1_gamma": (64,), "pre_fc1_weight": (10, 64)},
+    "I": {**BN1, **PRE}, "FC": POOLED, "J": PRE, "GAP": POOLED,
 }
 
 
@@ -176,7 +197,7 @@ def test_output_table_is_complete():
 
 @pytest.mark.parametrize("output", OUTPUT_PARAMETERS)
 def test_output_types(output):
-    symbol = fresnet.get_symbol("n8", 10, version_output=output)
+    symbol = networks.get_symbol("n8", 10, version_output=output)
     arguments, _, shape = shapes(symbol, data=(4, 3, 32, 32))
     assert symbol.list_outputs() == ["fc1_output"] and shape == (4, 10)
     ends = {name: value for name, value in arguments.items()
@@ -190,7 +211,7 @@ def test_output_types(output):
 def test_fixed_scale_of_the_embedding(depthwise):
     """fc1 is a BatchNorm whose gamma counts as 1, whatever a checkpoint holds."""
     data = np.random.RandomState(1).randint(0, 256, (4, 3, 32, 32)).astype(np.float32)
-    symbol = fresnet.get_symbol("n8", 10, version_output="I", depthwise_prelu=depthwise)
+    symbol = networks.get_symbol("n8", 10, version_output="I", depthwise_prelu=depthwise)
     values = draw(symbol, data)
     out, gradients, _ = forward_backward(symbol, values, data, np.ones((4, 10)))
     other, _, _ = forward_backward(symbol, dict(values, fc1_gamma=values["fc1_gamma"] * 3), data,
@@ -200,12 +221,12 @@ def test_fixed_scale_of_the_embedding(depthwise):
 
 
 def test_relu_has_no_slopes():
-    plain, _, _ = shapes(fresnet.get_symbol("n8", version_act="relu"), data=(1, 3, 32, 32))
-    prelu, _, _ = shapes(fresnet.get_symbol("n8"), data=(1, 3, 32, 32))
+    plain, _, _ = shapes(networks.get_symbol("n8", version_act="relu"), data=(1, 3, 32, 32))
+    prelu, _, _ = shapes(networks.get_symbol("n8"), data=(1, 3, 32, 32))
     assert set(prelu) - set(plain) == {name for name in prelu if "relu" in name}
     # relu is PReLU with slopes of 0.
     data = np.random.RandomState(2).randint(0, 256, (2, 3, 32, 32)).astype(np.float32)
-    symbols = [fresnet.get_symbol("n8", 10, version_output="I", version_act=act)
+    symbols = [networks.get_symbol("n8", 10, version_output="I", version_act=act)
                for act in ("relu", "prelu")]
     values = draw(symbols[1], data)
     for name in values:
@@ -217,24 +238,27 @@ def test_relu_has_no_slopes():
 
 
 @pytest.mark.parametrize("arguments, text", [
-    (dict(network="r51"), "--network 'r51' is unknown; known are n8, r18, r34, r49, r50, r74, r90, "
+    (dict(network="r51"), "network 'r51' is unknown; known are n8, r18, r34, r49, r50, r74, r90, "
                           "r100, r101, r124, r152, r200, r269."),
+    (dict(version_output="K"),
+     "version_output 'K' is unknown; known are E, F, G, H, I, FC, J, GAP."),
     (dict(version_output="Z"),
-     "--version-output 'Z' is unknown; known are E, F, G, H, I, FC, J, GAP."),
-    (dict(version_input=2), "--version-input 2 is unknown; known are 0, 1."),
-    (dict(version_act="gelu"), "--version-act 'gelu' is unknown; known are prelu, relu."),
-    (dict(version_unit=1), "--version-unit 1 is unknown; known are 3."),
-    (dict(version_se=2), "--version-se 2 is unknown; known are 0, 1."),
+     "version_output 'Z' is not supported: its features, (channels, height, width), fit no "
+     "classifier of emb_size columns; use E."),
+    (dict(version_input=2), "version_input 2 is unknown; known are 0, 1."),
+    (dict(version_act="gelu"), "version_act 'gelu' is unknown; known are prelu, relu."),
+    (dict(version_unit=1), "version_unit 1 is unknown; known are 3."),
+    (dict(version_se=2), "version_se 2 is unknown; known are 0, 1."),
 ])
 def test_unknown_values_answer_with_the_known(arguments, text):
     with pytest.raises(InputError) as error:
-        fresnet.get_symbol(**arguments)
+        networks.get_symbol(**arguments)
     assert str(error.value) == text
 
 
 # MXNet's own operator fails the second: its gradient of the slope is wrong behind a computed input.
 @pytest.mark.parametrize("before", ["input", "computed"])
-@pytest.mark.parametrize("function", [fresnet.prelu, fresnet.prelu_depthwise])
+@pytest.mark.parametrize("function", [layers.prelu, layers.prelu_depthwise])
 def test_prelu_by_loops(function, before):
     random = np.random.RandomState(0)
     data, slope = random.randn(3, 16, 4, 5), random.randn(3, 16, 4, 5)
@@ -260,7 +284,7 @@ def test_both_prelus_make_the_same_network():
     data = np.random.RandomState(1).randint(0, 256, (4, 3, 32, 32)).astype(np.float32)
     head_gradient = np.random.RandomState(2).randn(4, 16)
     depthwise, plain = (
-        fresnet.get_symbol("n8", 16, version_se=1, version_output="GAP", depthwise_prelu=choice)
+        networks.get_symbol("n8", 16, version_se=1, version_output="GAP", depthwise_prelu=choice)
         for choice in (True, False))
     assert plain.list_arguments() == depthwise.list_arguments()
     assert plain.list_auxiliary_states() == depthwise.list_auxiliary_states()
@@ -286,7 +310,7 @@ def test_checkpoints_are_exchangeable(saved_as, tmp_path):
     data = np.random.RandomState(1).randint(0, 256, (2, 3, 32, 32)).astype(np.float32)
     outputs = []
     for choice in (saved_as, not saved_as):
-        symbol = fresnet.get_symbol("n8", 16, depthwise_prelu=choice)
+        symbol = networks.get_symbol("n8", 16, depthwise_prelu=choice)
         module = mx.mod.Module(symbol, label_names=None)
         module.bind([("data", data.shape)], for_training=False)
         if choice is saved_as:
@@ -302,7 +326,7 @@ def test_checkpoints_are_exchangeable(saved_as, tmp_path):
 
 @pytest.mark.parametrize("depthwise", [True, False])
 def test_slopes_start_at_a_quarter(depthwise):
-    module = mx.mod.Module(fresnet.get_symbol("n8", 16, version_se=1, depthwise_prelu=depthwise),
+    module = mx.mod.Module(networks.get_symbol("n8", 16, version_se=1, depthwise_prelu=depthwise),
                            label_names=None)
     module.bind([("data", (2, 3, 32, 32))])
     module.init_params(mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2))
@@ -316,7 +340,7 @@ def test_slopes_start_at_a_quarter(depthwise):
 @pytest.mark.parametrize("momentum", [0.5, 0.9])
 def test_momentum_of_the_moving_averages(momentum):
     data = np.random.RandomState(1).randint(0, 256, (4, 3, 32, 32)).astype(np.float32)
-    symbol = fresnet.get_symbol("n8", 10, version_output="I", bn_momentum=momentum)
+    symbol = networks.get_symbol("n8", 10, version_output="I", bn_momentum=momentum)
     values = draw(symbol, data)
     _, _, states = forward_backward(symbol, values, data, np.ones((4, 10)))
     conv0, _ = run(symbol.get_internals()["conv0_output"], {"data": data, **values},
@@ -327,6 +351,6 @@ def test_momentum_of_the_moving_averages(momentum):
 
 
 def test_dropout_is_mxnets_so_that_seeds_count_on_gpus():
-    nodes = json.loads(fresnet.get_symbol("r18").tojson())["nodes"]
+    nodes = json.loads(networks.get_symbol("r18").tojson())["nodes"]
     dropout = [node for node in nodes if node["op"] == "Dropout"]
     assert [node["attrs"]["cudnn_off"] for node in dropout] == ["True"]

@@ -10,7 +10,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from unequal.symbols import dispersed, margins, nra, operators
+from unequal.symbols import heads, margins, operators
 from unequal.symbols.margins import Margin
 
 # The scalar operators of ops_desc, fused_op-inl.h:137-168 and 211-222 (v1.9.1).
@@ -40,20 +40,20 @@ def integers_by_scalars(symbol):
         is_integer(node) or any(is_integer(nodes[number]) for number, *_ in node["inputs"]))]
 
 
-def heads(margin):
+def every_head(margin):
     """Every head in its form for GPUs."""
     numbers = dict(beta=0.9, normalizer=8, on_cpu=False)
     step4 = dict(numbers, head_size=4, tail_identities=2, images_per_identity=2, interweight=1.0)
     given = EMBEDDING, LABEL, CLASSES, SIZE, margin
-    yield "step 2", margins.softmax_head(*given)
+    yield "step 2", heads.softmax_head(*given)
     for composed in (False, True):
-        yield "step 3", nra.nra_head(*given, composed=composed, **numbers)
-        yield "step 4", dispersed.unequal_head(*given, composed=composed, **step4)
+        yield "step 3", heads.nra_head(*given, composed=composed, **numbers)
+        yield "step 4", heads.unequal_head(*given, composed=composed, **step4)
 
 
 @pytest.mark.parametrize("margin", MARGINS, ids=lambda margin: str(margin.loss_type))
 def test_no_integer_is_computed_by_a_fusable_operator_of_a_scalar(margin):
-    for name, head in heads(margin):
+    for name, head in every_head(margin):
         assert integers_by_scalars(head) == [], name
 
 

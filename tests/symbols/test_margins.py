@@ -7,7 +7,7 @@ import pytest
 
 from helpers.loops import assert_close, cases, margin_logits, probabilities, recorded, run, slopes
 from unequal.errors import InputError
-from unequal.symbols import margins
+from unequal.symbols import heads, margins
 from unequal.symbols.margins import SPHERE_BETA, Margin
 
 BATCH, CLASSES, SIZE = 6, 5, 4
@@ -68,7 +68,7 @@ def by_loops(arrays, value):
 def test_recorded(name):
     settings, arrays = recorded(name)
     value = Margin(**{key: settings[key] for key in Margin._fields if key in settings})
-    symbol = margins.softmax_head(mx.sym.Variable("emb"), mx.sym.Variable("label"),
+    symbol = heads.softmax_head(mx.sym.Variable("emb"), mx.sym.Variable("label"),
                                  settings["num_classes"], settings["emb_size"], value)
     outputs, gradients = run(symbol, arrays)
     assert_close(outputs["embedding"], arrays["out0"], 1e-4)
@@ -94,7 +94,7 @@ def test_values_and_gradients_by_loops(value):
 
 @pytest.mark.parametrize("value", MARGINS, ids=name_of)
 def test_without_one_hot(value):
-    symbol = margins.softmax_head(mx.sym.Variable("emb"), mx.sym.Variable("label"), CLASSES, SIZE,
+    symbol = heads.softmax_head(mx.sym.Variable("emb"), mx.sym.Variable("label"), CLASSES, SIZE,
                                  value)
     used = {node["op"] for node in json.loads(symbol.tojson())["nodes"]}
     assert not {name for name in used if "one_hot" in name}
@@ -104,10 +104,10 @@ def test_without_one_hot(value):
 @pytest.mark.parametrize("value", MARGINS, ids=name_of)
 def test_names_and_outputs_of_the_head(value):
     arrays = inputs(value)
-    head = margins.softmax_head(mx.sym.Variable("emb"), mx.sym.Variable("label"), CLASSES, SIZE,
+    head = heads.softmax_head(mx.sym.Variable("emb"), mx.sym.Variable("label"), CLASSES, SIZE,
                                value)
     assert head.list_outputs() == ["embedding_output", "softmax_output", "prediction_output",
-                                   "label_probability_output"]
+                                   "label_probability_output", "largest_probability_output"]
     assert set(head.list_arguments()) == set(arrays)
     logits = mx.sym.BlockGrad(head.get_internals()["logits_output"], name="margin_logits")
     outputs, gradients = run(mx.sym.Group([head, logits]), arrays, ("label", SPHERE_BETA))
@@ -119,6 +119,8 @@ def test_names_and_outputs_of_the_head(value):
     assert outputs["prediction"].tolist() == [int(np.argmax(row)) for row in expected]
     np.testing.assert_allclose(outputs["label_probability"], p[range(BATCH), label],
                                rtol=1e-4, atol=1e-30)
+
+    np.testing.assert_allclose(outputs["largest_probability"], p.max(axis=1), rtol=1e-5)
 
     # The gradient is that of the mean loss over the batch.
     def mean_loss(embedding):
@@ -204,13 +206,13 @@ def test_replace_target_beyond_float_precision():
 
 
 @pytest.mark.parametrize("value, text", [
-    (Margin(loss_type=3), "--loss-type 3 is unknown; known are 0, 1, 2, 4, 5."),
-    (Margin(loss_type=2, margin_s=0), "--margin-s 0 must be above 0."),
-    (Margin(loss_type=4, margin_s=-64.0), "--margin-s -64.0 must be above 0."),
-    (Margin(loss_type=4, margin_m=1.6), "--margin-m 1.6 must lie in [0, pi/2) for --loss-type 4."),
-    (Margin(loss_type=4, margin_m=-0.1), "--margin-m -0.1 must lie in [0, pi/2) for "
-                                         "--loss-type 4."),
-    (Margin(loss_type=1, margin=0), "--margin 0 must be at least 1."),
+    (Margin(loss_type=3), "loss_type 3 is unknown; known are 0, 1, 2, 4, 5."),
+    (Margin(loss_type=2, margin_s=0), "margin_s 0 must be above 0."),
+    (Margin(loss_type=4, margin_s=-64.0), "margin_s -64.0 must be above 0."),
+    (Margin(loss_type=4, margin_m=1.6), "margin_m 1.6 must lie in [0, pi/2) for loss_type 4."),
+    (Margin(loss_type=4, margin_m=-0.1), "margin_m -0.1 must lie in [0, pi/2) for "
+                                         "loss_type 4."),
+    (Margin(loss_type=1, margin=0), "margin 0 must be at least 1."),
 ])
 def test_refused(value, text):
     with pytest.raises(InputError) as error:
@@ -221,6 +223,6 @@ def test_refused(value, text):
 def test_more_classes_than_float32_labels_can_name():
     with pytest.raises(InputError) as error:
         logits_of(Margin(), classes=2 ** 24 + 1)
-    assert str(error.value) == ("16,777,217 classes are too many: labels are float32, exact to "
+    assert str(error.value) == ("num_classes 16,777,217 is too many: labels are float32, exact to "
                                 "16,777,216.")
     logits_of(Margin(), classes=2 ** 24)

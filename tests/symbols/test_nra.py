@@ -13,8 +13,9 @@ from helpers.loops import (
     slopes,
 )
 from unequal.errors import InputError
-from unequal.symbols import nra, operators
-from unequal.symbols.margins import Margin, softmax_head
+from unequal.symbols import heads, operators
+from unequal.symbols.heads import softmax_head
+from unequal.symbols.margins import Margin
 
 BATCH, CLASSES, SIZE, INPUT = 8, 7, 5, 3
 
@@ -27,7 +28,7 @@ def inputs(seed=0):
 
 
 def head(margin=Margin(), **options):
-    return nra.nra_head(mx.sym.Variable("emb"), mx.sym.Variable("label"), CLASSES, SIZE, margin,
+    return heads.nra_head(mx.sym.Variable("emb"), mx.sym.Variable("label"), CLASSES, SIZE, margin,
                         **options)
 
 
@@ -35,7 +36,7 @@ def head(margin=Margin(), **options):
 def test_recorded(name):
     settings, arrays = recorded(name)
     margin = Margin(**{key: settings[key] for key in Margin._fields if key in settings})
-    symbol = nra.nra_head(mx.sym.Variable("emb"), mx.sym.Variable("label"),
+    symbol = heads.nra_head(mx.sym.Variable("emb"), mx.sym.Variable("label"),
                           settings["num_classes"], settings["emb_size"], margin,
                           beta=settings["noise_beta"], normalizer=2 * settings["batch"])
     logits = mx.sym.BlockGrad(symbol.get_internals()["logits_output"], name="margin_logits")
@@ -130,7 +131,7 @@ def trained(devices, normalizer, data, label, start, steps=3, beta=0.7):
     """Weights after some steps of plain SGD of an embedding matrix and the head."""
     embedding = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=SIZE, no_bias=True,
                                       name="embed")
-    symbol = nra.nra_head(embedding, mx.sym.Variable("label"), CLASSES, SIZE,
+    symbol = heads.nra_head(embedding, mx.sym.Variable("label"), CLASSES, SIZE,
                           Margin(margin_s=8.0), beta=beta, normalizer=normalizer)
     module = mx.mod.Module(symbol, data_names=["data"], label_names=["label"],
                            context=[mx.cpu(i) for i in range(devices)])
@@ -174,11 +175,11 @@ def test_scale_of_the_reference_shrinks_with_the_devices():
 
 
 @pytest.mark.parametrize("options, text", [
-    (dict(beta=1.5), "--noise-beta 1.5 must lie in [0, 1]."),
-    (dict(beta=-0.1), "--noise-beta -0.1 must lie in [0, 1]."),
-    (dict(beta=float("nan")), "--noise-beta nan must lie in [0, 1]."),
-    (dict(beta=0.5, threshold=7), "--noise-threshold 7 must lie in [0, 1]."),
-    (dict(beta=0.5, threshold=-1e-3), "--noise-threshold -0.001 must lie in [0, 1]."),
+    (dict(beta=1.5), "noise_beta 1.5 must lie in [0, 1]."),
+    (dict(beta=-0.1), "noise_beta -0.1 must lie in [0, 1]."),
+    (dict(beta=float("nan")), "noise_beta nan must lie in [0, 1]."),
+    (dict(beta=0.5, threshold=7), "gate 7 must lie in [0, 1]."),
+    (dict(beta=0.5, threshold=-1e-3), "gate -0.001 must lie in [0, 1]."),
 ])
 def test_refused(options, text):
     with pytest.raises(InputError) as error:

@@ -15,7 +15,7 @@ from helpers.loops import (
     run,
     slopes,
 )
-from unequal.symbols import nra, operators
+from unequal.symbols import heads, operators
 from unequal.system import mxnet_private
 
 ROWS, CLASSES = 8, 6
@@ -92,9 +92,9 @@ def test_beta_decides_between_label_and_prediction():
 @pytest.mark.parametrize("beta", [0.0, 0.7, 1.0])
 def test_operator_is_its_composition(beta, threshold):
     arrays = inputs()
-    composed = nra.composed_loss(mx.sym.Variable("logits"), mx.sym.Variable("label"), beta, 16,
-                                 threshold)
-    ours = nra.robust_outputs(mx.sym.Variable("logits"), mx.sym.Variable("label"), beta, 16,
+    composed, _ = heads.composed_loss(mx.sym.Variable("logits"), mx.sym.Variable("label"), beta,
+                                      16, threshold)
+    ours = heads.robust_outputs(mx.sym.Variable("logits"), mx.sym.Variable("label"), beta, 16,
                               threshold)
     outputs, gradient = gradient_of(mx.sym.Group(ours), arrays)
     other, other_gradient = gradient_of(composed, arrays)
@@ -113,7 +113,7 @@ def test_threshold_keeps_rows_that_exceed_it(threshold, kept):
     """Largest probabilities 1 - 3 exp(-9), 1/2 and 1/4; equality does not exceed."""
     arrays = {"logits": np.array([[9, 0, 0, 0], [5, 5, -90, -90], [7, 7, 7, 7]], np.float32),
               "label": np.array([1, 2, 3], np.float32)}
-    outputs, gradient = gradient_of(mx.sym.Group(nra.robust_outputs(
+    outputs, gradient = gradient_of(mx.sym.Group(heads.robust_outputs(
         mx.sym.Variable("logits"), mx.sym.Variable("label"), 0.9, 1, threshold)), arrays)
     _, by_arrays = arrays_gradient(arrays, threshold)
     for found in (gradient, by_arrays):
@@ -301,7 +301,7 @@ CONCURRENT = """
 import concurrent.futures, sys
 import unequal
 import mxnet as mx, numpy as np
-from unequal.symbols import operators
+from unequal.symbols import heads, operators
 
 def run(seed):
     random = np.random.RandomState(seed)

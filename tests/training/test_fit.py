@@ -9,7 +9,7 @@ from helpers import scripts
 from unequal.cluster.workers import Workers
 from unequal.errors import InputError
 from unequal.eval import bins
-from unequal.symbols import fresnet, margins
+from unequal.symbols import heads, margins, networks
 from unequal.training import fit, setup
 from unequal.training import flags as options
 from unequal.training.config import SoftmaxConfig
@@ -62,15 +62,15 @@ def arguments(tmp_path, *flags):
 def train(args, data, devices=1, lr_steps=(), before_batch=None, metrics=None):
     mx.random.seed(0)
     np.random.seed(0)
-    embedding = fresnet.get_symbol(args.network, args.emb_size,
+    embedding = networks.get_symbol(args.network, args.emb_size,
                                    version_output=args.version_output)
     run = setup.Run([mx.cpu(i) for i in range(devices)], Namespace(image_size=(SIZE, SIZE)),
                     embedding, mx.sym.Variable("softmax_label"), setup.margin_of(args), None, None,
                     Workers())
-    symbol = margins.softmax_head(run.embedding, run.label, CLASSES, args.emb_size,
+    symbol = heads.softmax_head(run.embedding, run.label, CLASSES, args.emb_size,
                                  run.margin)
     stage = fit.Stage("test", symbol, data, list(lr_steps), metrics=metrics or [
-        fit.Metric("acc", ["prediction", fit.LABEL], fit.accuracy),
+        fit.Metric("acc", ["label_probability", "largest_probability"], fit.accuracy),
         fit.Metric("softmaxloss", ["label_probability"], fit.cross_entropy)],
         before_batch=before_batch, log_every=1)
     return fit.fit(stage, run, args)
@@ -132,7 +132,7 @@ def test_first_update_is_sgd_of_the_mean_loss(tmp_path):
     still = arguments(tmp_path / "still", "--max-steps", "1", "--lr", "1e-12", "--wd", "0.1")
     train(still, Batches())
     before = weights(still)
-    embedding = fresnet.get_symbol("n8", 16, version_output="I")
+    embedding = networks.get_symbol("n8", 16, version_output="I")
     label = mx.sym.Variable("softmax_label")
     logits = margins.margin_logits(embedding, label, CLASSES, 16, setup.margin_of(args))
     probability = mx.sym.pick(mx.sym.softmax(logits), label)
@@ -250,7 +250,7 @@ def test_pretrained_weights_that_do_not_fit(tmp_path):
     train(args, Batches())
     _, arguments_, states = mx.model.load_checkpoint(args.prefix, 0)
     arguments_["fc7_weight"] = mx.nd.zeros((3, 16))
-    symbol = margins.softmax_head(fresnet.get_symbol("n8", 16, version_output="I"),
+    symbol = heads.softmax_head(networks.get_symbol("n8", 16, version_output="I"),
                                  mx.sym.Variable("softmax_label"), CLASSES, 16)
     run = setup.Run([mx.cpu()], Namespace(image_size=(SIZE, SIZE)), None, None, None, arguments_,
                     states, Workers())

@@ -6,7 +6,7 @@ import pytest
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
 from unequal.models.embedder import Embedder
-from unequal.symbols import fresnet
+from unequal.symbols import networks
 from unequal.synthetic.dataset import make_dataset
 from unequal.training import tail
 from unequal.training.mining import confusable_identities
@@ -68,7 +68,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedder(records):
-    symbol = fresnet.get_symbol("n8", 16)
+    symbol = networks.get_symbol("n8", 16)
     shapes, _, states = symbol.infer_shape(data=(1, 3, 16, 16))
     random = np.random.RandomState(0)
     arguments = {name: mx.nd.array(random.randn(*shape) * 0.2)

@@ -26,7 +26,7 @@ from unequal.eval.bins import load_bin
 from unequal.eval.features import open_features, write_features
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder, LoosePictures
-from unequal.symbols import fresnet
+from unequal.symbols import networks
 from unequal.system import files
 
 FACE = encoded(smooth(32, 32))
@@ -359,7 +359,7 @@ def test_what_is_no_array(tmp_path, content):
 
 
 def network(**changes):
-    symbol = fresnet.get_symbol("n8", 8)
+    symbol = networks.get_symbol("n8", 8)
     shapes, _, states = symbol.infer_shape(data=(1, 3, 32, 32))
     random = np.random.RandomState(0)
     arguments = {name: mx.nd.array(random.randn(*shape) * 0.1) for name, shape in
@@ -384,7 +384,7 @@ def test_weights_that_cannot_be(value, message):
 def test_weights_of_another_network():
     _, arguments, auxiliary = network()
     with pytest.raises(InputError, match="do not fit the network at 32x32 pixels: the parameter"):
-        Embedder(fresnet.get_symbol("r18", 8), arguments, auxiliary, (32, 32))
+        Embedder(networks.get_symbol("r18", 8), arguments, auxiliary, (32, 32))
 
 
 def test_a_layer_larger_than_memory():

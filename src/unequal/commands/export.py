@@ -167,7 +167,7 @@ def _made_by(graph, value, op):
 
 
 def _depthwise_prelu(graph, inputs):
-    """``(x, slope)`` when the sum is fresnet.prelu_depthwise of x, otherwise None."""
+    """``(x, slope)`` when the sum is layers.prelu_depthwise of x, otherwise None."""
     weights = []
     for value in inputs:
         made = _made_by(graph, value, "Conv")
@@ -184,7 +184,7 @@ def _depthwise_prelu(graph, inputs):
 
 
 def _elementwise_prelu(graph, inputs):
-    """``(x, slope)`` when the sum is fresnet.prelu of x, otherwise None."""
+    """``(x, slope)`` when the sum is layers.prelu of x, otherwise None."""
     relu, scaled = (_made_by(graph, value, op) for value, op in zip(inputs, ("Relu", "Mul")))
     if relu is None or scaled is None or scaled.input[1] not in graph.constants:
         return None

@@ -17,7 +17,7 @@ import numpy as np
 from unequal.errors import InputError
 from unequal.eval import verification
 from unequal.models.device_check import relative_error, run_symbol
-from unequal.symbols import dispersed, fresnet, margins, nra
+from unequal.symbols import heads, margins, networks
 from unequal.training.mining import confusable_identities
 
 logger = logging.getLogger(__name__)
@@ -42,13 +42,13 @@ def _head_error(symbol, recorded, outputs):
 
 
 def _softmax(case, recorded):
-    symbol = margins.softmax_head(mx.sym.Variable("emb"), mx.sym.Variable("label"),
+    symbol = heads.softmax_head(mx.sym.Variable("emb"), mx.sym.Variable("label"),
                                  case["num_classes"], case["emb_size"], recorded_margin(case))
     return _head_error(symbol, recorded, {"out0": "embedding", "out1": "softmax"})
 
 
 def _nra(case, recorded):
-    symbol = nra.nra_head(mx.sym.Variable("emb"), mx.sym.Variable("label"), case["num_classes"],
+    symbol = heads.nra_head(mx.sym.Variable("emb"), mx.sym.Variable("label"), case["num_classes"],
                           case["emb_size"], recorded_margin(case), beta=case["noise_beta"],
                           normalizer=2 * case["batch"])
     return _head_error(symbol, recorded,
@@ -57,7 +57,7 @@ def _nra(case, recorded):
 
 def _unequal(case, recorded):
     per_identity = case["images_per_identity"]
-    symbol = dispersed.unequal_head(
+    symbol = heads.unequal_head(
         mx.sym.Variable("emb"), mx.sym.Variable("label"), case["num_classes"], case["emb_size"],
         recorded_margin(case), head_size=case["batch"],
         tail_identities=case["batchsize_id"] // per_identity, images_per_identity=per_identity,
@@ -97,7 +97,7 @@ def parameters(names_and_shapes):
 
 def network_output(network, data, depthwise_prelu=True):
     """``fc1`` of a network with the weights of :func:`parameters`, float32 (N, 512)."""
-    symbol = fresnet.get_symbol(network, depthwise_prelu=depthwise_prelu)
+    symbol = networks.get_symbol(network, depthwise_prelu=depthwise_prelu)
     shapes, _, aux_shapes = symbol.infer_shape(data=data.shape)
     arguments = {name: mx.nd.array(value) for name, value in parameters(
         dict(zip(symbol.list_arguments(), shapes))).items()}
@@ -109,7 +109,7 @@ def network_output(network, data, depthwise_prelu=True):
 
 
 def _network(case, recorded):
-    symbol = fresnet.get_symbol(case["name"][len("net_"):])
+    symbol = networks.get_symbol(case["name"][len("net_"):])
     shapes, _, aux_shapes = symbol.infer_shape(data=(1, 3, 112, 112))
     for ours, names in ((dict(zip(symbol.list_arguments(), shapes)), case["args"]),
                         (dict(zip(symbol.list_auxiliary_states(), aux_shapes)), case["aux"])):

@@ -8,7 +8,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 import mxnet as mx
 import numpy as np
 
-from unequal.symbols import fresnet, margins, nra
+from unequal.symbols import heads, layers, margins
 from unequal.system import runtime
 
 # Largest difference allowed, relative to the largest value of an array. float32 sums of a few
@@ -107,12 +107,12 @@ def _small_symbol(on_cpu: bool, dropout: bool) -> mx.sym.Symbol:
     body = mx.sym.Convolution(body, num_filter=_CHANNELS, kernel=(3, 3), pad=(1, 1), no_bias=True,
                               name="conv")
     body = mx.sym.BatchNorm(body, fix_gamma=False, eps=2e-5, name="bn")
-    act = fresnet.prelu_depthwise if on_cpu else fresnet.prelu
+    act = layers.prelu_depthwise if on_cpu else layers.prelu
     before = act(body, _CHANNELS, "relu")
     after = (mx.sym.Dropout(before, p=1 - _KEPT) if dropout
              else before * mx.sym.Variable("mask") * (1 / _KEPT))
     embedding = mx.sym.FullyConnected(after, num_hidden=_EMBEDDING, name="pre_fc1")
-    head = nra.nra_head(embedding, mx.sym.Variable("label"), _CLASSES, _EMBEDDING, _MARGIN,
+    head = heads.nra_head(embedding, mx.sym.Variable("label"), _CLASSES, _EMBEDDING, _MARGIN,
                         beta=0.9, normalizer=2 * _BATCH, on_cpu=on_cpu)
     return mx.sym.Group([head, mx.sym.BlockGrad(after, name="after_dropout")])
 

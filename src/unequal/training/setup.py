@@ -11,7 +11,7 @@ from unequal.data.batches import LABEL_NAME
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
 from unequal.models import checkpoints
-from unequal.symbols import fresnet, margins
+from unequal.symbols import margins, networks
 from unequal.system import progress, runtime
 from unequal.training import config
 
@@ -67,7 +67,7 @@ def prepare(options):
     np.random.seed(options.seed)
     devices = runtime.devices(options.devices or None)
     records = RecordSet(options.data_dir)
-    embedding = fresnet.get_symbol(
+    embedding = networks.get_symbol(
         options.network, options.emb_size, version_se=options.version_se,
         version_input=options.version_input, version_output=options.version_output,
         version_unit=options.version_unit, version_act=options.version_act,

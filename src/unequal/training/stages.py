@@ -4,7 +4,7 @@ import numpy as np
 from unequal.data import noise_lists
 from unequal.data.augmentation import COLOR
 from unequal.data.batches import FaceIter
-from unequal.symbols import nra
+from unequal.symbols import heads
 from unequal.training import fit, setup
 
 
@@ -13,8 +13,8 @@ def batch_size(args, run):
     return (args.per_batch_size or 128) * len(run.devices)
 
 
-def _disagree(prediction, label):
-    return prediction != label
+def _disagree(own, largest):
+    return own < largest
 
 
 def _right_when_it_differs(truth):
@@ -39,19 +39,20 @@ def stage(name, args, run, keys=None, stop_after_first=False):
     size = batch_size(args, run)
     total = size * run.workers.count
     symbol, saved_symbol = (
-        nra.nra_head(
+        heads.nra_head(
             run.embedding, run.label, run.num_classes, args.emb_size, run.margin,
             beta=args.noise_beta, threshold=args.gate, composed=composed,
-            on_cpu=run.devices[0].device_type == "cpu",
+            on_cpu=run.devices[0].device_type == "cpu", index=bool(args.truth),
             normalizer=size // len(run.devices) if args.mean_loss else 2 * total)
         for composed in (False, True))
     data = FaceIter(run.records, size, COLOR._replace(mirror=0.5 * args.rand_mirror,
                                                         cutoff=args.cutoff),
                     keys=keys, seed=args.seed, num_parts=run.workers.count,
                     part_index=run.workers.rank)
-    metrics = [fit.Metric("acc", ["prediction", fit.LABEL], fit.accuracy),
+    logs = ["label_log_probability", "largest_log_probability"]
+    metrics = [fit.Metric("acc", logs, fit.accuracy),
                fit.Metric("loss", ["loss"], np.ravel),
-               fit.Metric("differ", ["prediction", fit.LABEL], _disagree)]
+               fit.Metric("differ", logs, _disagree)]
     if args.truth:
         metrics.append(fit.Metric("right", ["prediction", fit.LABEL, fit.KEY],
                                   _right_when_it_differs(noise_lists.read_truth(args.truth))))

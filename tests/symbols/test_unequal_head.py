@@ -14,7 +14,7 @@ from helpers.loops import (
     unit,
 )
 from unequal.errors import InputError
-from unequal.symbols import dispersed, operators
+from unequal.symbols import heads, operators
 from unequal.symbols.margins import Margin
 
 CLASSES, SIZE, INPUT = 7, 5, 4
@@ -23,7 +23,7 @@ MARGIN = Margin(margin_s=8.0)
 
 def head(embedding=None, margin=MARGIN, **options):
     embedding = mx.sym.Variable("emb") if embedding is None else embedding
-    return dispersed.unequal_head(embedding, mx.sym.Variable("label"), CLASSES, SIZE, margin,
+    return heads.unequal_head(embedding, mx.sym.Variable("label"), CLASSES, SIZE, margin,
                                   **options)
 
 
@@ -50,7 +50,7 @@ def loss_by_loops(arrays, head_size, images_per_identity, interweight, beta, nor
 def test_recorded(name):
     settings, arrays = recorded(name)
     batch, per_identity = settings["batch"], settings["images_per_identity"]
-    symbol = dispersed.unequal_head(
+    symbol = heads.unequal_head(
         mx.sym.Variable("emb"), mx.sym.Variable("label"), settings["num_classes"],
         settings["emb_size"],
         Margin(**{key: settings[key] for key in Margin._fields if key in settings}),

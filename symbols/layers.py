@@ -1,0 +1,119 @@
+"""The layers every backbone is made of, with the choices that hold for a whole network."""
+from typing import Optional
+
+import mxnet as mx
+
+Symbol = mx.sym.Symbol
+
+
+def slope(channels: int, name: str) -> Symbol:
+    """PReLU's parameter ``<name>_gamma``, (channels,)."""
+    return mx.sym.Variable(name + "_gamma", shape=(channels,), init=mx.init.Constant(0.25))
+
+
+def prelu(data: Symbol, channels: int, name: str) -> Symbol:
+    """PReLU as ``relu(x) + a * min(x, 0)`` by elementwise operators: the form for GPUs.
+
+    MXNet 1.9.1's own operator (LeakyReLU) will not do: in a bound symbol the gradient of the data
+    is written over the incoming one before the slope's is computed from it, so the gradient of
+    ``a`` comes out multiplied by ``a``.
+    """
+    per_channel = mx.sym.reshape(slope(channels, name), shape=(1, channels, 1, 1))
+    positive = mx.sym.Activation(data, act_type="relu")
+    negative = data - positive
+    return mx.sym.elemwise_add(positive, mx.sym.broadcast_mul(negative, per_channel), name=name)
+
+
+def prelu_depthwise(data: Symbol, channels: int, name: str) -> Symbol:
+    """PReLU as ``(1 - a) * relu(x) + a * x`` by two 1x1 depthwise convolutions.
+
+    The same function of the same parameter ``<name>_gamma``, shape (channels,). MXNet 1.9.1 has no
+    oneDNN kernel for PReLU: the plain operator falls back to a slow one and forces a change of
+    memory layout before and after it, while this form stays in the convolutions' blocked layout
+    (``benchmarks/step.py``).
+    """
+    weight = mx.sym.reshape(slope(channels, name), shape=(channels, 1, 1, 1))
+    scale = dict(num_filter=channels, num_group=channels, kernel=(1, 1), no_bias=True)
+    positive = mx.sym.Convolution(
+        mx.sym.Activation(data, act_type="relu"), weight=1 - weight, **scale)
+    linear = mx.sym.Convolution(data, weight=weight, **scale)
+    return mx.sym.elemwise_add(positive, linear, name=name)
+
+
+def relu(data: Symbol, channels: int, name: str) -> Symbol:
+    """Plain ReLU."""
+    return mx.sym.Activation(data, act_type="relu", name=name)
+
+
+ACTIVATIONS = {"prelu": prelu, "relu": relu}
+
+
+class Layers:
+    """Convolution, BatchNorm, activation, squeeze-and-excitation, fully connected.
+
+    Parameters
+    ----------
+    act : str
+        A key of :data:`ACTIVATIONS`.
+    bn_momentum : float
+        Of BatchNorm's moving averages.
+    depthwise_prelu : bool
+        Build PReLU as :func:`prelu_depthwise`; same parameters, same function.
+    """
+
+    def __init__(self, act: str, bn_momentum: float, depthwise_prelu: bool) -> None:
+        self._prelu = prelu_depthwise if depthwise_prelu else prelu
+        self._act = self._prelu if act == "prelu" else ACTIVATIONS[act]
+        self._bn_momentum = bn_momentum
+
+    def act(self, data: Symbol, channels: int, name: str) -> Symbol:
+        """The network's activation."""
+        return self._act(data, channels, name)
+
+    def prelu(self, data: Symbol, channels: int, name: str) -> Symbol:
+        """PReLU, whatever the network's activation is."""
+        return self._prelu(data, channels, name)
+
+    def norm(self, data: Symbol, name: str, *, fix_gamma: bool = False,
+             eps: float = 2e-5) -> Symbol:
+        """BatchNorm."""
+        return mx.sym.BatchNorm(data, fix_gamma=fix_gamma, eps=eps, momentum=self._bn_momentum,
+                                name=name)
+
+    def conv(self, data: Symbol, filters: int, kernel: int, name: str, *, stride: int = 1,
+             pad: Optional[int] = None, groups: int = 1, no_bias: bool = True) -> Symbol:
+        """Square convolution; keeps the size of its input unless ``stride`` or ``pad`` say so."""
+        side = (kernel, kernel)
+        pad = kernel // 2 if pad is None else pad
+        # num_group is left out where it is 1, so that saved symbols stay as they were.
+        grouped = {"num_group": groups} if groups > 1 else {}
+        return mx.sym.Convolution(
+            data, num_filter=filters, kernel=side, stride=(stride, stride), pad=(pad, pad),
+            no_bias=no_bias, name=name, **grouped)
+
+    def squeeze_excite(self, data: Symbol, filters: int, name: str) -> Symbol:
+        """``data`` times a factor a channel computed from the channels' means."""
+        body = mx.sym.Pooling(data, global_pool=True, kernel=(7, 7), pool_type="avg",
+                              name=name + "_se_pool1")
+        body = self.conv(body, filters // 16, 1, name + "_se_conv1", no_bias=False)
+        body = self.act(body, filters // 16, name + "_se_relu1")
+        body = self.conv(body, filters, 1, name + "_se_conv2", no_bias=False)
+        body = mx.sym.Activation(body, act_type="sigmoid", name=name + "_se_sigmoid")
+        return mx.sym.broadcast_mul(data, body)
+
+    def dropout(self, data: Symbol) -> Symbol:
+        """Dropout of 0.4.
+
+        Not cuDNN's: that draws from a state of its own, seeded by ``rand()`` (MXNet 1.9.1,
+        src/operator/nn/dropout-inl.h:258, 495), so ``mx.random.seed`` has no effect on it.
+        """
+        return mx.sym.Dropout(data, p=0.4, cudnn_off=True)
+
+    def dense(self, data: Symbol, size: int, name: str) -> Symbol:
+        """Fully connected layer with a bias, (N, size)."""
+        return mx.sym.FullyConnected(data, num_hidden=size, name=name)
+
+
+def pixels(data: Symbol) -> Symbol:
+    """RGB 0-255 to -1 to 1: part of every network, so that weights and pixels cannot part."""
+    return (data - 127.5) * 0.0078125

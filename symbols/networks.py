@@ -1,0 +1,52 @@
+"""The table of backbones: a name, as ``--network`` takes it, to what builds it.
+
+A new backbone is a module with a ``build`` and a row here.
+"""
+import mxnet as mx
+
+from unequal.errors import lookup
+from unequal.symbols import fresnet
+from unequal.symbols.layers import ACTIVATIONS, Layers
+
+BUILDERS = dict.fromkeys(fresnet.NETWORKS, fresnet.build)
+
+
+def get_symbol(network: str = "r50", embedding_size: int = 512, *, version_se: int = 0,
+               version_input: int = 1, version_output: str = "E", version_unit: int = 3,
+               version_act: str = "prelu", bn_momentum: float = 0.9,
+               depthwise_prelu: bool = True) -> mx.sym.Symbol:
+    """The embedding network as a symbol of one input, ``data`` (N, 3, H, W), RGB 0-255.
+
+    Parameters
+    ----------
+    network : str
+        A key of :data:`BUILDERS`, such as ``r18`` ... ``r269`` or ``n8`` (``--network``).
+    embedding_size : int
+        Length of the embedding.
+    version_se, version_input, version_output, version_unit, version_act
+        The reference's flags of these names; ``version_se`` 1 adds squeeze-and-excitation,
+        ``version_act`` is a key of :data:`unequal.symbols.layers.ACTIVATIONS`, the others are keys
+        of the tables of :mod:`unequal.symbols.fresnet`.
+    bn_momentum : float
+        Momentum of BatchNorm's moving averages (``--bn-mom``).
+    depthwise_prelu : bool
+        Build PReLU as :func:`unequal.symbols.layers.prelu_depthwise`; same parameters, same
+        function. True for CPUs.
+
+    Returns
+    -------
+    mxnet.symbol.Symbol
+        Output ``fc1_output``, (N, embedding_size).
+
+    Raises
+    ------
+    ArgumentError
+        For a value no table holds; the text lists the known ones.
+    """
+    build = lookup(BUILDERS, network, "network")
+    lookup(ACTIVATIONS, version_act, "version_act")
+    lookup({0: None, 1: None}, version_se, "version_se")
+    layers = Layers(version_act, bn_momentum, depthwise_prelu)
+    return build(network, embedding_size, layers, version_se=version_se,
+                 version_input=version_input, version_output=version_output,
+                 version_unit=version_unit)
