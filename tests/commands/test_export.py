@@ -166,8 +166,11 @@ def test_command(small, tmp_path, capsys):
     assert line.startswith("{}: ".format(out)) and "embedding_size 24" in line
     symbol, *params = small
     assert largest_difference(symbol, params, (32, 32), onnx.load(str(out))) < 1e-4
-    assert cli.main(command + ["--image-size", "32"]) == 1
-    assert "--image-size '32': expected HEIGHT,WIDTH" in capsys.readouterr().err
+    for size in ("32", "32x32", "32,32"):  # the last was our older spelling
+        assert cli.main(command + ["--image-size", size]) == 0
+    with pytest.raises(SystemExit):
+        cli.main(command + ["--image-size", "32x"])
+    assert "--image-size: '32x' is not a size such as 112 or 112x96" in capsys.readouterr().err
     assert cli.main(["export", "--model", "none,7", "--onnx", str(out)]) == 1
     assert "none-symbol.json: no such file" in capsys.readouterr().err
 

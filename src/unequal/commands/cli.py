@@ -3,13 +3,13 @@
 A subcommand is a module with ``configure(parser)``, which adds its arguments, and
 ``run(options)``, which does the work and returns None or an exit code.
 """
-import argparse
 import importlib
 import logging
 import os
 import re
 import sys
 
+from unequal.commands import arguments
 from unequal.errors import ArgumentError, InputError
 from unequal.system import interrupts, runtime
 
@@ -123,7 +123,8 @@ def run_script(main, config_class, description):
     """
     from unequal.training import config, flags
 
-    options = flags.parser(description.splitlines()[0], config_class).parse_args()
+    options = flags.parser(description.splitlines()[0], config_class,
+                           arguments.Parser).parse_args()
     setup_logging(sys.stdout)
     with interrupts.caught():
         return report_errors(lambda: main(config.from_options(config_class, options)),
@@ -132,7 +133,7 @@ def run_script(main, config_class, description):
 
 def build_parser(names=COMMANDS):
     """The parser of the subcommands in ``names`` (importing only their modules)."""
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         prog="unequal", description="Face recognition from long-tailed, noisy data.",
         epilog="`unequal COMMAND --help` says more.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -150,17 +151,20 @@ def _configure(parser, module):
     return loaded.run
 
 
-def main(arguments=None):
+def main(words=None):
     """Entry point of ``unequal``; returns the exit code (0, 1 bad input, 2 bad usage)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if words is None else words
     # The subcommands' modules import MXNet; not doctor's, which says why it does not import, nor
     # launch's, which would do nothing with it.
-    if arguments[:1] and arguments[0] in COMMANDS and arguments[0] not in ("doctor", "launch"):
-        failed = report_errors(runtime.import_mxnet, debug="--debug" in arguments)
+    if words[:1] and words[0] in COMMANDS and words[0] not in ("doctor", "launch"):
+        failed = report_errors(runtime.import_mxnet, debug="--debug" in words)
         if failed:
             return failed
-    parser = build_parser(names=arguments[:1])
-    options = parser.parse_args(arguments)
+    parser = build_parser(names=words[:1])
+    if words[:1] and words[0] not in COMMANDS and not words[0].startswith("-"):
+        parser.error("unknown command {!r}{}".format(
+            words[0], arguments.suggestion(words[0], COMMANDS)))
+    options = parser.parse_args(words)
     if options.command is None:
         parser.print_help(sys.stderr)
         return 2

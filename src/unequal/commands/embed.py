@@ -24,9 +24,7 @@ def configure(parser):
     parser.add_argument("--no-flip", action="store_true",
                         help="do not add the mirror image's embedding (twice as fast)")
     arguments.add_image_size(parser)
-    parser.add_argument("--batch-size", type=int, default=64,
-                        help="pictures a forward pass (default %(default)s)")
-    parser.add_argument("--devices", default="", help="cpu, cpu:N or gpu:0,1")
+    arguments.add_inference(parser)
 
 
 def run(options):
@@ -48,7 +46,7 @@ def run(options):
     else:
         pictures = keys = [found for path in options.images for found in find_pictures(path)]
     embedder = Embedder.from_checkpoint(
-        options.model, arguments.network_size(options.image_size),
+        options.model, options.image_size,
         runtime.devices(options.devices or None), options.batch_size, flip=not options.no_flip)
 
     def batches(bar):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import mxnet as mx
 import numpy as np
 
-from unequal.commands.arguments import add_image_size, network_size
+from unequal.commands.arguments import add_image_size
 from unequal.data.batches import DATA_NAME
 from unequal.errors import InputError
 from unequal.models import checkpoints
@@ -354,7 +354,7 @@ def run(options):
     onnx = _onnx()  # before a large checkpoint is read for nothing
     symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(options.model, "--model"))
     try:
-        model = to_onnx(symbol, arg_params, aux_params, network_size(options.image_size))
+        model = to_onnx(symbol, arg_params, aux_params, options.image_size)
     except (LookupError, ValueError, TypeError, OverflowError, mx.base.MXNetError,
             onnx.checker.ValidationError) as error:
         raise InputError("--model {}: its network is put together in a way that has no "

@@ -3,6 +3,7 @@ import logging
 
 import numpy as np
 
+from unequal.commands import arguments
 from unequal.data import noise_lists
 from unequal.errors import InputError
 from unequal.eval import features, identification
@@ -27,7 +28,7 @@ def configure(parser):
                         help="pictures to leave out of probes and gallery, one name a line")
     parser.add_argument("--distractor-noise", metavar="LIST",
                         help="pictures to leave out of the distractors")
-    parser.add_argument("--max-rank", type=int, default=100,
+    parser.add_argument("--max-rank", type=arguments.integer(), default=100,
                         help="end of the CMC curve (default %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write every number, and the CMC curve")
     parser.add_argument("--plot", metavar="FILE", help="draw the CMC curve (.png, .svg, .pdf)")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unequal.commands.arguments import process_count
+from unequal.commands.arguments import add_processes
 from unequal.data import pictures as images
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
@@ -16,7 +16,6 @@ from unequal.eval.bins import load_bin
 from unequal.system.files import replacing
 from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
-from unequal.system.runtime import available_cpus
 
 _BATCH = 256  # images a worker looks at between two answers
 _MINER_IMAGES = 3  # the reference's miner takes 3 images of an identity (--images-per-identity)
@@ -261,8 +260,7 @@ def configure(parser):
     parser.add_argument("directory", metavar="DIR", help="a record set, or a verification set .bin")
     parser.add_argument("--plot", metavar="FILE",
                         help="draw images per identity to a picture file (needs matplotlib)")
-    parser.add_argument("--processes", type=process_count, default=available_cpus(),
-                        help="default: one a processor, here %(default)s")
+    add_processes(parser)
 
 
 def run(options):

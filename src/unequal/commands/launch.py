@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from typing import NamedTuple, Optional
 
 from unequal.cluster import keeper
+from unequal.commands.arguments import MAX_PROCESSES, integer
 from unequal.errors import InputError
 from unequal.system import interrupts, runtime
 
@@ -299,8 +300,9 @@ def end(processes, patience=0):
 
 def configure(parser):
     """Arguments of ``unequal launch``."""
-    parser.add_argument("-n", "--workers", type=int, required=True, help="worker processes")
-    parser.add_argument("-s", "--servers", type=int,
+    parser.add_argument("-n", "--workers", type=integer(high=MAX_PROCESSES), required=True,
+                        help="worker processes")
+    parser.add_argument("-s", "--servers", type=integer(high=MAX_PROCESSES),
                         help="server processes, which add up gradients; default: one a host")
     parser.add_argument("--hosts", metavar="FILE",
                         help="HOST or HOST:PORT a line; default: this machine")

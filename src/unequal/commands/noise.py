@@ -1,4 +1,5 @@
 """``unequal noise``: score every image of a record set for label noise and list the worst."""
+from unequal.commands import arguments
 from unequal.data import noise_lists
 from unequal.data.records import RecordSet
 from unequal.eval import noise_scores
@@ -12,17 +13,16 @@ def configure(parser):
     """Arguments of ``unequal noise``."""
     parser.add_argument("directory", metavar="DIR", help="record set")
     parser.add_argument("--pretrained", required=True, metavar="P,E", help="model trained on it")
-    parser.add_argument("--threshold", type=float, required=True,
+    parser.add_argument("--threshold", type=arguments.real(), required=True,
                         help="list images whose score is below (the authors' default: 0.007)")
     parser.add_argument("--method", choices=sorted(noise_scores.METHODS), default="max-probability",
                         help="default: %(default)s, the reference's")
     parser.add_argument("--out", required=True, metavar="F", help="the noise list to write")
     parser.add_argument("--scores", metavar="F", help="also keep every image's score")
     parser.add_argument("--truth", metavar="F", help="truth.csv: report how good the list is")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--devices", default=None, help="cpu, cpu:N or gpu:0,1")
+    arguments.add_inference(parser)
     flags.add_arguments(parser, config.Config, margins.Margin._fields)
-    parser.add_argument("--fc7-wd-mult", type=float, help="does nothing")
+    parser.add_argument("--fc7-wd-mult", type=arguments.real(), help="does nothing")
 
 
 def run(args):
@@ -34,7 +34,8 @@ def run(args):
     with RecordSet(args.directory) as records:
         columns, listed = noise_scan.make_list(
             records, args.pretrained, settings, args.threshold, args.out, method=args.method,
-            devices=runtime.devices(args.devices), batch_size=args.batch_size, scores=args.scores)
+            devices=runtime.devices(args.devices or None), batch_size=args.batch_size,
+            scores=args.scores)
     print("{}: {} of {} images listed".format(args.out, int(listed.sum()), len(listed)))
     if args.truth:
         print("{:10s}{:>8s}{:>11s}{:>9s}{:>19s}".format(

@@ -14,6 +14,7 @@ import zlib
 import mxnet as mx
 import numpy as np
 
+from unequal.commands.arguments import real
 from unequal.errors import InputError
 from unequal.eval import verification
 from unequal.models.device_check import relative_error, run_symbol
@@ -202,7 +203,7 @@ def compare(directory):
 def configure(parser):
     """Arguments of ``unequal parity``."""
     parser.add_argument("directory", metavar="DIR", help="the recording")
-    parser.add_argument("--tolerance", type=float, default=1e-4,
+    parser.add_argument("--tolerance", type=real(0), default=1e-4,
                         help="largest relative error that passes (default %(default)s)")
 
 

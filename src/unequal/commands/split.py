@@ -1,4 +1,5 @@
 """``unequal split``: a record set's frequent and rare identities."""
+from unequal.commands import arguments
 from unequal.data import copying
 
 
@@ -7,7 +8,7 @@ def configure(parser):
     parser.add_argument("directory", metavar="DIR", help="the record set")
     parser.add_argument("head", metavar="HEAD", help="the set of the frequent identities to make")
     parser.add_argument("tail", metavar="TAIL", help="the set of the rare identities to make")
-    parser.add_argument("--head-min-images", type=int, default=10, metavar="N",
+    parser.add_argument("--head-min-images", type=arguments.integer(), default=10, metavar="N",
                         help="identities with N images or more are head (default 10)")
 
 

@@ -1,7 +1,6 @@
 """``unequal synth``: a drawn data set in MF2's format, with known label noise."""
-from unequal.commands.arguments import process_count
+from unequal.commands import arguments
 from unequal.synthetic import dataset
-from unequal.system.runtime import available_cpus
 
 
 def configure(parser):
@@ -23,10 +22,13 @@ def configure(parser):
             ("outliers", float, 0.10, "share of head pictures of strangers or of no face"),
             ("split", float, 0.05, "share of head people with two labels"),
             ("distractors", int, 0, "strangers in an identification set; 0: no such set")):
-        parser.add_argument("--" + flag, type=kind, default=default,
+        # What a number means is checked by make_dataset; here, that memory is no question.
+        limited = arguments.integer(high=10 ** 7) if kind is int else arguments.real()
+        if flag == "seed":
+            limited = arguments.integer()
+        parser.add_argument("--" + flag, type=limited, default=default,
                             help=text + " (default %(default)s)")
-    parser.add_argument("--processes", type=process_count, default=available_cpus(),
-                        help="how many draw (default: one a processor)")
+    arguments.add_processes(parser)
 
 
 def run(options):

@@ -1,6 +1,7 @@
 """``unequal verify``: verification accuracy, ROC and TAR@FAR of a model on ``.bin`` sets."""
 import logging
 
+from unequal.commands import arguments
 from unequal.data import pictures as images
 from unequal.errors import InputError
 from unequal.eval import bins, verification
@@ -24,16 +25,14 @@ def configure(parser):
     parser.add_argument("--eval-dir", default="", metavar="DIR", help="search NAME.bin only here")
     parser.add_argument("--target", default="lfw,cfp_fp,agedb_30", metavar="NAMES",
                         help="sets, separated by commas (default %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64,
-                        help="pictures a forward pass (default %(default)s)")
-    parser.add_argument("--devices", default="", help="cpu, cpu:N or gpu:0,1")
-    parser.add_argument("--pca", type=int, default=0, metavar="COMPONENTS",
+    arguments.add_inference(parser)
+    parser.add_argument("--pca", type=arguments.integer(), default=0, metavar="COMPONENTS",
                         help="project by a PCA learnt on the other folds")
     parser.add_argument("--exact-thresholds", action="store_true",
                         help="search thresholds at the data, not in steps of 0.01")
     parser.add_argument("--bootstrap", choices=BOOTSTRAPS, default="pairs",
                         help="what is drawn again for 95%% intervals (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=arguments.integer(0), default=0, help="of the bootstrap")
     parser.add_argument("--json", metavar="FILE", help="write every number")
     parser.add_argument("--plot", metavar="FILE", help="draw the ROC curves (.png, .svg, .pdf)")
 

@@ -96,7 +96,7 @@ def input_size(symbol, arg_params):
                if shape and name in arg_params):
             return side, side
     raise InputError("The weights fit no square picture of {} to {} pixels; say --image-size "
-                     "HEIGHT,WIDTH.".format(min(_SIDES), max(_SIDES)))
+                     "HEIGHTxWIDTH.".format(min(_SIDES), max(_SIDES)))
 
 
 def embedding_symbol(symbol):

@@ -216,12 +216,14 @@ def _add(group: Any, row: Flag, default: Any) -> None:
                        help=f"{text} [{limits}]" if limits else text, **more)
 
 
-def parser(description: str, config: Type, **defaults: Any) -> argparse.ArgumentParser:
-    """The argument parser of a training script.
+def parser(description: str, config: Type,
+           kind: Type[argparse.ArgumentParser] = argparse.ArgumentParser,
+           **defaults: Any) -> argparse.ArgumentParser:
+    """The argument parser, of class ``kind``, of a training script.
 
     Its values are what was typed; :func:`unequal.training.config.from_options` checks them.
     """
-    result = argparse.ArgumentParser(
+    result = kind(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False)
     add_arguments(result, config, **defaults)
