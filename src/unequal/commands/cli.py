@@ -19,6 +19,8 @@ COMMANDS = {
     "align": ("unequal.commands.align", "faces found in photographs and cut out upright"),
     "pack": ("unequal.commands.pack", "folder per identity, or .lst, to record set"),
     "unpack": ("unequal.commands.unpack", "record set to folder per identity"),
+    "import": ("unequal.commands.import_", "LFW, CFP or an InsightFace pack, as published"),
+    "corrupt": ("unequal.commands.corrupt", "known label noise in a clean set, with its truth"),
     "split": ("unequal.commands.split", "frequent (head) and rare (tail) identities of a set"),
     "denoise": ("unequal.commands.denoise", "record set minus a noise list"),
     "pack-bin": ("unequal.commands.pack_bin", "list of pairs to verification set"),

@@ -231,6 +231,15 @@ def pack(source, directory, settings, processes=1, plain=False):
     """
     listed = os.path.isfile(source)
     pictures = in_list(source, settings.root) if listed else in_folders(source)
+    return pack_pictures(pictures, directory, settings, processes, plain, numbered=listed)
+
+
+def pack_pictures(pictures, directory, settings, processes=1, plain=False, numbered=False):
+    """:func:`pack` of any iterable of :class:`Picture`, identity by identity.
+
+    With ``numbered`` a picture's identity is its class; else identities are names, numbered from 0
+    as they come.
+    """
     names, problems, count, label, current = [], [], 0, -1, None
     with RecordWriter(directory, settings.size, identities=not plain) as writer:
         for picture, data, problem in track(converted(pictures, settings, processes), "pictures"):
@@ -243,7 +252,7 @@ def pack(source, directory, settings, processes=1, plain=False):
                 continue
             if picture.identity != current:
                 current = picture.identity
-                label = current if listed else label + 1
+                label = current if numbered else label + 1
                 names.append(current)
             writer.add(label, data, picture.name)
             count += 1
@@ -251,7 +260,7 @@ def pack(source, directory, settings, processes=1, plain=False):
     if len(problems) > _SHOWN:
         log.warning("... and %d more, all in %s", len(problems) - _SHOWN, path)
     write_table(path, ("path", "what", "why"), problems)
-    write_names(directory, [] if listed else names)
+    write_names(directory, [] if numbered else names)
     skipped = sum(kind == "skipped" for _, kind, _ in problems)
     return count, len(names), skipped, len(problems) - skipped
 
@@ -366,11 +375,19 @@ def pack_pairs(path, root, out, settings, processes=1):
         When pictures cannot be read (the first are logged), or there are too few pairs.
     """
     pairs, is_lfw = read_pairs(path, root)
+    return write_pairs(pairs, path, root, out, settings, processes, keep_order=is_lfw)
+
+
+def write_pairs(pairs, path, root, out, settings, processes=1, keep_order=False):
+    """:func:`pack_pairs` of pairs that were read already, ``(first path, second path, same)``.
+
+    ``path`` names their list in messages; ``keep_order``: the folds are the published ones.
+    """
     same = [answer for _, _, answer in pairs]
     if len(pairs) < _FOLDS:
         raise InputError("{}: has {} pairs, but verification needs {} folds of at least one; add "
                          "some.".format(path, len(pairs), _FOLDS))
-    if not is_lfw and _uneven(same):
+    if not keep_order and _uneven(same):
         pairs = [pairs[place] for place in spread(same)]
         same = [answer for _, _, answer in pairs]
         log.info("%s: pairs put in another order, so that each fold has its share of same and "

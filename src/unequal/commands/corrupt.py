@@ -1,0 +1,262 @@
+"""``unequal corrupt``: known label noise in a clean record set, with the truth beside it."""
+import argparse
+import os
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from unequal.data import noise_lists
+from unequal.data.copying import check_different
+from unequal.data.identities import read_names, write_names
+from unequal.data.records import RecordSet, RecordWriter, relabel
+from unequal.errors import InputError
+from unequal.system.progress import track
+
+NEIGHBOURS = 5  # people a structured flip chooses among
+_BLOCK = 4096  # pictures compared with all class centres at once
+
+
+class Plan(NamedTuple):
+    """What OUT holds, an entry a picture, ordered by label.
+
+    Attributes
+    ----------
+    source : numpy.ndarray
+        int64: row of the picture in the clean set, or (outliers) in the strangers' set.
+    labels : numpy.ndarray
+        int64: the label it gets.
+    true : numpy.ndarray
+        int64: the class it shows; -1 for an outlier.
+    kinds : numpy.ndarray
+        str: ``clean``, ``flip`` or ``outlier``.
+    """
+
+    source: np.ndarray
+    labels: np.ndarray
+    true: np.ndarray
+    kinds: np.ndarray
+
+
+def uniform_flips(rng: np.random.Generator, labels: np.ndarray,
+                  flipped: np.ndarray) -> np.ndarray:
+    """New labels of the pictures ``flipped``: their own labels, dealt out among them again.
+
+    So every class keeps its number of pictures, and a wrong label is met as often as its class is
+    large; an own label drawn by chance is exchanged with that of another picture.
+
+    Raises
+    ------
+    InputError
+        When more than half of the flipped pictures are of one class: not all can get another.
+    """
+    own = labels[flipped]
+    if len(own) and 2 * np.bincount(own).max() > len(own):
+        raise InputError("{} of {} pictures to flip are of class {}, so they cannot all get "
+                         "another label; flip more, or spread the pictures over more classes."
+                         .format(np.bincount(own).max(), len(own), np.bincount(own).argmax()))
+    # In an order in which each class comes together, shifting by the largest class's size gives
+    # every picture another class. The order of classes and pictures is random.
+    ranks = rng.permutation(own.max() + 1) if len(own) else np.zeros(0, np.int64)
+    order = np.lexsort((rng.random(len(own)), ranks[own]))
+    shift = np.bincount(own).max() if len(own) else 0
+    new = np.empty_like(own)
+    new[order] = np.roll(own[order], shift)
+    # That deals in blocks (all of one class go to a few others): exchange pairs until it is mixed.
+    for _ in range(20):
+        partner = rng.permutation(len(own))
+        first, second = partner[:len(own) // 2], partner[len(own) // 2:len(own) // 2 * 2]
+        good = (new[second] != own[first]) & (new[first] != own[second])
+        first, second = first[good], second[good]
+        new[first], new[second] = new[second], new[first]
+    return new
+
+
+def structured_flips(rng: np.random.Generator, labels: np.ndarray, flipped: np.ndarray,
+                     features: np.ndarray, num_classes: int) -> np.ndarray:
+    """New labels of the pictures ``flipped``: people whom a model confuses with the one shown.
+
+    Each gets one of the :data:`NEIGHBOURS` other classes whose centres (mean features) are nearest
+    to it, one as likely as the other. ``features`` are of unit length, (pictures, D); memory is
+    4 * D bytes a class and 16 KiB a class for the comparison.
+    """
+    sums = np.zeros((num_classes, features.shape[1]), np.float32)
+    np.add.at(sums, labels, features)
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    centres = np.divide(sums, length, out=np.zeros_like(sums), where=length > 0)
+    absent = length[:, 0] == 0
+    choices = min(NEIGHBOURS, num_classes - 1 - int(absent.sum()))
+    new = np.empty(len(flipped), np.int64)
+    for start in range(0, len(flipped), _BLOCK):
+        rows = flipped[start:start + _BLOCK]
+        similar = features[rows] @ centres.T
+        similar[:, absent] = -np.inf
+        similar[np.arange(len(rows)), labels[rows]] = -np.inf
+        near = np.argpartition(-similar, choices - 1, axis=1)[:, :choices]
+        # By class number, not as the partition left them: that differs between processors.
+        near.sort(axis=1)
+        new[start:start + len(rows)] = near[np.arange(len(rows)),
+                                            rng.integers(choices, size=len(rows))]
+    return new
+
+
+def plan(labels: np.ndarray, num_classes: int, flip: float, outliers: float, strangers: int,
+         seed: int, features: Optional[np.ndarray] = None) -> Plan:
+    """Decide what each picture of the noisy set shows.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray
+        int64, (images,), of the clean set.
+    num_classes : int
+    flip, outliers : float
+        Shares of all pictures of the noisy set, as `unequal synth` counts them. Outliers are added
+        to the clean pictures, so no clean one is lost to them.
+    strangers : int
+        Pictures to take outliers from.
+    seed : int
+    features : numpy.ndarray, optional
+        float32, (images, D), unit rows: flips are structured.
+
+    Raises
+    ------
+    InputError
+        When the shares or the strangers do not allow it.
+    """
+    for name, share in (("flip", flip), ("outliers", outliers)):
+        if not 0 <= share < 1:
+            raise InputError("{} {}: must be a share from 0 to below 1.".format(name, share))
+    if flip + outliers >= 1:
+        raise InputError("flip {} and outliers {}: nothing clean would remain; lower one.".format(
+            flip, outliers))
+    if len(np.unique(labels)) < 2:
+        raise InputError("the set has only one class; there is no other label to give.")
+    rng = np.random.default_rng(seed)
+    added = int(round(len(labels) * outliers / (1 - outliers)))
+    if added > strangers:
+        raise InputError("{} pictures of strangers are needed, but there are only {}; lower the "
+                         "share of outliers or give more.".format(added, strangers))
+    total = len(labels) + added
+    flipped = np.sort(rng.permutation(len(labels))[:int(round(total * flip))])
+    given, kinds = labels.copy(), np.full(total, "clean", "U7")
+    if len(flipped):
+        given[flipped] = (uniform_flips(rng, labels, flipped) if features is None else
+                          structured_flips(rng, labels, flipped, features, num_classes))
+    kinds[:len(labels)][flipped], kinds[len(labels):] = "flip", "outlier"
+    source = np.concatenate((np.arange(len(labels)), rng.permutation(strangers)[:added]))
+    # A stranger is met as often under a label as the label has pictures.
+    given = np.concatenate((given, labels[rng.integers(len(labels), size=added)]))
+    true = np.concatenate((labels, np.full(added, -1)))
+    order = np.lexsort((rng.random(total), given))  # by label, in no order within one
+    return Plan(source[order], given[order], true[order], kinds[order])
+
+
+def _paths(directory: str, keys: Sequence[int]) -> List[Optional[str]]:
+    """Where each picture came from, of ``train.lst``; Nones without a list of one line each."""
+    try:
+        with open(os.path.join(directory, "train.lst"), encoding="utf-8",
+                  errors="surrogateescape", newline="\n") as lines:
+            paths = [fields[1] if len(fields) > 1 else None
+                     for fields in (line.rstrip("\n").split("\t") for line in lines)]
+    except FileNotFoundError:
+        paths = []
+    return paths if len(paths) == len(keys) else [None] * len(keys)
+
+
+def corrupt(directory: str, out: str, *, flip: float = 0.0, outliers: float = 0.0,
+            strangers: Optional[str] = None, model: Optional[str] = None,
+            seed: int = 0) -> Tuple[int, int, int]:
+    """Write a copy of a clean set with known wrong labels, and ``OUT/truth.csv``.
+
+    Parameters
+    ----------
+    directory, out : str
+        The clean set, and the one to make. Classes keep their numbers and names; pictures keep
+        their bytes and are numbered anew.
+    flip, outliers : float
+        See :func:`plan`.
+    strangers : str, optional
+        A record set of people who are not in ``directory``; outliers need it.
+    model : str, optional
+        ``'prefix,epoch'``: flips are structured, by this model's features.
+    seed : int
+
+    Returns
+    -------
+    clean, flips, outliers : int
+        Pictures of each kind.
+
+    Raises
+    ------
+    InputError
+        When the shares make no sense, or pictures have different sizes.
+
+    Notes
+    -----
+    ``truth.csv`` has the columns of `unequal synth`: ``key,label,true_identity,kind``. Memory: 40
+    bytes a picture; with a model 4 * D bytes a picture more.
+    """
+    check_different(directory, out, *([strangers] if strangers else []))
+    if outliers and not strangers:
+        raise InputError("outliers need people who are not in {}: give a record set of "
+                         "strangers.".format(directory))
+    with RecordSet(directory) as clean, RecordSet(strangers or directory) as others:
+        if others.image_size != clean.image_size:
+            raise InputError("{}: pictures of {}x{}, but {} has {}x{}; make one of them anew."
+                             .format(strangers, *others.image_size, directory, *clean.image_size))
+        features = None
+        if model:
+            from unequal.models.embedder import Embedder
+            features = Embedder.from_checkpoint(model, clean.image_size).transform(clean)
+        planned = plan(clean.labels(), clean.num_classes, flip, outliers,
+                       len(others) if strangers else 0, seed, features)
+        paths = (_paths(directory, clean.image_keys),
+                 _paths(others.directory, others.image_keys))
+        rows = []
+        with RecordWriter(out, clean.image_size, clean.num_classes) as writer:
+            for row, label, true, kind in track(zip(*planned), "images", len(planned.labels)):
+                strange = kind == "outlier"
+                records = others if strange else clean
+                _, payload = records.image_payload(records.image_keys[row])
+                path = paths[strange][row]
+                line = None if path is None else "1\t{}\t{}\n".format(path, label)
+                rows.append((writer.add_payload(label, relabel(payload, label), line), label, true,
+                             kind))
+        names = read_names(directory)
+        write_names(out, [names.get(label, str(label)) for label in range(clean.num_classes)]
+                    if names else [])
+        noise_lists.write_truth(os.path.join(out, "truth.csv"), *zip(*rows))
+    return tuple(int((planned.kinds == kind).sum()) for kind in ("clean", "flip", "outlier"))
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Options of ``unequal corrupt``."""
+    parser.add_argument("directory", metavar="DIR", help="the clean record set")
+    parser.add_argument("out", metavar="OUT", help="the noisy one to make, with truth.csv")
+    parser.add_argument("--flip", type=float, default=0.0, metavar="R",
+                        help="share of OUT's pictures that get another person's label "
+                             "(default 0)")
+    parser.add_argument("--outliers", type=float, default=0.0, metavar="R",
+                        help="share of OUT's pictures that show a stranger; they are added "
+                             "(default 0)")
+    parser.add_argument("--strangers", metavar="DIR",
+                        help="record set of people who are not in DIR, for --outliers")
+    parser.add_argument("--structured", action="store_true",
+                        help="flip to the people that --model confuses, {} of them, instead of "
+                             "anybody".format(NEIGHBOURS))
+    parser.add_argument("--model", metavar="P,E", help="for --structured")
+    parser.add_argument("--seed", type=int, default=0, help="default 0")
+
+
+def run(options: argparse.Namespace) -> None:
+    """``unequal corrupt``."""
+    if bool(options.model) != options.structured:
+        raise InputError("--structured and --model P,E go together: the model says who is "
+                         "confused with whom; give both or neither.")
+    if options.outliers and not options.strangers:
+        raise InputError("--outliers {}: give a record set of people who are not in {} with "
+                         "--strangers.".format(options.outliers, options.directory))
+    if options.seed < 0:
+        raise InputError("--seed {}: must be 0 or more.".format(options.seed))
+    counts = corrupt(options.directory, options.out, flip=options.flip, outliers=options.outliers,
+                     strangers=options.strangers, model=options.model, seed=options.seed)
+    print("{}: {} clean images, {} flipped, {} outliers (truth.csv)".format(options.out, *counts))
