@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 import sys
@@ -12,7 +13,7 @@ from unequal.data.records import RecordSet
 from unequal.eval import bins, verification
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder, PictureList
-from unequal.report import page, stages
+from unequal.report import page, runs, stages
 from unequal.report import pictures as report_pictures
 from unequal.symbols import networks
 from unequal.synthetic import dataset
@@ -105,13 +106,15 @@ def test_page_is_whole_escaped_and_always_the_same(run_directory, capsys):
     text = (directory / "report.html").read_text(encoding="utf-8")
     assert "<title>A &lt;b&gt;run&lt;/b&gt; &amp; &quot;more&quot;</title>" in text
     assert "step 4: &lt;tail&gt;" in text and "<tail>" not in text and "make &lt;demo&gt;" in text
-    assert re.findall("<h2>(.*?)</h2>", text) == [heading for heading, _ in report.SECTIONS]
+    assert re.findall("<h2.*?>(.*?)</h2>", text) == [heading for heading, _ in report.SECTIONS]
     assert "Seed 0, made in 1 min 23 s" in text
     assert "All faces on this page are drawn by a program" in text
     # Nothing is fetched: every address holds its content.
     sources = re.findall('(?:src|srcset|href)="([^"]*)"', text)
-    assert {source.split(",")[0] for source in sources} == {
-        "data:image/jpeg;base64", "data:image/svg+xml;base64"}
+    assert {source.split(",")[0] for source in sources if source[0] != "#"} == {
+        "data:image/jpeg;base64", "data:image/svg+xml;base64", "data:text/csv;base64"}
+    links = {source[1:] for source in sources if source[0] == "#"}
+    assert links == set(re.findall('id="([^"]*)"', text)) and len(links) == len(report.SECTIONS)
     assert "url(" not in text and "<script" not in text
     assert "default-src &#x27;none&#x27;" in text
     for element in ("table", "section", "figure", "article", "div", "p", "tr", "td", "picture"):
@@ -125,8 +128,9 @@ def test_page_is_whole_escaped_and_always_the_same(run_directory, capsys):
 def test_accuracy_table(run_directory):
     text = stages.accuracy_table(report.Run(str(run_directory[0])))
     rows = [re.findall("<td.*?>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", text)[1:]]
-    assert rows == [["step 2: ArcFace", "★ 75.00", "62.50", "68.75"],
-                    ["step 4: &lt;tail&gt;", "70.00", "★ 72.50", "★ 71.25"]]
+    # 10 points are less than 40 pairs can tell apart, so nothing is starred.
+    assert rows == [["step 2: ArcFace", "75.00", "62.50", "68.75"],
+                    ["step 4: &lt;tail&gt;", "70.00", "72.50", "71.25"]]
     assert "<dd>From scratch, 40 batches. ArcFace on the head identities.</dd>" in text
     assert ("<dd>From “step 2: ArcFace”, 10 batches. 8 head and 6 tail images a batch; "
             "noise-robust loss on the head, and a loss that drives apart the centres of tail "
@@ -135,13 +139,46 @@ def test_accuracy_table(run_directory):
     assert "over 80 pairs, a mean of 71.2 is uncertain by 9.9 either way" in text
 
 
+def test_a_lead_beyond_chance_is_starred(run_directory, tmp_path):
+    run = _with(run_directory, tmp_path, rows=[
+        {"name": "a", "accuracies": {"lfw": 0.95, "agedb_30": 0.8}},
+        {"name": "b", "accuracies": {"lfw": 0.55, "agedb_30": 0.75}}], data=str(
+            run_directory[0] / "data"))
+    text = stages.accuracy_table(run)
+    # 40 points over 40 pairs, 5 over 40, and 22.5 over 80.
+    assert re.findall("<td.*?>(.*?)</td>", text) == [
+        "a", "★ 95.00", "80.00", "★ 87.50", "b", "55.00", "75.00", "65.00"]
+    csv, = re.findall('href="data:text/csv;base64,([^"]*)"', text)
+    assert base64.b64decode(csv).decode() == (
+        "\"verification, %\",lfw,agedb_30,mean\na,95.00,80.00,87.50\nb,55.00,75.00,65.00\n")
+
+
+def test_a_directory_of_logs_without_run_json(run_directory, tmp_path, capsys):
+    models = tmp_path / "models"
+    models.mkdir()
+    _log(models / "arc-trainlog.jsonl", "step 2", OPTIONS, [
+        _verified(40, 0.7), {"event": "save", "step": 40, "epoch": 1}, _verified(80, 0.6),
+        {"event": "end", "step": 80, "best_epoch": 1}])
+    with open(str(models / "arc-trainlog.jsonl"), "a") as file:
+        file.write('{"event": "ver')  # killed while writing
+    found = runs.Run(str(tmp_path))
+    assert found.title == tmp_path.name
+    assert found.rows == [{"name": "step 2: models/arc", "log": "models/arc-trainlog.jsonl",
+                           "accuracies": {"lfw": 0.7, "agedb_30": 0.71}}]
+    (models / "arc-0001.params").write_bytes(b"")
+    assert runs.Run(str(tmp_path)).rows[0]["model"] == "models/arc,1"
+    (models / "arc-0001.params").unlink()
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert "step 2: models/arc" in (tmp_path / "report.html").read_text()
+
+
 def test_missing_accuracies_and_ties(run_directory, tmp_path):
     run = _with(run_directory, tmp_path, rows=[
         {"name": "a", "accuracies": {"lfw": 0.70001}},
         {"name": "b", "accuracies": {"lfw": 0.70002, "mine": 0.5}}])
     text = stages.accuracy_table(run)
     assert re.findall("<td.*?>(.*?)</td>", text) == [
-        "a", "★ 70.00", "-", "-", "b", "★ 70.00", "★ 50.00", "★ 60.00"]
+        "a", "70.00", "-", "-", "b", "70.00", "★ 50.00", "★ 60.00"]
     assert "<dd>" not in text and "uncertain" not in text
 
 
@@ -189,8 +226,10 @@ def test_learning_curves_show_the_last_training(run_directory, monkeypatch):
 
     monkeypatch.setattr(page, "chart", chart)
     stages.learning_curves(report.Run(str(run_directory[0])))
-    assert lines == [([20, 40], [3.25, 2.5]), ([40], [70]), ([40], [71]), ([40], [70.5]),
-                     ([2], [3]), ([2], [0.5]), ([10], [80]), ([10], [81]), ([10], [80.5])]
+    # As logged, then smoothed: (0.9 * 0.1 * 3.25 + 0.1 * 2.5) / (0.9 * 0.1 + 0.1) = 2.855263
+    assert lines == [([20, 40], [3.25, 2.5]), ([20, 40], [3.25, 2.855263]),
+                     ([40], [70]), ([40], [71]), ([40], [70.5]), ([2], [3]), ([2], [3]),
+                     ([2], [0.5]), ([2], [0.5]), ([10], [80]), ([10], [81]), ([10], [80.5])]
     assert falls == [30, 30]
     assert limits == [(69, 82), (69, 82)]
     assert titles[1] == "verification over batches"
@@ -302,20 +341,20 @@ def test_rows_alone_suffice(run_directory, tmp_path):
     run = _with(run_directory, tmp_path, data=None, noise=None, tail=None, commands=None,
                 seconds=None, seed=None, rows=[{"name": "a", "accuracies": {"lfw": 0.5}}])
     text = report.render(run)
-    assert re.findall("<h2>(.*?)</h2>", text) == ["Accuracy after each stage"]
+    assert re.findall("<h2.*?>(.*?)</h2>", text) == ["Accuracy after each stage"]
     assert "drawn by a program" not in text
 
 
 def test_what_is_not_there_is_left_out(run_directory, tmp_path, caplog):
     run = _with(run_directory, tmp_path, data="nowhere", tail={"directory": "none"},
                 rows=[{"name": "a", "accuracies": {"lfw": 0.5}, "log": "no.jsonl"}])
-    assert re.findall("<h2>(.*?)</h2>", report.render(run)) == [
+    assert re.findall("<h2.*?>(.*?)</h2>", report.render(run)) == [
         "Accuracy after each stage", "How good the suspicion is", "The commands"]
     assert "no.jsonl is not there: left out of the page" in caplog.text
 
 
 @pytest.mark.parametrize("content, message", (
-    (None, "run.json: no such file; it says what a run consists of"),
+    (None, "neither run.json nor a training log (PREFIX-trainlog.jsonl)"),
     ("{", "run.json: expected JSON with a title and rows"),
     ("[1]", "run.json: expected JSON with a title and rows"),
     ('{"title": "a", "rows": [{"name": "b"}]}', "each with a name and accuracies"),

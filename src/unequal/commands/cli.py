@@ -33,6 +33,7 @@ COMMANDS = {
     "review": ("unequal.commands.review", "a page to decide about listed images"),
     "launch": ("unequal.commands.launch", "the same command on several machines"),
     "report": ("unequal.commands.report", "self-contained HTML page of a run"),
+    "compare": ("unequal.commands.compare", "curves and tables of several runs on one page"),
     "parity": ("unequal.commands.parity", "compare our symbols with a recorded reference"),
     "doctor": ("unequal.commands.doctor", "what this machine can do"),
 }

@@ -1,7 +1,9 @@
 """One HTML file that needs no other: tags that escape, pictures and charts inlined."""
 import base64
+import csv
 import html
 import io
+import re
 
 import numpy as np
 
@@ -120,9 +122,37 @@ def figure(*parts):
 
 
 def table(header, rows):
-    """A table that scrolls where it does not fit; ``rows`` of cells that are ``<td>`` already."""
+    """A table; ``rows`` of cells that are ``<td>`` already.
+
+    On a phone the first cell of a row stands above the others. Below the table is a link to the
+    same as CSV, inside the page itself.
+    """
+    rows = [list(row) for row in rows]
     return tag("div", tag("table", tag("thead", tag("tr", *(tag("th", name) for name in header))),
-                          tag("tbody", *(tag("tr", *row) for row in rows))), class_="scroll")
+                          tag("tbody", *(tag("tr", *row) for row in rows))),
+               tag("a", "CSV", href=data_uri("text/csv", as_csv(header, rows)),
+                   download="table.csv", class_="csv"), class_="scroll")
+
+
+def as_csv(header, rows):
+    """The text of a table's cells as CSV, UTF-8; the stars of best values are left out."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([html.unescape(re.sub(r"<[^>]*>", "", str(cell))).replace("★ ", "")
+                      for cell in row] for row in rows)
+    return text.getvalue().encode()
+
+
+def sections(parts):
+    """Sections with a list of links to them; ``parts`` of (heading, content)."""
+    parts = list(parts)
+    names = ["s{}".format(number) for number in range(len(parts))]
+    links = [tag("li", tag("a", heading, href="#" + name))
+             for name, (heading, _) in zip(names, parts)]
+    return join(tag("nav", tag("ul", *links), aria_label="sections"),
+                *(tag("section", tag("h2", heading, id=name), content)
+                  for name, (heading, content) in zip(names, parts)))
 
 
 def legend(names):
@@ -138,6 +168,23 @@ def thinned(x, y, most=300):
     parts = np.array_split(np.arange(len(x)), most)
     return tuple(np.array([np.mean(np.asarray(values)[part]) for part in parts])
                  for values in (x, y))
+
+
+def smoothed(values, weight=0.9):
+    """Exponential moving average that begins at the mean of what has been seen (no bias to 0).
+
+    Parameters
+    ----------
+    values : sequence of float
+    weight : float
+        Of what came before, in [0, 1).
+    """
+    total, seen, result = 0.0, 0.0, []
+    for value in values:
+        total = weight * total + (1 - weight) * value
+        seen = weight * seen + (1 - weight)
+        result.append(total / seen)
+    return result
 
 
 def _variables(theme):
@@ -180,6 +227,7 @@ figure{margin:0}
 max-width:none}
 .legend i{display:inline-block;width:1.2rem;height:.2rem;margin-right:.4rem;vertical-align:middle}
 %(lines)s
+.map{max-width:34rem}
 .sides{display:flex;flex-wrap:wrap;gap:1rem 2rem;align-items:center}
 .beside{flex:1 1 17rem;max-width:22rem}
 .sides .scroll{flex:1 1 22rem}
@@ -197,11 +245,19 @@ margin:1rem 0}
 .row{display:flex;gap:2px}
 .row img{width:2.6rem}
 .hit,.miss{font-weight:600}
-.hit{color:var(--good)}
-.miss{color:var(--bad)}
+.hit{color:var(--line0)}
+.miss{color:var(--ink)}
+nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;list-style:none;font-size:.9rem}
+a{color:var(--line0)}
+.csv{font-size:.8rem}
 pre{background:var(--card);border-radius:.5rem;padding:.8rem 1rem;white-space:pre-wrap;
 overflow-wrap:anywhere;font:.8rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-@media (max-width:40rem){th,td{padding:.4rem .3rem}table{font-size:.82rem}}
+@media (max-width:40rem){th,td{padding:.4rem .3rem}table{font-size:.85rem}}
+@media (max-width:30rem){main{padding:1.2rem .8rem}table{width:100%%}
+thead tr,tbody tr{display:flex;flex-wrap:wrap;border-bottom:1px solid var(--grid)}
+th,td{flex:1 1 0;border:0;overflow-wrap:anywhere}
+th:first-child{display:none}td:first-child{flex:0 0 100%%;font-weight:600;padding-bottom:0}
+.charts{grid-template-columns:1fr}}
 footer{margin-top:3rem;padding-top:1rem;border-top:1px solid var(--grid);font-size:.88rem}
 """ % {"light": _variables("light"), "dark": _variables("dark"),
        "lines": "".join(".line{0}{{background:var(--line{0})}}".format(line)

@@ -4,7 +4,7 @@ from itertools import islice
 import numpy as np
 from sklearn.metrics import precision_recall_curve
 
-from unequal.data import noise_lists
+from unequal.data import copying, noise_lists
 from unequal.data.records import RecordSet
 from unequal.models import noise_scan
 from unequal.report import page, tables
@@ -12,6 +12,7 @@ from unequal.report.page import Html, join, tag
 from unequal.training import mining, tail
 
 SUSPECTS, PAIRS = 24, 12  # pictures, pairs of identities on the page
+MAP_IMAGES = 40  # of a person on the map
 TAIL_IMAGES, TAIL_BAG = 3, 3600  # images of an identity, images in all: one bag of the recipe
 
 # Kind of label noise (`unequal synth`) -> what a picture of it is, {} being the true identity.
@@ -136,7 +137,9 @@ def confusable_pairs(run):
         identities, centers = mining.identity_centers(embeddings, bag.identities)
         unit = centers / np.linalg.norm(centers, axis=1, keepdims=True)
         cards = []
-        for one, other in islice(mining.closest_pairs(centers), PAIRS):
+        closest = list(islice(mining.closest_pairs(centers), PAIRS))
+        # Chosen by distance, as step 4 does; shown by the cosine that stands below them.
+        for one, other in sorted(closest, key=lambda pair: -(unit[pair[0]] @ unit[pair[1]])):
             sides = [_identity(records, bag.keys[bag.identities == identities[index]])
                      for index in (one, other)]
             cards.append(tag("article", tag("div", *sides, class_="faces"),
@@ -158,3 +161,47 @@ def _identity(records, keys):
         pictures = join(pictures, page.picture(
             data, "{}: record {}".format(records.path, key), "image {}".format(key)))
     return page.figure(tag("div", pictures, class_="row"), "identity {}".format(label))
+
+
+def embedding_map(run):
+    """Where the pictures of a few people of the head lie: the embedding's two main directions."""
+    row = next((row for row in reversed(run.rows) if row.get("model")), None)
+    if not run.head or row is None:
+        return None
+    truth = _truth(run)
+    with RecordSet(run.head) as records:
+        keys, ends = copying.keys_by_identity(records)
+        groups = np.split(keys, ends[:-1])[:page.LINES]
+        groups = [group[:MAP_IMAGES] for group in groups]
+        if len(groups) < 2:
+            return None
+        labels = [records.image(int(group[0]))[0] for group in groups]
+        shown = np.concatenate(groups)
+        features, _ = run.embedder(row, records).embed(records, shown, label="map")
+    features = features - features.mean(axis=0)
+    # The signs of singular vectors are arbitrary: the largest entry is made positive.
+    _, spread, axes = np.linalg.svd(features, full_matrices=False)
+    axes = axes[:2] * np.sign(axes[:2][np.arange(2), np.abs(axes[:2]).argmax(axis=1)])[:, None]
+    points = features @ axes.T
+    wrong = np.array([truth.get(int(key), (0, "clean"))[1] != "clean" for key in shown])
+
+    def draw(plot, color):
+        start = 0
+        for line, (group, label) in enumerate(zip(groups, labels)):
+            part = slice(start, start + len(group))
+            start += len(group)
+            for marker, chosen in (("o", ~wrong[part]), ("x", wrong[part])):
+                plot.scatter(*points[part][chosen].T, marker=marker, s=14, color=color(line))
+            plot.annotate(str(label), np.median(points[part], axis=0), color=color(line),
+                          fontsize=11, fontweight="bold")
+        plot.set(xticks=[], yticks=[])
+
+    share = (spread[:2] ** 2).sum() / max((spread ** 2).sum(), 1e-12)
+    words = ("The first {} people of the head in the embedding of “{}”, up to {} pictures each: "
+             "the two directions in which these pictures differ most (principal components, {:.0%} "
+             "of all variance). A number is a label, at the middle of its pictures.".format(
+                 len(groups), row["name"], MAP_IMAGES, share))
+    if truth:
+        words += " A cross is a picture whose label is wrong in truth."
+    return join(tag("p", words), tag("div", page.chart(draw, "map of embeddings", (5, 4)),
+                                     class_="map"))

@@ -67,22 +67,64 @@ def accuracy_table(run):
     values = np.column_stack([values, values.mean(axis=1)])
     # As printed: what looks equal is equal.
     printed = np.where(np.isnan(values), -1, np.round(values, 4))
-    best = (printed == printed.max(axis=0)) & (printed >= 0)
+    # A star says that a row beats all others, so a lead that may be chance gets none.
+    clear = np.array([*(_chance(run, target, values[:, column])
+                        for column, target in enumerate(run.targets)),
+                      _chance(run, None, values[:, -1])])
+    ranked = np.sort(printed, axis=0)
+    lead = ranked[-1] - (ranked[-2] if len(ranked) > 1 else 0)
+    best = (printed == ranked[-1]) & (printed >= 0) & (lead > clear)
 
     def cell(value, marked):
         text = tables.percent(value)
         return tag("td", "★ " + text, class_="best") if marked else tag("td", text)
 
+    times = [duration(events) for events in run.logs]
+    timed = any(times)
     rows = [(tag("td", row["name"]),) + tuple(map(cell, line, marks))
-            for row, line, marks in zip(run.rows, values, best)]
+            + ((tag("td", clock(seconds)),) if timed else ())
+            for row, line, marks, seconds in zip(run.rows, values, best, times)]
     words = [(row["name"], described(events, run.rows))
              for row, events in zip(run.rows, run.logs)]
     return join(
         tag("p", "Do two pictures show one person? Ten-fold verification accuracy, mirror images "
-                 "added. ★ is the best of its column."),
-        page.table(["verification, %"] + run.targets + ["mean"], rows),
+                 "added. ★ leads its column by more than chance."),
+        page.table(["verification, %"] + run.targets + ["mean"] + ["time"] * timed, rows),
         _uncertainty(run, values[-1, -1]),
         tag("dl", *(join(tag("dt", name), tag("dd", text)) for name, text in words if text)))
+
+
+def _chance(run, target, column):
+    """How large a lead may be chance: the 95% half-width of an accuracy over the pairs.
+
+    Below 0 where the pairs are not known, so that the best is starred. The rows are measured on
+    the same pairs, so this is on the careful side.
+    """
+    names = run.targets if target is None else [target]
+    if not set(names) <= set(run.sets):
+        return -1.0
+    pairs = sum(len(run.sets[name][1]) for name in names)
+    known = column[~np.isnan(column)]
+    mean = known.max() if len(known) else 0.0
+    return 1.96 * math.sqrt(max(mean * (1 - mean), 0) / pairs)
+
+
+def duration(events):
+    """Seconds from a stage's start to its last event; None where the log does not tell.
+
+    A resumed stage counts the time it stood still, which the log cannot tell from work.
+    """
+    times = [event["time"] for event in events if "time" in event]
+    return times[-1] - times[0] if len(times) > 1 and times[-1] >= times[0] else None
+
+
+def clock(seconds):
+    if seconds is None or math.isnan(seconds):
+        return "-"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return ("{} h {:02d} min".format(hours, minutes) if hours
+            else "{} min {:02d} s".format(minutes, seconds))
 
 
 def _uncertainty(run, mean):
@@ -113,7 +155,8 @@ def learning_curves(run):
     if not parts:
         return None
     return join(tag("p", "Losses of different stages are on different scales. At a dotted line the "
-                         "learning rate falls."),
+                         "learning rate falls. Losses are smoothed; the faint line is what was "
+                         "logged."),
                 page.legend(run.targets + ["mean of these"]), *parts)
 
 
@@ -133,7 +176,9 @@ def _loss_charts(events):
                 x, y = page.thinned(*zip(*points))
                 charts.append(_over_batches(
                     title, events, "loss",
-                    lambda axes, color, x=x, y=y: axes.plot(x, y, color=color(INK))))
+                    lambda axes, color, x=x, y=y: (
+                        axes.plot(x, y, color=color(INK), alpha=0.3, linewidth=0.8),
+                        axes.plot(x, page.smoothed(y), color=color(INK)))))
                 break
     return charts
 
@@ -143,7 +188,7 @@ def _accuracies(events, targets):
     verified = [event for event in events if event["event"] == "verify"]
     return [event["step"] for event in verified], np.array(
         [[100 * event["results"].get(target, {}).get("accuracy_flip", math.nan)
-          for target in targets] for event in verified]).reshape(-1, len(targets))
+          for target in targets] for event in verified]).reshape(len(verified), len(targets))
 
 
 def _verification_chart(events, curve, limits):
