@@ -6,6 +6,7 @@ import pytest
 from helpers.loops import RECORDING, assert_close, cases, recorded
 from unequal.commands import parity
 from unequal.commands.cli import main
+from unequal.symbols import networks
 
 NAME = "losses_and_networks"
 SMALL = "softmax_lt4"  # a case that takes no time
@@ -37,6 +38,14 @@ def test_whole_recording_passes(capsys):
     assert list(names) == cases("") and len(names) == 17
     assert set(verdicts) == {"ok"}
     assert all(float(number) <= 1e-4 for number in numbers)
+
+
+def test_networks_of_insightface(capsys):
+    """What the reference grew out of, recorded from its public symbols (README.md beside them)."""
+    assert main(["parity", str(RECORDING.parent / "insightface")]) == 0
+    lines, _ = answers(capsys)
+    assert {line.split()[0] for line in lines} >= {
+        "net_r18_se", "net_r18_input0", "net_r18_gap", "net_r18_fc"}
 
 
 def test_network_of_the_other_prelu():
@@ -91,6 +100,36 @@ def test_other_names_and_shapes_fail(what, kind, tmp_path):
     else:
         names[name if kind == "shape" else "another"] = [3]
     (_, error), = parity.compare(recording(tmp_path, settings={what: names}, name="net_r18"))
+    assert np.isnan(error)
+
+
+def by_names(directory, name, as_lists=False, **options):
+    """A recording of the names and shapes of one of our networks, without its output."""
+    network = name[len("net_"):].replace("_se", "")
+    symbol = networks.get_symbol(network, **options)
+    shapes, _, aux_shapes = symbol.infer_shape(data=(1, 3, 112, 112))
+    found = {"args": dict(zip(symbol.list_arguments(), shapes)),
+             "aux": dict(zip(symbol.list_auxiliary_states(), aux_shapes))}
+    if as_lists:
+        found = {key: list(names) for key, names in found.items()}
+    found.update((key, value) for key, value in options.items() if key != "version_se")
+    (directory / (NAME + ".json")).write_text(json.dumps({name: found}))
+    np.savez(directory / (NAME + ".npz"))
+    return str(directory)
+
+
+@pytest.mark.parametrize("as_lists", [True, False])
+@pytest.mark.parametrize("name, options", [
+    ("net_r18", {}), ("net_r18_se", {"version_se": 1}),
+    ("net_r18", {"version_input": 0, "version_output": "GAP"})])
+def test_network_recorded_by_names_alone(name, options, as_lists, tmp_path):
+    directory = by_names(tmp_path, name, as_lists, **options)
+    assert list(parity.compare(directory)) == [(name, 0.0)]
+    other = by_names(tmp_path, name, as_lists, **dict(options, version_act="relu"))
+    content = json.loads((tmp_path / (NAME + ".json")).read_text())
+    content[name]["version_act"] = "prelu"
+    (tmp_path / (NAME + ".json")).write_text(json.dumps(content))
+    (_, error), = parity.compare(other)
     assert np.isnan(error)
 
 

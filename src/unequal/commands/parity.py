@@ -1,6 +1,7 @@
 """``unequal parity DIR``: our symbols, verification and mining beside a recorded reference.
 
-DIR holds ``losses_and_networks.json`` (for each case: hyper-parameters, or names and shapes) and
+DIR holds ``losses_and_networks.json`` (for each case: hyper-parameters, or names and shapes of a
+network, ``net_r18`` or ``net_r18_se``, whose output need not be recorded) and
 ``losses_and_networks.npz`` (arrays ``CASE/NAME``: inputs, outputs ``out0``..., gradients
 ``grad_NAME`` before ``rescale_grad``). ``tests/golden/reference`` is one, recorded from the
 authors' own symbols.
@@ -10,6 +11,7 @@ import logging
 import os
 import zipfile
 import zlib
+from typing import Any, Dict, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -96,9 +98,12 @@ def parameters(names_and_shapes):
     return values
 
 
-def network_output(network, data, depthwise_prelu=True):
-    """``fc1`` of a network with the weights of :func:`parameters`, float32 (N, 512)."""
-    symbol = networks.get_symbol(network, depthwise_prelu=depthwise_prelu)
+def network_output(network: str, data: np.ndarray, **options: Any) -> np.ndarray:
+    """``fc1`` of a network with the weights of :func:`parameters`, float32 (N, emb_size).
+
+    ``options`` are those of :func:`unequal.symbols.networks.get_symbol`.
+    """
+    symbol = networks.get_symbol(network, **options)
     shapes, _, aux_shapes = symbol.infer_shape(data=data.shape)
     arguments = {name: mx.nd.array(value) for name, value in parameters(
         dict(zip(symbol.list_arguments(), shapes))).items()}
@@ -109,15 +114,34 @@ def network_output(network, data, depthwise_prelu=True):
     return executor.forward(is_train=False)[0].asnumpy()
 
 
-def _network(case, recorded):
-    symbol = networks.get_symbol(case["name"][len("net_"):])
+def recorded_network(case: Dict[str, Any]) -> Tuple[str, Dict[str, Any]]:
+    """The arguments of ``get_symbol`` for a case named ``net_NETWORK``, with ``_se`` or without.
+
+    Settings of the case by those names (``version_input`` ...) count too; other words after the
+    network tell such cases apart.
+    """
+    _, network, *words = case["name"].split("_")
+    options = {"embedding_size": case.get("emb_size", 512), "version_se": int("se" in words)}
+    options.update((key, value) for key, value in case.items() if key.startswith("version_"))
+    return network, options
+
+
+def _network(case: Dict[str, Any], recorded: Dict[str, np.ndarray]) -> float:
+    """Names and shapes (or names alone, where a list is recorded), and ``fc1`` where it is."""
+    network, options = recorded_network(case)
+    symbol = networks.get_symbol(network, **options)
     shapes, _, aux_shapes = symbol.infer_shape(data=(1, 3, 112, 112))
     for ours, names in ((dict(zip(symbol.list_arguments(), shapes)), case["args"]),
                         (dict(zip(symbol.list_auxiliary_states(), aux_shapes)), case["aux"])):
-        if {name: list(shape) for name, shape in ours.items()} != names:
+        if not isinstance(names, dict):
+            same = sorted(ours) == sorted(names)
+        else:
+            same = {name: list(shape) for name, shape in ours.items()} == names
+        if not same:
             return float("nan")
-    return relative_error(network_output(case["name"][len("net_"):], recorded["data"]),
-                          recorded["fc1"])
+    if "data" not in recorded:
+        return 0.0
+    return relative_error(network_output(network, recorded["data"], **options), recorded["fc1"])
 
 
 def _verification(case, recorded):
