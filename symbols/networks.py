@@ -5,10 +5,10 @@ A new backbone is a module with a ``build`` and a row here.
 import mxnet as mx
 
 from unequal.errors import lookup
-from unequal.symbols import fresnet
+from unequal.symbols import fresnet, mobilefacenet
 from unequal.symbols.layers import ACTIVATIONS, Layers
 
-BUILDERS = dict.fromkeys(fresnet.NETWORKS, fresnet.build)
+BUILDERS = {**dict.fromkeys(fresnet.NETWORKS, fresnet.build), "y1": mobilefacenet.build}
 
 
 def get_symbol(network: str = "r50", embedding_size: int = 512, *, version_se: int = 0,
@@ -20,7 +20,8 @@ def get_symbol(network: str = "r50", embedding_size: int = 512, *, version_se: i
     Parameters
     ----------
     network : str
-        A key of :data:`BUILDERS`, such as ``r18`` ... ``r269`` or ``n8`` (``--network``).
+        A key of :data:`BUILDERS` (``--network``): ``n8``, ``r18`` ... ``r269``, or ``y1``,
+        MobileFaceNet.
     embedding_size : int
         Length of the embedding.
     version_se, version_input, version_output, version_unit, version_act

@@ -239,7 +239,7 @@ def test_relu_has_no_slopes():
 
 @pytest.mark.parametrize("arguments, text", [
     (dict(network="r51"), "network 'r51' is unknown; known are n8, r18, r34, r49, r50, r74, r90, "
-                          "r100, r101, r124, r152, r200, r269."),
+                          "r100, r101, r124, r152, r200, r269, y1."),
     (dict(version_output="K"),
      "version_output 'K' is unknown; known are E, F, G, H, I, FC, J, GAP."),
     (dict(version_output="Z"),

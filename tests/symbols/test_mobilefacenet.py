@@ -1,0 +1,46 @@
+import mxnet as mx
+import numpy as np
+import pytest
+
+from unequal.errors import ArgumentError
+from unequal.symbols import networks
+
+# Names, shapes and the output itself: test_parity.py, beside a recording of InsightFace's symbol.
+
+
+def test_a_million_parameters():
+    symbol = networks.get_symbol("y1", 128)
+    shapes, outputs, _ = symbol.infer_shape(data=(2, 3, 112, 112))
+    count = sum(np.prod(shape) for name, shape in zip(symbol.list_arguments(), shapes)
+                if name != "data")
+    assert outputs == [(2, 128)] and symbol.list_outputs() == ["fc1_output"]
+    assert 1.0e6 < count < 1.3e6
+
+
+@pytest.mark.parametrize("depthwise", [True, False])
+def test_it_learns_in_either_form(depthwise):
+    symbol = networks.get_symbol("y1", 8, depthwise_prelu=depthwise)
+    executor = symbol.simple_bind(mx.cpu(), data=(2, 3, 112, 112))
+    initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
+    mx.random.seed(0)
+    for name, array in executor.arg_dict.items():
+        if name.endswith("relu_gamma"):
+            array[:] = 0.25
+        elif name != "data":
+            initializer(mx.init.InitDesc(name), array)
+    executor.arg_dict["data"][:] = mx.nd.array(
+        np.random.RandomState(0).randint(0, 256, (2, 3, 112, 112)))
+    executor.forward(is_train=True)
+    executor.backward([mx.nd.array(np.random.RandomState(1).randn(2, 8))])
+    for name in ("conv_1_conv2d_weight", "res_3_block0_conv_dw_relu_gamma", "pre_fc1_weight"):
+        gradient = executor.grad_dict[name].asnumpy()
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+@pytest.mark.parametrize("option", [{"version_se": 1}, {"version_input": 0},
+                                    {"version_output": "GAP"}])
+def test_versions_of_fresnet_are_refused(option):
+    with pytest.raises(ArgumentError) as error:
+        networks.get_symbol("y1", **option)
+    (name, value), = option.items()
+    assert str(error.value) == f"{name} {value!r} is not for network y1; leave it out."
