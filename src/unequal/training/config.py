@@ -47,7 +47,7 @@ class Config:
     """
 
     # The network.
-    network: str = flag("r50", "r18 ... r269, or n8 for small pictures")
+    network: str = flag("r50", "r18 ... r269; n8 for small pictures; y1, MobileFaceNet")
     version_se: int = flag(0, "1: squeeze-and-excitation", allowed=SWITCH)
     version_input: int = flag(1, "0: 7x7 stride 2, 1: 3x3 stride 1 first convolution")
     version_output: str = flag("E", "how the embedding is made of the features")
