@@ -33,7 +33,7 @@ class _Best:
     """The highest similarities seen, of each probe and of all together."""
 
     def __init__(self, probes, each, together):
-        # Falling in neither: only the lowest one kept matters until the end.
+        # Unsorted; until the end only the smallest kept score is needed.
         self.each = np.full((probes, each), -np.inf, np.float32)
         self._lowest = np.full(probes, -np.inf, np.float32)
         self._together = together

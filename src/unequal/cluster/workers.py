@@ -24,7 +24,7 @@ _BLOCK = 256  # bytes; messages are padded, so that the servers keep few differe
 class Workers:
     """The workers of a job; with a store of one process (`local`, `device`) there is one.
 
-    Every method is a meeting: all workers must call the same ones in the same order.
+    Every method is a collective call: all workers must make the same ones in the same order.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Workers:
         self._compressed = threshold > 0
         if self._compressed:
             self._kvstore.set_gradient_compression({"type": "2bit", "threshold": threshold})
-        # A bit is sent as 0 or this: compression leaves both as they are.
+        # Bits are sent as 0 or `threshold`, the values that 2-bit compression keeps exactly.
         self._one = threshold or 1.0
         self._keys = set()
         logger.info("worker %d of %d: process %d on %s", self.rank, self.count, os.getpid(),

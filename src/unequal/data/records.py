@@ -310,8 +310,8 @@ class RecordSet:
         InputError
             When the label is not a whole number in ``[0, num_classes)``.
         """
-        # The ordinary record, whole and of one number, at one look: this runs for every picture of
-        # a training. Whatever is else goes the long way, which also says what is wrong.
+        # Fast path: an unsplit record with a scalar label, because this runs for every picture of a
+        # training. All others take the general path, which also says what is wrong.
         position = self._position(key)
         offset = self._offsets.item(position)
         block = os.pread(self._file, min(self._ends.item(position) - offset, _READ_AT_ONCE),

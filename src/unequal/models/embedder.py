@@ -226,7 +226,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         return self.queue(data).asnumpy()
 
     def queue(self, data):
-        """:meth:`forward` that returns at once: an NDArray, for which MXNet will have to work yet.
+        """:meth:`forward` that returns at once: an NDArray still being computed.
         """
         with _running():
             self._module.forward(mx.io.DataBatch([data]), is_train=False)
@@ -286,7 +286,7 @@ class Embedder(TransformerMixin, BaseEstimator):
                 labels = np.concatenate([future.result() for future in futures])
                 if following is not None:
                     pending.append(submit(following))
-                # A network is bound anew for another batch size, which half a batch is worth.
+                # A new batch size costs a rebind; worth it for at most half a batch.
                 small = len(self._devices) <= count <= batch_size // 2
                 data = array[:count] if small else array
                 # The array is held: decoding would take it next, and wait for the network.
