@@ -10,15 +10,8 @@ Keeps the classifier, trains one batch, saves and ends by itself.
 import sys
 
 from unequal.commands import cli
-from unequal.training import fit, setup, stages
+from unequal.commands.train import relusoft_savemodel as main
 from unequal.training.config import NraConfig as Config
-
-
-def main(args):
-    run = setup.prepare(args)
-    args = setup.overruled(args, run.num_classes)
-    fit.fit(stages.stage("step 3.1", args, run, stop_after_first=True), run, args)
-
 
 if __name__ == "__main__":
     sys.exit(cli.run_script(main, Config, __doc__))

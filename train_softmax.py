@@ -7,33 +7,8 @@
 import sys
 
 from unequal.commands import cli
-from unequal.data.augmentation import Augmentation
-from unequal.data.batches import FaceIter
-from unequal.symbols import heads
-from unequal.training import fit, setup
+from unequal.commands.train import softmax as main
 from unequal.training.config import SoftmaxConfig as Config
-
-
-def main(args):
-    run = setup.prepare(args)
-    args = setup.overruled(args, run.num_classes)
-    batch_size = (args.per_batch_size or 128) * len(run.devices)  # of this worker
-    symbol = heads.softmax_head(run.embedding, run.label, run.num_classes, args.emb_size,
-                                run.margin, index=False)
-    data = FaceIter(run.records, batch_size,
-                    Augmentation(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff), seed=args.seed,
-                    num_parts=run.workers.count, part_index=run.workers.rank)
-    default_steps = (16000, 24000) if args.loss_type == 0 else (32000, 48000, 60000)
-    fit.fit(
-        fit.Stage(
-            "step 2", symbol, data,
-            setup.lr_steps(args, default_steps, batch_size * run.workers.count),
-            metrics=[fit.Metric("acc", ["label_probability", "largest_probability"],
-                                fit.accuracy),
-                     fit.Metric("softmaxloss", ["label_probability"], fit.cross_entropy)],
-            before_batch=setup.sphere_annealing(args, run.num_classes)),
-        run, args)
-
 
 if __name__ == "__main__":
     sys.exit(cli.run_script(main, Config, __doc__))

@@ -9,6 +9,7 @@ import pytest
 
 from helpers import ROOT
 from helpers.scripts import events
+from unequal.commands import cli
 from unequal.synthetic.dataset import make_dataset
 
 
@@ -49,6 +50,18 @@ def test_the_recipes_command(dataset, tmp_path):
     best = logged[-1]["best_epoch"]
     symbol, arguments, _ = mx.model.load_checkpoint(str(prefix), best)
     assert "softmax_output" in symbol.list_outputs() and "fc7_weight" in arguments
+
+
+def test_the_step_as_a_sub_command(dataset, tmp_path, capsys):
+    """What there is after `pip install`, without the script."""
+    prefix = tmp_path / "a" / "model"
+    assert cli.main(["train", "softmax", *SMALL_NETWORK, "--data-dir",
+                     str(dataset / "MF2_pic9_head"), "--prefix", str(prefix), "--max-steps", "1",
+                     "--target", ""]) == 0
+    _, weights, _ = mx.model.load_checkpoint(str(prefix), 0)
+    assert "fc7_weight" in weights
+    assert cli.main(["train", "softmax", "--data-dir", "x", "--lr", "0"]) == 1
+    assert capsys.readouterr().err.endswith("error: --lr 0.0 must be above 0.\n")
 
 
 def test_start_from_a_checkpoint(dataset, tmp_path):

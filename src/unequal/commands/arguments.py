@@ -43,6 +43,14 @@ class Parser(argparse.ArgumentParser):
             self._unrecognized(rest)
         return namespace, rest
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            hint = suggestion(str(value), map(str, action.choices))
+            if isinstance(action, argparse._SubParsersAction):
+                self.error(f"unknown command {value!r}{hint}")
+            known = ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"{value!r} is unknown; known are {known}{hint}")
+
     def _unrecognized(self, words: List[str]) -> NoReturn:
         flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
         word = words[0]

@@ -31,6 +31,7 @@ COMMANDS = {
     "export": ("unequal.commands.export", "ONNX model of the embedding"),
     "noise": ("unequal.commands.noise", "list the images that look mislabelled"),
     "review": ("unequal.commands.review", "a page to decide about listed images"),
+    "train": ("unequal.commands.train", "a step of the recipe, as the scripts train_*.py"),
     "launch": ("unequal.commands.launch", "the same command on several machines"),
     "report": ("unequal.commands.report", "self-contained HTML page of a run"),
     "compare": ("unequal.commands.compare", "curves and tables of several runs on one page"),
@@ -164,12 +165,13 @@ def main(words=None):
         if failed:
             return failed
     parser = build_parser(names=words[:1])
-    if words[:1] and words[0] not in COMMANDS and not words[0].startswith("-"):
-        parser.error("unknown command {!r}{}".format(
-            words[0], arguments.suggestion(words[0], COMMANDS)))
     options = parser.parse_args(words)
     if options.command is None:
         parser.print_help(sys.stderr)
         return 2
-    setup_logging()
-    return report_errors(lambda: options.run(options), debug=options.debug)
+    if options.command != "train":
+        setup_logging()
+        return report_errors(lambda: options.run(options), debug=options.debug)
+    setup_logging(sys.stdout)  # as the scripts
+    with interrupts.caught():
+        return report_errors(lambda: options.run(options), debug=options.debug)

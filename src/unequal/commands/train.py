@@ -1,0 +1,223 @@
+"""``unequal train STEP``: the steps of the recipe; the scripts train_*.py of a checkout call them.
+
+A step is a function of its configuration (:mod:`unequal.training.config`). :data:`STEPS` is the
+table of sub-commands; one that is not a script of the reference brings its own arguments.
+"""
+import argparse
+import logging
+import os
+from typing import Any, Callable, NamedTuple, Optional
+
+import numpy as np
+
+from unequal.commands import arguments
+from unequal.data import noise_lists
+from unequal.data.augmentation import COLOR, Augmentation
+from unequal.data.batches import FaceIter, UnequalIter
+from unequal.data.records import RecordSet
+from unequal.errors import ArgumentError
+from unequal.models import checkpoints, noise_scan
+from unequal.models.embedder import Embedder
+from unequal.symbols import heads
+from unequal.training import config, fit, flags, setup, stages, state
+from unequal.training.tail import Miner
+
+logger = logging.getLogger(__name__)
+
+
+def softmax(args):
+    """Step 2: softmax on margin logits of the head identities."""
+    run = setup.prepare(args)
+    args = setup.overruled(args, run.num_classes)
+    batch_size = (args.per_batch_size or 128) * len(run.devices)  # of this worker
+    symbol = heads.softmax_head(run.embedding, run.label, run.num_classes, args.emb_size,
+                                run.margin, index=False)
+    data = FaceIter(run.records, batch_size,
+                    Augmentation(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff), seed=args.seed,
+                    num_parts=run.workers.count, part_index=run.workers.rank)
+    default_steps = (16000, 24000) if args.loss_type == 0 else (32000, 48000, 60000)
+    fit.fit(
+        fit.Stage(
+            "step 2", symbol, data,
+            setup.lr_steps(args, default_steps, batch_size * run.workers.count),
+            metrics=[fit.Metric("acc", ["label_probability", "largest_probability"],
+                                fit.accuracy),
+                     fit.Metric("softmaxloss", ["label_probability"], fit.cross_entropy)],
+            before_batch=setup.sphere_annealing(args, run.num_classes)),
+        run, args)
+
+
+def relusoft_savemodel(args):
+    """Step 3.1: the model of step 2 saved anew with the head of step 3, after one batch."""
+    run = setup.prepare(args)
+    args = setup.overruled(args, run.num_classes)
+    fit.fit(stages.stage("step 3.1", args, run, stop_after_first=True), run, args)
+
+
+def _make_list(args, run, path):
+    if args.noise_threshold > 0:
+        noise_scan.make_list(
+            run.records, args.pretrained, run.margin, args.noise_threshold, path,
+            devices=run.devices, batch_size=args.batch_size_mining)
+    else:  # no probability is below 0: the reference makes the pass all the same
+        noise_lists.write_list(path, {}, [])
+
+
+def _clean_keys(args, run):
+    """Keys of the images that are not on the noise list, which is read or made."""
+    path = args.noise_list
+    if not path:
+        if not args.pretrained:
+            raise ArgumentError("pretrained is missing: step 3.2 starts from the model of step "
+                                "3.1 (train_relusoft_savemodel.py).", "pretrained")
+        path = os.path.join(args.bin_dir or os.path.dirname(args.prefix), noise_lists.NAME)
+        if args.resume and os.path.exists(state.path(args.prefix)) and os.path.exists(path):
+            logger.info("%s: the list of the run to be continued", path)  # no second pass
+        elif run.workers.rank == 0:
+            _make_list(args, run, path)
+        run.workers.wait()
+    _, noisy = noise_lists.read_list(path)
+    keys = np.setdiff1d(run.records.image_keys, noisy)
+    logger.info("%s: %d of %d images left out", path, len(run.records) - len(keys),
+                 len(run.records))
+    return keys
+
+
+def relusoft(args):
+    """Step 3.2: the noise-robust loss on the images that are not on the noise list."""
+    run = setup.prepare(args)
+    args = setup.overruled(args, run.num_classes)
+    keys = _clean_keys(args, run)
+    if run.arg_params is not None:
+        for name in ("fc7_weight", "fc7_bias"):
+            run.arg_params.pop(name, None)
+    fit.fit(stages.stage("step 3.2", args, run, keys), run, args)
+
+
+def parse_weights(text):
+    """``interweight`` as a list of numbers."""
+    try:
+        weights = [float(weight) for weight in text.split(",")]
+    except ValueError:
+        weights = [-1]
+    if min(weights) < 0 or not np.isfinite(weights).all():
+        raise ArgumentError("interweight {!r}: expected a number, or several with commas, such as "
+                            "1,5,10.".format(text), "interweight")
+    return weights
+
+
+def _stage_4(weight, args, run, tail):
+    """The stage at one weight of the center-dispersed loss."""
+    devices = run.num_devices
+    identities = args.batchsize_id // args.images_per_identity
+    data = UnequalIter(
+        run.records, tail, args.batch_size1, args.batchsize_id,
+        COLOR._replace(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff),
+        devices=len(run.devices), images_per_identity=args.images_per_identity,
+        batches=args.bags, seed=args.seed, num_parts=run.workers.count,
+        part_index=run.workers.rank)
+    symbol, saved_symbol = (
+        heads.unequal_head(
+            run.embedding, run.label, run.num_classes, args.emb_size, run.margin,
+            head_size=args.batch_size1 // devices,
+            tail_identities=identities // devices,
+            images_per_identity=args.images_per_identity, interweight=weight,
+            beta=args.noise_beta if args.noise else 1.0, normalizer=max(1, args.batch_size1 // 2),
+            composed=composed, on_cpu=run.devices[0].device_type == "cpu", index=False)
+        for composed in (False, True))
+    miner = Miner(tail, identities, args.images_per_identity, args.bag_size, args.bags, args.seed)
+
+    def choose_tail(epoch, arg_params, aux_params):
+        if not args.mining:
+            data.tail = miner.random(epoch)
+            return
+        embedder = Embedder(run.embedding, arg_params, aux_params, tail.image_size,
+                            run.devices, args.batch_size2)
+        data.tail = miner.mined(epoch, embedder, run.workers)
+
+    return fit.Stage(
+        "step 4, interweight {:g}".format(weight), symbol, data,
+        setup.lr_steps(args, (100000, 140000, 160000), args.batch_size1),
+        metrics=[fit.Metric("acc", ["label_log_probability", "largest_log_probability"],
+                            fit.accuracy),
+                 fit.Metric("softmaxloss", ["label_log_probability"], np.negative),
+                 fit.Metric("interloss", ["tail_loss"], np.ravel)],
+        verify_first=True, before_epoch=choose_tail,
+        before_batch=setup.sphere_annealing(args, run.num_classes), log_every=2,
+        saved_symbol=saved_symbol)
+
+
+def unequal(args):
+    """Step 4: head and tail identities in one batch, one stage a weight of ``interweight``."""
+    weights = parse_weights(args.interweight)
+    if not args.data_dir_interclass:
+        raise ArgumentError("data_dir_interclass is missing: name the record set of the tail "
+                            "identities (`unequal split` makes one).", "data_dir_interclass")
+    run = setup.prepare(args)
+    args = setup.overruled(args, run.num_classes)
+    best = None
+    with RecordSet(args.data_dir_interclass) as tail:
+        for number, weight in enumerate(weights, 1):
+            one = args
+            if len(weights) > 1:
+                # A list may be made longer before a resume, not changed in front.
+                one = config.replace(args, prefix="{}_w{:g}".format(args.prefix, weight),
+                                     interweight=",".join(map("{:g}".format, weights[:number])))
+            if not os.path.exists(state.path(one.prefix)) and (
+                    number > 1 or args.resume != "must"):
+                # Nor do the weights after this one continue anything.
+                args, one = (config.replace(each, resume="") for each in (args, one))
+            found = fit.fit(_stage_4(weight, one, run, tail), run, one)
+            if found.epoch is not None and (best is None or found.mean > best[0]):
+                best = found.mean, one.prefix, found.epoch
+            if number < len(weights) and best is not None:
+                logger.info("the next weight starts from %s,%d with mean accuracy %1.5f",
+                            *best[1:], best[0])
+                _, *parameters = checkpoints.load(*best[1:])
+                run = run._replace(arg_params=parameters[0], aux_params=parameters[1])
+
+
+class Step(NamedTuple):
+    """One sub-command of ``unequal train``."""
+
+    help: str
+    run: Callable[[Any], Optional[int]]
+    # A script of the reference: its flags are those of this class, whose value `run` gets.
+    config: Optional[type] = None
+    # Any other: adds its arguments, and `run` gets what was parsed.
+    configure: Optional[Callable[[argparse.ArgumentParser], None]] = None
+
+
+STEPS = {
+    "softmax": Step("step 2: ArcFace (or another margin) on the head identities", softmax,
+                    config.SoftmaxConfig),
+    "relusoft-savemodel": Step("step 3.1: that model saved anew with the head of step 3",
+                               relusoft_savemodel, config.NraConfig),
+    "relusoft": Step("step 3.2: training with the noise-robust loss (NRA)", relusoft,
+                     config.RelusoftConfig),
+    "unequal": Step("step 4: head and tail identities in one batch", unequal,
+                    config.UnequalConfig),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``unequal train``: a step and its own."""
+    commands = parser.add_subparsers(dest="step", metavar="STEP", required=True,
+                                     parser_class=arguments.Parser)
+    for name, step in STEPS.items():
+        sub = commands.add_parser(name, help=step.help, description=step.help, allow_abbrev=False,
+                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        if step.config is not None:
+            flags.add_arguments(sub, step.config)
+        else:
+            assert step.configure is not None
+            sub.add_argument("--debug", action="store_true", help="show tracebacks")
+            step.configure(sub)
+
+
+def run(options: argparse.Namespace) -> Optional[int]:
+    """Train; a signal saves and stops it as it does a script."""
+    step = STEPS[options.step]
+    if step.config is None:
+        return step.run(options)
+    return step.run(config.from_options(step.config, options))
