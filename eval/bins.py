@@ -13,11 +13,15 @@ import struct
 import numpy as np
 
 from unequal.errors import InputError
-from unequal.system.files import replacing
+from unequal.system.files import open_input, replacing
 
 logger = logging.getLogger(__name__)
 
 _MAX_IMAGES = 1 << 21  # one picture can stand in the lists any number of times
+# A picture is in several pairs, each of which means work for a decoder and a network.
+_FREE_IMAGES, _MAX_REPEATS = 20000, 64
+_MAX_BYTES = 1 << 32  # of the file; the largest published one has 0.3 GB
+_MAX_PART = 1 << 28  # bytes of one picture
 _MAX_DIGITS = 20  # of a number written in decimal: no honest one here is larger than a file
 
 
@@ -27,7 +31,9 @@ class _Dtype:
     def __init__(self, code, *_):
         code = code.decode("ascii") if isinstance(code, bytes) else code
         if not isinstance(code, str) or code[:1] not in "biuf" or not code[1:].isdigit():
-            raise InputError("an array of type {!r}, not of plain numbers".format(str(code)[:20]))
+            # Only text is shown: a tuple of tuples of one tuple has no end when it is written out.
+            shown = repr(code[:20]) if isinstance(code, str) else "no text"
+            raise InputError("an array of type {}, not of plain numbers".format(shown))
         self.value = np.dtype(code)
 
     def __setstate__(self, state):
@@ -118,6 +124,19 @@ class _Unpickler(pickle._Unpickler):
             return _KNOWN[module, name]
         except KeyError:
             raise InputError("asks for `{}.{}`".format(module[:60], name[:60])) from None
+
+    def load(self):
+        # What the file says of lengths is read as far as a picture can go: the rest may be a hole.
+        read, readline = self._file_read, self._file_readline
+
+        def read_part(size):
+            if size > _MAX_PART:
+                raise ValueError("length")
+            return read(size)
+
+        self._file_read = read_part
+        self._file_readline = lambda: readline(_MAX_PART)
+        return super().load()
 
     def load_build(self):
         state = self.stack.pop()
@@ -245,7 +264,7 @@ def load_bin(path):
         When the file is anything else, or damaged.
     """
     advice = "give a verification set as `unequal pack-bin` or InsightFace write it"
-    with open(path, "rb") as file:
+    with open_input(path, _MAX_BYTES) as file:
         try:
             unpickler = _Unpickler(file, encoding="bytes")
             unpickler.size = os.fstat(file.fileno()).st_size
@@ -274,6 +293,10 @@ def load_bin(path):
         raise InputError("{}: has {:,} images, more than {:,}; {}.".format(
             path, len(images), _MAX_IMAGES, advice))
     plain = [_plain(image) for image in images]
+    distinct = len(set(map(id, plain)))
+    if len(plain) > max(_FREE_IMAGES, _MAX_REPEATS * distinct):
+        raise InputError("{}: names {:,} pictures, each {:,} times; give a set whose pictures are "
+                         "its own.".format(path, distinct, len(plain) // distinct))
     for number, image in enumerate(plain):
         if image is None:
             raise InputError("{}: image {} is neither a byte string nor a uint8 array; {}.".format(

@@ -5,22 +5,32 @@ in bytes from row to row; type 5 float32, 6 float64), then the rows. It keeps on
 column of D rows named ``PICTURE_SUFFIX.bin``, in the folders of the pictures.
 """
 import math
+import mmap
 import os
 import shutil
 import struct
+import sys
 import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Sequence
 
 import numpy as np
 
 from unequal.errors import InputError
-from unequal.system.files import replacing
+from unequal.system.files import bounded_lines, open_input, replacing
 
 _HEADER = struct.Struct("<4i")
 _MAX_NAME = 4 * 4096  # bytes of a picture's path in an array of names
+_MAX_NAMES = 1 << 29  # characters of all names together
+_MAX_COUNT = 1 << 24  # features of a file: each has a name in memory
+_MAX_SIZE = 1 << 16  # numbers of a feature
+_MAX_NUMBERS = 1 << 27  # of a matrix that is read at once
+_MAX_HEADER = 10000  # bytes of the text that begins a .npy array; 128 do
+_BLOCK = 1 << 22  # bytes of names that are read at once
+# A member of an archive, as numpy writes it: other ways take any memory, or time.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # What numpy and zipfile raise for bytes that they did not write.
 _DAMAGED = (ValueError, KeyError, EOFError, TypeError, OverflowError, SyntaxError, RecursionError,
             MemoryError, NotImplementedError, RuntimeError, struct.error, tokenize.TokenError,
@@ -28,8 +38,32 @@ _DAMAGED = (ValueError, KeyError, EOFError, TypeError, OverflowError, SyntaxErro
 _TYPES = {5: np.dtype("<f4"), 6: np.dtype("<f8")}
 
 
-def read_mat(path):
+def _map_mat(path: str) -> np.ndarray:
+    """A matrix file of the devkit as an array (rows, cols) that is read when it is looked at."""
+    with open_input(path) as file:
+        header, length = file.read(_HEADER.size), os.fstat(file.fileno()).st_size
+        rows, cols, stride, kind = (_HEADER.unpack(header) if len(header) == _HEADER.size
+                                    else (0, 0, 0, 0))
+        # The last row may end without the padding of the others.
+        expected = _HEADER.size + (rows - 1) * stride
+        if kind not in _TYPES or min(rows, cols) < 1 or stride < cols * _TYPES[kind].itemsize \
+                or not expected + cols * _TYPES[kind].itemsize <= length <= expected + stride:
+            raise InputError("{}: not a feature file of the MegaFace devkit (rows, cols, stride, "
+                             "type as int32, type 5 or 6, then the rows), or cut short; write it "
+                             "again.".format(path))
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.ndarray((rows, cols), _TYPES[kind], content, _HEADER.size,
+                      (stride, _TYPES[kind].itemsize))
+
+
+def read_mat(path: str, size: Optional[int] = None) -> np.ndarray:
     """Read a matrix file of the MegaFace devkit.
+
+    Parameters
+    ----------
+    path : str
+    size : int, optional
+        How many numbers it must have.
 
     Returns
     -------
@@ -39,22 +73,16 @@ def read_mat(path):
     Raises
     ------
     InputError
-        When the header makes no sense or the file has another length than it says.
+        When the header makes no sense, the file has another length than it says, or not ``size``
+        numbers.
     """
-    with open(path, "rb") as file:
-        content = file.read()
-    header = content[:_HEADER.size]
-    rows, cols, stride, kind = (_HEADER.unpack(header) if len(header) == _HEADER.size
-                                else (0, 0, 0, 0))
-    # The last row may end without the padding of the others.
-    expected = _HEADER.size + (rows - 1) * stride
-    if kind not in _TYPES or min(rows, cols) < 1 or stride < cols * _TYPES[kind].itemsize or not (
-            expected + cols * _TYPES[kind].itemsize <= len(content) <= expected + stride):
-        raise InputError("{}: not a feature file of the MegaFace devkit (rows, cols, stride, type "
-                         "as int32, type 5 or 6, then the rows), or cut short; write it "
-                         "again.".format(path))
-    return np.ndarray((rows, cols), _TYPES[kind], content, _HEADER.size,
-                      (stride, _TYPES[kind].itemsize)).copy()
+    array = _map_mat(path)
+    if size is not None and array.size != size:
+        raise InputError("{}: has {} numbers but the first feature of the folder has {}; all must "
+                         "come from one model.".format(path, array.size, size))
+    if array.size > _MAX_NUMBERS:
+        raise InputError(f"{path}: has {array.size:,} numbers, more than {_MAX_NUMBERS:,}.")
+    return array.copy()
 
 
 def mat_bytes(array):
@@ -143,13 +171,22 @@ def unit_rows(block, source):
     return block / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
 
 
-def from_array(array, names=None, source="features"):
-    """Features in memory."""
+def _check_shape(source: str, shape: Sequence[int]) -> None:
+    if shape[0] > _MAX_COUNT or shape[1] > _MAX_SIZE:
+        raise InputError(f"{source}: holds {shape[0]:,} features of length {shape[1]:,}, more than "
+                         f"{_MAX_COUNT:,} or longer than {_MAX_SIZE:,}; is it what it should be?")
+
+
+def from_array(array: np.ndarray, names: Optional[Sequence[str]] = None,
+               source: str = "features") -> Features:
+    """Features in memory, or in a file that is mapped there."""
     if names is None:
+        _check_shape(source, (*array.shape[:1], 0, 0))
         names = [str(number) for number in range(len(array))]
     if array.ndim != 2 or len(names) != len(array):
         raise InputError("{}: expected features (n, D) with n names but got shape {} and {} "
                          "names.".format(source, array.shape, len(names)))
+    _check_shape(source, array.shape)
 
     def read(count):
         for start in range(0, len(array), count):
@@ -160,22 +197,26 @@ def from_array(array, names=None, source="features"):
 
 def _open_npy(path):
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-            raise ValueError("not an array of numbers")
+        with open_input(path) as file:
+            shape, fortran, dtype = _array_header(file)
+            if dtype.kind not in "fiu":
+                raise ValueError("not an array of numbers")
+            array = np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
     except _DAMAGED as error:
         raise InputError("{}: not an array numpy can read ({}).".format(path, error)) from None
     names = None
     if os.path.exists(path + ".txt"):
-        with open(path + ".txt", encoding="utf-8", errors="surrogateescape") as lines:
-            names = lines.read().splitlines()
+        with open_input(path + ".txt", _MAX_NAMES, encoding="utf-8", errors="surrogateescape",
+                        newline="\n") as file:
+            names = [line.rstrip("\n") for line in bounded_lines(file, path + ".txt")]
     return from_array(array, names, path)
 
 
 def _read_npz_block_by_block(path, shape, dtype):
     def read(count):
         row = shape[1] * dtype.itemsize
-        with zipfile.ZipFile(path) as archive, archive.open("features.npy") as member:
+        with open_input(path) as file, zipfile.ZipFile(file) as archive, \
+                archive.open("features.npy") as member:
             _array_header(member)
             for start in range(0, shape[0], count):
                 rows = min(count, shape[0] - start)
@@ -190,13 +231,21 @@ def _read_npz_block_by_block(path, shape, dtype):
 
 def _array_header(file):
     """(shape, fortran_order, dtype) of the ``.npy`` array that begins here."""
+    start = file.tell()
     version = np.lib.format.read_magic(file)
+    length, = struct.unpack("<H" if version == (1, 0) else "<I", file.read(
+        2 if version == (1, 0) else 4))
+    if length > _MAX_HEADER:
+        raise ValueError("a header of {:,} bytes".format(length))
+    file.seek(start + np.lib.format.MAGIC_LEN)
     return {(1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0}[version](file)
 
 
 def _member_header(archive, name):
     """:func:`_array_header` of a member, which must be as long as the header says."""
+    if archive.getinfo(name).compress_type not in _COMPRESSIONS:
+        raise ValueError("{} is compressed in a way that numpy does not write".format(name))
     with archive.open(name) as member:
         header = _array_header(member)
         size = member.tell() + math.prod(header[0]) * header[2].itemsize
@@ -205,15 +254,42 @@ def _member_header(archive, name):
     return header
 
 
+def _read_strings(archive: zipfile.ZipFile, name: str) -> List[str]:
+    """The texts of a member, which are short even where each may be long.
+
+    Memory: their characters, at most ``_MAX_NAMES`` of them, whatever room the array gives each.
+    """
+    result: List[str] = []
+    left = _MAX_NAMES
+    with archive.open(name) as member:
+        (count,), _, dtype = _array_header(member)
+        rows = max(1, _BLOCK // max(1, dtype.itemsize))
+        for start in range(0, count, rows):
+            some = min(rows, count - start)
+            data = member.read(some * dtype.itemsize)
+            if np.frombuffer(data, dtype.byteorder + "u4").max(initial=0) > sys.maxunicode:
+                raise ValueError("names hold what is no character")  # numpy would not notice
+            texts = np.frombuffer(data, dtype).tolist()
+            if len(texts) != some:
+                raise ValueError("names are cut short")
+            left -= sum(map(len, texts))
+            if left < 0:
+                raise ValueError("names of more than {:,} characters".format(_MAX_NAMES))
+            result += texts
+    return result
+
+
 def _open_npz(path):
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_input(path) as file, zipfile.ZipFile(file) as archive:
             shape, fortran, dtype = _member_header(archive, "features.npy")
             names_shape, _, names_type = _member_header(archive, "names.npy")
-        if names_shape != shape[:1] or names_type.kind != "U" or names_type.itemsize > _MAX_NAME:
-            raise ValueError("names are {} of shape {}".format(names_type, names_shape))
-        with np.load(path, allow_pickle=False) as arrays:
-            names = arrays["names"].tolist()
+            if names_shape != shape[:1] or names_type.kind != "U" \
+                    or names_type.itemsize > _MAX_NAME:
+                raise ValueError("names are {} of shape {}".format(names_type, names_shape))
+            if len(shape) == 2:
+                _check_shape(path, shape)
+            names = _read_strings(archive, "names.npy")
     except _DAMAGED as error:
         raise InputError("{}: no arrays `features` and `names` that numpy can read ({}); write it "
                          "with `unequal embed`.".format(path, error)) from None
@@ -224,7 +300,7 @@ def _open_npz(path):
 
 
 def _open_mat(path):
-    array = read_mat(path)
+    array = _map_mat(path)
     return from_array(array.T if array.shape[1] == 1 else array, source=path)
 
 
@@ -234,19 +310,16 @@ def _open_tree(path):
                    if name.endswith(".bin"))
     if not names:
         raise InputError("{}: no .bin feature file in this folder.".format(path))
-    size = read_mat(os.path.join(path, names[0])).size
+    first = os.path.join(path, names[0])
+    size = _map_mat(first).size
+    _check_shape(first, (len(names), size))
 
     def read(count):
         for start in range(0, len(names), count):
             some = names[start:start + count]
             block = np.empty((len(some), size), np.float32)
             for row, name in zip(block, some):
-                vector = read_mat(os.path.join(path, name)).ravel()
-                if len(vector) != size:
-                    raise InputError("{}: has {} numbers but the first feature of the folder has "
-                                     "{}; all must come from one model.".format(
-                                         os.path.join(path, name), len(vector), size))
-                row[:] = vector
+                row[:] = read_mat(os.path.join(path, name), size).ravel()
             yield block
 
     return Features(path, names, size, read)

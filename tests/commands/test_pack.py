@@ -150,7 +150,7 @@ def test_what_cannot_be_packed_is_listed(folder, tmp_path, caplog):
     assert [row[:2] for row in rows] == [
         ["path", "what"], ["Aaron/notes.txt", "skipped"], ["anna/cut.jpg", "skipped"],
         ["anna/empty.jpg", "skipped"], ["anna/hurt.jpg", "kept"], ["anna/link.jpg", "skipped"],
-        ["anna/tab\there.jpg", "skipped"], ["loose.jpg", "skipped"], ["nobody", "skipped"]]
+        ["anna/tab\\x09here.jpg", "skipped"], ["loose.jpg", "skipped"], ["nobody", "skipped"]]
     why = {row[0]: row[2] for row in rows}
     assert why["anna/cut.jpg"].startswith("not a picture, or cut short (")
     assert why["anna/hurt.jpg"].startswith("Corrupt JPEG data")

@@ -18,6 +18,9 @@ from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
 
 _BATCH = 256  # images a worker looks at between two answers
+# What the pictures of a verification set may hold in all: this (ten thousand faces of 112x112),
+# and for each byte a hundred pixels; a face has two or three.
+_FREE_PIXELS, _PIXELS_A_BYTE = 1 << 27, 100
 _MINER_IMAGES = 3  # the reference's miner takes 3 images of an identity (--images-per-identity)
 
 
@@ -231,18 +234,28 @@ def plot(counts, directory, path):
 def inspect_bin(path):
     """Look at a verification set: a :class:`Report` with ``counts`` empty."""
     pictures, issame = load_bin(path)
-    faults, sizes = [], set()
+    faults, sizes, pixels = [], set(), 0
+    distinct = {}  # a picture that is in several pairs is looked at once
+    for place, data in enumerate(pictures):
+        distinct.setdefault(id(data), (place, data))
+    most = _FREE_PIXELS + _PIXELS_A_BYTE * sum(memoryview(data).nbytes
+                                               for _, data in distinct.values())
     with images.Complaints() as complaints:
-        for place, data in enumerate(track(pictures, "pictures")):
+        for place, data in track(distinct.values(), "pictures", len(distinct)):
             source = "{}: picture {}".format(path, place)
             try:
-                sizes.add(images.decode(data, source).shape[:2])
+                size = images.decode(data, source).shape[:2]
+                sizes.add(size)
+                pixels += size[0] * size[1]
                 said = complaints.take()
                 if said:
                     faults.append("{}: damaged picture, the decoder says: {}".format(source, said))
             except InputError as error:
                 complaints.take()
                 faults.append(str(error))
+            if pixels > most:
+                raise InputError("{}: its pictures hold more than {:,} pixels, too many for their "
+                                 "bytes; give a set of faces.".format(path, most))
     if len(sizes) > 1:
         faults.append("{}: the pictures have {} different sizes; pack it again.".format(
             path, len(sizes)))

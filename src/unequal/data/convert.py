@@ -3,6 +3,7 @@ import functools
 import itertools
 import logging
 import os
+import re
 from array import array
 from typing import NamedTuple, Optional
 
@@ -14,15 +15,19 @@ from unequal.data.identities import write_names, write_table
 from unequal.data.records import RecordWriter
 from unequal.errors import InputError
 from unequal.eval.bins import save_bin
-from unequal.system.files import below
+from unequal.system.files import MAX_TABLE, below, bounded_lines, open_input
 from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
 
 _BATCH = 32  # pictures a worker takes at once
 _SHOWN = 20  # problems repeated on stderr; problems.csv has all
+_MAX_PAIRS = 1 << 20  # of a list; the largest published one has 6,000
 _FOLDS = 10  # of the verification protocol: consecutive tenths of the pairs
 _ANSWERS = {"1": True, "same": True, "true": True, "0": False, "different": False, "diff": False,
             "-1": False, "false": False}
+
+# What a terminal obeys, and what turns the text after it around.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +122,9 @@ def in_list(path, root):
     Memory: 16 bytes a line, because lists come in any order.
     """
     labels, offsets = array("q"), array("q")
-    with open(path, "rb") as lines:
+    with open_input(path) as lines:
         offset = 0
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(bounded_lines(lines, path), 1):
             if line.strip():
                 label, _ = parse_line(line.decode("utf-8", "surrogateescape"),
                                       "{}, line {}".format(path, number), root)
@@ -168,8 +173,9 @@ def convert(picture, settings, complaints):
     try:
         if picture.identity is None:
             raise InputError("is not a folder of pictures")
-        if any(character in picture.name for character in "\t\r\n"):
-            raise InputError("has a tab or a line break in its name, which train.lst cannot hold")
+        if _CONTROL.search(picture.name):
+            raise InputError("has a tab or a line break in its name, which train.lst cannot hold, "
+                             "or another control character")
         data = images.read(path)
         reduction = _reduction(data, picture, settings)
         pixels = images.decode(data, picture.name, reduction=reduction)
@@ -309,8 +315,8 @@ def read_pairs(path, root):
         When a line makes no sense or a path leaves ``root``.
     """
     pairs, is_lfw = [], False
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, 1):
+    with open_input(path, MAX_TABLE, encoding="utf-8", errors="surrogateescape") as file:
+        for number, line in enumerate(bounded_lines(file, path), 1):
             line = line.strip()
             fields = line.split("\t") if "\t" in line else line.split()
             if number == 1 and 1 <= len(fields) <= 2 and all(map(str.isdigit, fields)):
@@ -329,6 +335,8 @@ def read_pairs(path, root):
             pairs.append(tuple(below(root, name, "{}, line {}".format(path, number),
                                      "give the folder that holds all pictures")
                                for name in (first, second)) + (same,))
+            if len(pairs) > _MAX_PAIRS:
+                raise InputError(f"{path}: has more than {_MAX_PAIRS:,} pairs; give fewer.")
     if not pairs:
         raise InputError("{}: holds no pair; give LFW's pairs.txt or a list of `path path answer`."
                          .format(path))

@@ -14,7 +14,7 @@ from unequal.data import noise_lists
 from unequal.data.identities import read_names, write_table
 from unequal.data.records import RecordSet, RecordWriter, relabel
 from unequal.errors import InputError
-from unequal.system.files import replacing
+from unequal.system.files import MAX_TABLE, bounded_lines, open_input, replacing
 from unequal.system.progress import track
 
 log = logging.getLogger(__name__)
@@ -90,8 +90,7 @@ def list_lines(records):
     """
     path = os.path.join(records.directory, "train.lst")
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-            count = sum(1 for _ in lines)
+        count = sum(1 for _ in _read_lines(path))
     except FileNotFoundError:
         return itertools.repeat(None)
     if count != len(records):
@@ -101,8 +100,8 @@ def list_lines(records):
 
 
 def _read_lines(path):
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-        yield from lines
+    with open_input(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        yield from bounded_lines(file, path)
 
 
 def check_different(source, *targets):
@@ -238,7 +237,7 @@ def denoise(directory, noise_list, out):
 
 def _copy_names(directory, out):
     try:
-        with open(os.path.join(directory, "identities.csv"), "rb") as source, \
+        with open_input(os.path.join(directory, "identities.csv"), MAX_TABLE) as source, \
                 replacing(os.path.join(out, "identities.csv"), binary=True) as target:
             shutil.copyfileobj(source, target)
     except FileNotFoundError:

@@ -2,15 +2,22 @@
 import csv
 import os
 from contextlib import suppress
+from typing import Dict, Iterable, Sequence
 
+from unequal.data.records import MAX_CLASSES
 from unequal.errors import InputError
-from unequal.system.files import replacing
+from unequal.system.files import bounded_lines, open_input, replacing
+from unequal.system.text import from_cell, to_cell
 
 _MAX_NAME = 255  # bytes, of file systems
+_MAX_BYTES = 1 << 26  # of the table: twice what a million classes need
 
 
-def write_table(path, header, rows):
-    """A CSV file, or none (not even an earlier one) where there is no row."""
+def write_table(path: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A CSV file, or none (not even an earlier one) where there is no row.
+
+    Text is written by :func:`unequal.system.text.to_cell`: names can come from anyone.
+    """
     if not rows:
         with suppress(FileNotFoundError):
             os.remove(path)
@@ -18,16 +25,17 @@ def write_table(path, header, rows):
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([to_cell(cell) if isinstance(cell, str) else cell for cell in row]
+                         for row in rows)
 
 
-def write_names(directory, names):
+def write_names(directory: str, names: Iterable[str]) -> None:
     """Write ``identities.csv``: which folder (``names[label]``) a class came from."""
     path = os.path.join(directory, "identities.csv")
     write_table(path, ("label", "name"), list(enumerate(names)))
 
 
-def read_names(directory):
+def read_names(directory: str) -> Dict[int, str]:
     """Names of the classes from ``identities.csv``: dict of int to str; empty without that file.
 
     Raises
@@ -39,9 +47,12 @@ def read_names(directory):
     path = os.path.join(directory, "identities.csv")
     names = {}
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            for row in csv.DictReader(file):
-                label, name = int(row["label"]), row["name"]
+        with open_input(path, _MAX_BYTES, encoding="utf-8", errors="surrogateescape",
+                        newline="") as file:
+            for row in csv.DictReader(bounded_lines(file, path)):
+                label, name = int(row["label"]), from_cell(row["name"])
+                if not 0 <= label < MAX_CLASSES:
+                    raise ValueError
                 if name in ("", os.curdir, os.pardir) or os.sep in name or "\0" in name \
                         or len(os.fsencode(name)) > _MAX_NAME:
                     raise InputError("{}: the name {!r} of class {} is not that of a folder; "
@@ -49,7 +60,7 @@ def read_names(directory):
                 names[label] = name
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, csv.Error):
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
         raise InputError("{}: expected lines of `label,name`; correct or remove the file.".format(
             path)) from None
     if len(set(names.values())) < len(names):

@@ -7,13 +7,25 @@ really shows. A *list of names* (MegaFace's) names pictures by their paths.
 import csv
 import os
 import re
+import sys
+from array import array
 
 import numpy as np
 
 from unequal.data.pictures import ENDINGS
 from unequal.errors import InputError
-from unequal.system.files import remove_leftovers, replacing
+from unequal.system.files import (
+    MAX_TABLE,
+    bounded_lines,
+    open_input,
+    remove_leftovers,
+    replacing,
+)
+from unequal.system.text import from_cell
 
+_MAX_TRUTH = 1 << 27  # bytes, for about five million images, 200 bytes of memory each
+_MAX_NAMES = 1 << 24  # bytes
+_MAX_SCORES = 1 << 30  # bytes, for about ten million images
 NAME = "0_noiselist.txt"  # the reference's, in --bin-dir
 COLUMNS = ("label", "key", "max_probability", "label_probability", "score", "prediction")
 KINDS = ("flip", "split", "outlier")
@@ -25,16 +37,16 @@ def read_list(path):
     Returns
     -------
     labels, keys : numpy.ndarray
-        int64, shape (lines,); ``index`` is the key of the record.
+        int64, shape (lines,); ``index`` is the key of the record. Memory: 16 bytes a line.
 
     Raises
     ------
     InputError
         When a line makes no sense.
     """
-    labels, keys = [], []
-    with open(path, encoding="ascii", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
+    labels, keys = array("q"), array("q")
+    with open_input(path, MAX_TABLE, encoding="ascii", errors="replace") as file:
+        for number, line in enumerate(bounded_lines(file, path), 1):
             fields = line.split()
             if not fields:
                 continue
@@ -78,13 +90,17 @@ def score_rows(columns):
 def resume_scores(path, head):
     """Whole rows of an interrupted run that belongs to ``head``; cuts off what is not whole."""
     try:
-        with open(path, "r+b") as file:
-            content = file.read()
-            if not content.startswith(head):
+        with open_input(path) as file:
+            if file.read(len(head)) != head:
                 return 0
-            whole = content.rfind(b"\n") + 1
-            file.truncate(whole)
-            return content[:whole].count(b"\n") - 2
+            rows, end, place = 0, len(head), len(head)
+            for block in iter(lambda: file.read(1 << 20), b""):
+                rows += block.count(b"\n")
+                if b"\n" in block:
+                    end = place + block.rfind(b"\n") + 1
+                place += len(block)
+        os.truncate(path, end)
+        return rows
     except FileNotFoundError:
         return 0
 
@@ -98,8 +114,9 @@ def read_scores(path):
         When it is none.
     """
     try:
-        with open(path, encoding="ascii") as lines:
-            if lines.readline()[:1] != "#" or lines.readline().strip() != ",".join(COLUMNS):
+        with open_input(path, _MAX_SCORES, encoding="ascii") as file:
+            lines = bounded_lines(file, path, 1000)
+            if next(lines, "")[:1] != "#" or next(lines, "").strip() != ",".join(COLUMNS):
                 raise ValueError
             table = np.loadtxt(lines, delimiter=",", ndmin=2)
             if table.shape[1] != len(COLUMNS):
@@ -123,10 +140,10 @@ def write_truth(path, keys, labels, true_identities, kinds):
 def read_truth(path):
     """``{key: (true identity, kind)}`` of a ``truth.csv`` (`unequal synth`)."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return {int(row["key"]): (int(row["true_identity"]), row["kind"])
-                    for row in csv.DictReader(file)}
-    except (KeyError, ValueError, TypeError, csv.Error):
+        with open_input(path, _MAX_TRUTH, encoding="utf-8", newline="") as file:
+            return {int(row["key"]): (int(row["true_identity"]), sys.intern(from_cell(row["kind"])))
+                    for row in csv.DictReader(bounded_lines(file, path))}
+    except (KeyError, ValueError, TypeError, AttributeError, csv.Error):
         raise InputError("{}: expected the columns key, label, true_identity, kind, as `unequal "
                          "synth` writes them.".format(path)) from None
 
@@ -137,8 +154,8 @@ def read_names(path):
     The form of the lists published with InsightFace's MegaFace evaluation.
     """
     names = []
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
+    with open_input(path, _MAX_NAMES, encoding="utf-8", errors="surrogateescape") as file:
+        for line in bounded_lines(file, path):
             columns = line.strip().split("\t")
             if columns[0] and not line.startswith("#"):
                 names.append(columns[min(1, len(columns) - 1)])

@@ -15,6 +15,7 @@ from contextlib import suppress
 import numpy as np
 
 from unequal.errors import InputError
+from unequal.system.files import MAX_TABLE, open_input
 
 MAGIC = 0xCED7230A  # dmlc-core's RecordIO
 _RECORD = struct.Struct("<II")  # magic, (continuation flag << 29 | length)
@@ -23,6 +24,7 @@ _PLAIN = struct.Struct("<IIIfQQ")  # both, of a whole record (whose continuation
 _LENGTH_MASK = (1 << 29) - 1
 _MAX_RECORD = 1 << 29  # bytes; no writer can write a longer one
 _READ_AT_ONCE = 1 << 16  # more than a face needs; a longer record takes further reads
+_INDEX_BLOCK = 1 << 22  # bytes of the index that are turned into numbers at once
 
 MAX_CLASSES = 1 << 24  # beyond, float32 labels skip numbers
 MAX_SIDE = 4096  # pixels
@@ -42,7 +44,7 @@ def read_property(directory):
     """
     path = os.path.join(directory, "property")
     try:
-        with open(path, encoding="ascii") as lines:
+        with open_input(path, MAX_TABLE, encoding="ascii") as lines:
             fields = lines.readline(200).split(",")
         num_classes, height, width = (int(field) for field in fields)
         if not (1 <= num_classes <= MAX_CLASSES and 1 <= min(height, width)
@@ -60,14 +62,39 @@ def read_property(directory):
     return num_classes, height, width
 
 
-def _read_index(path):
-    """Keys and offsets of an ``.idx`` file as two int64 arrays sorted by key."""
+def _index_numbers(index, most):
+    """The numbers of an open ``.idx``, int64; OverflowError when there are more than ``most``."""
+    numbers, count, rest = [np.zeros(0, np.int64)], 0, b""
+    # NumPy's own reader of numbers: splitting the text would take 60 bytes a number for a while. It
+    # reports what is no number by a warning.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        for block in itertools.chain(iter(lambda: index.read(_INDEX_BLOCK), b""), (b"\n",)):
+            whole = block.rfind(b"\n") + 1
+            if not whole:  # 4 MB without a line's end
+                raise ValueError("no lines")
+            lines, rest = rest + block[:whole], block[whole:]
+            if not lines.isspace():  # which NumPy would take for a zero
+                numbers.append(np.fromstring(lines, np.int64, sep=" "))
+                count += len(numbers[-1])
+            if count > most:
+                raise OverflowError
+    return np.concatenate(numbers)
+
+
+def _read_index(path, size):
+    """Keys and offsets of an ``.idx`` file as two int64 arrays sorted by key.
+
+    ``size`` is that of the records' file: an index has no more entries than fit there, so memory
+    is bounded however long the index is.
+    """
     try:
-        # NumPy's own reader of numbers: splitting the text would take 60 bytes a number for a
-        # while. It reports what is no number by a warning.
-        with open(path, "rb") as index, warnings.catch_warnings():
-            warnings.simplefilter("error", DeprecationWarning)
-            numbers = np.fromstring(index.read(), np.int64, sep=" ")
+        with open_input(path) as index:
+            numbers = _index_numbers(index, size // _RECORD.size * 2)
+    except OverflowError:
+        raise InputError(
+            "{}: has more records than train.rec has room for in {:,} bytes, which is truncated or "
+            "belongs to another set; copy both again.".format(path, size)) from None
     except FileNotFoundError:
         raise InputError(
             "{}: no such file; the index belongs beside train.rec (copy it, or pack the set "
@@ -123,13 +150,14 @@ class RecordSet:
         self.path = os.path.join(path, "train.rec")
         self.num_classes, height, width = read_property(path)
         self.image_size = (height, width)
-        self._keys, self._offsets = _read_index(os.path.join(path, "train.idx"))
         try:
-            self._file = os.open(self.path, os.O_RDONLY)
+            with open_input(self.path) as file:
+                size = os.fstat(file.fileno()).st_size
+                self._keys, self._offsets = _read_index(os.path.join(path, "train.idx"), size)
+                self._file = os.dup(file.fileno())
         except FileNotFoundError:
             raise InputError("{}: no such file; a record set is a directory with train.rec, "
                              "train.idx and property.".format(self.path)) from None
-        size = os.fstat(self._file).st_size
         wrong = self._offsets > size - _RECORD.size
         if wrong.any():
             raise InputError(

@@ -14,6 +14,7 @@ import mxnet as mx
 import numpy as np
 
 from unequal.errors import InputError
+from unequal.system.files import open_input
 from unequal.system.mxnet_private import numpy_view
 
 EMBEDDING = "fc1"
@@ -25,7 +26,11 @@ _ARRAY_MAGICS = {0xF993FAC8: False, 0xF993FAC9: True, 0xF993FACA: True}  # has a
 _TYPES = dict(enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")))
 _MAX_DIMENSIONS = 8
 _MAX_NAME = 1000
-_MAX_SYMBOL = 64 << 20  # bytes of JSON; r269's has less than 1 MB
+_MAX_SYMBOL = 16 << 20  # bytes of JSON; r269's has less than 1 MB
+# Layers, with their weights, and arrays. r269 has 2,700 of both; MXNet takes minutes for 100,000.
+_MAX_NODES = 10000
+_MAX_DIGITS = 20  # of a number in JSON
+_MAX_VALUE = 1000  # characters of an attribute
 
 
 class _Wrong(Exception):
@@ -105,12 +110,14 @@ def read_arrays(path):
     InputError
         When it is anything else, of MXNet before 0.11, or cut short.
     """
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         reader = _Reader(file)
         try:
             magic, _, count = _LIST.unpack(reader.bytes(_LIST.size))
             if magic != _LIST_MAGIC:
                 raise _Wrong("it does not begin as one")
+            if count > _MAX_NODES:
+                raise _Wrong("it says that it has {:,} arrays".format(count))
             # Grows with the file, whatever the count says.
             arrays = [_read_array(reader) for _ in range(count)]
             if reader.unpack("Q") != (count,):
@@ -163,7 +170,8 @@ _SIZES = {
     "num_filter": (1, 1 << 16), "num_group": (1, 1 << 16), "num_hidden": (1, 1 << 20),
     "num_outputs": (1, 1 << 12), "num_args": (1, 1 << 12), "scale": (1, 64),
 }
-_SIZE_LIST = re.compile(r"[\[(]?\s*(?:\d{1,7}L?\s*,?\s*){0,4}[\])]?")
+# One space after another could belong to two parts of a pattern: spaces are taken out before.
+_SIZE_LIST = re.compile(r"[\[(]?(?:\d{1,7}L?(?:,\d{1,7}L?){0,3},?)?[\])]?")
 # What old versions of MXNet mix into an operator's attributes.
 _HIDDEN = ("ctx_group", "lr_mult", "wd_mult", "weight_lr_mult", "force_mirroring", "mirror_stage")
 _KEPT = {"__shape__": re.compile(r"[\[(][\d,\s]{0,100}[\])]"), "__dtype__": re.compile(r"-?\d")}
@@ -188,9 +196,9 @@ def _check_sizes(name, attributes):
     for key, (least, most) in _SIZES.items():
         text = attributes.get(key, "")
         numbers = re.findall(r"\d+", text)
-        _check(_SIZE_LIST.fullmatch(text) or key == "scale",
+        _check(_SIZE_LIST.fullmatch(re.sub(r"\s", "", text)) or key == "scale",
                "{} of the layer {!r} is {!r}", key, name, text[:50])
-        if key != "scale" or text.isdecimal():  # elsewhere a scale is any number
+        if key != "scale" or re.fullmatch(r"\d{1,7}", text):  # elsewhere a scale is any number
             _check(all(least <= int(number) <= most for number in numbers),
                    "{} of the layer {!r} is {!r}, not {} to {}", key, name, text[:50], least, most)
 
@@ -233,6 +241,9 @@ def _check_operator(node, nodes):
            "need", name, op[:50])
     node["attrs"] = attributes = {key: value for key, value in attributes.items()
                                   if not key.startswith("_") and key not in _HIDDEN}
+    for key, value in attributes.items():
+        _check(len(value) <= _MAX_VALUE, "{} of the layer {!r} has {:,} characters", key[:50], name,
+               len(value))
     _check_sizes(name, attributes)
     counts = _OPERATORS[op]
     if counts is None:
@@ -262,6 +273,7 @@ def _embedding_part(nodes):
 def _checked(document):
     _check(isinstance(document, dict) and isinstance(document.get("nodes"), list),
            "it has no list of nodes")
+    _check(len(document["nodes"]) <= _MAX_NODES, "it has {:,} layers", len(document["nodes"]))
     nodes = []
     for node in document["nodes"]:
         nodes.append(_check_node(node, nodes))
@@ -277,6 +289,11 @@ def _checked(document):
     return {"nodes": kept, "heads": [[len(kept) - 1, 0, 0]],
             "arg_nodes": [place for place, node in enumerate(kept) if node["op"] == "null"],
             "attrs": {"mxnet_version": ["int", 10901]}}
+
+
+def _integer(digits):
+    _check(len(digits) <= _MAX_DIGITS, "it holds a number of {:,} digits", len(digits))
+    return int(digits)
 
 
 def read_symbol(path):
@@ -299,10 +316,11 @@ def read_symbol(path):
         When it is anything else, or uses an operator or a size that no such network needs.
     """
     try:
-        with open(path, "rb") as file:
+        with open_input(path) as file:
             content = file.read(_MAX_SYMBOL + 1)
         _check(len(content) <= _MAX_SYMBOL, "it is too long")
-        return mx.sym.load_json(json.dumps(_checked(json.loads(content.decode("utf-8")))))
+        document = json.loads(content.decode("utf-8"), parse_int=_integer)
+        return mx.sym.load_json(json.dumps(_checked(document)))
     except (ValueError, RecursionError):
         reason = "it is not JSON"
     except _Wrong as error:

@@ -1,9 +1,71 @@
-"""Writing files so that a reader never meets half of one."""
+"""Files: opened so that no one else's can hold us up, written so that no one meets half of one."""
+import io
 import os
 import re
+import stat
 from contextlib import contextmanager, suppress
+from typing import IO, Any, Iterator, Optional
 
 from unequal.errors import InputError
+
+MAX_TABLE = 1 << 28  # bytes of a list or table that is kept in memory
+MAX_LINE = 1 << 18  # characters; a path has at most 4096 bytes, a cell of a CSV file 131,072
+
+
+def open_input(path: str, limit: Optional[int] = None, **how: Any) -> IO[Any]:
+    """Open a file to read that may come from anyone.
+
+    A pipe in its place would be waited for, a device may never end, and a few bytes of a sparse
+    file are any number of zeros: so it must be a plain file, of at most ``limit`` bytes.
+
+    Parameters
+    ----------
+    path : str
+    limit : int, optional
+        Bytes; None when the caller reads it in blocks of its own choice.
+    how
+        ``encoding``, ``errors``, ``newline`` of a text file; none of them: bytes.
+
+    Raises
+    ------
+    InputError
+        When it is no plain file, or a longer one.
+    OSError
+        When it cannot be opened.
+    """
+    file = open(path, "rb", opener=_without_waiting)
+    try:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise InputError(f"{path}: is not a plain file; give one, or remove it.")
+        if limit is not None and facts.st_size > limit:
+            raise InputError(f"{path}: has {facts.st_size:,} bytes, more than {limit:,}; is it "
+                             "what it should be? Make it smaller, or remove it.")
+        return io.TextIOWrapper(file, **how) if how else file
+    except BaseException:
+        file.close()
+        raise
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # else opening a pipe waits for its other end
+
+
+def bounded_lines(file: IO[Any], path: str, limit: int = MAX_LINE) -> Iterator[Any]:
+    """Yield the lines of an open file, bytes or text; none may be longer than ``limit``.
+
+    ``for line in file`` would keep a line of any length in memory.
+
+    Raises
+    ------
+    InputError
+        At a longer line.
+    """
+    for number, line in enumerate(iter(lambda: file.readline(limit + 1), file.read(0)), 1):
+        if len(line) > limit:
+            raise InputError(f"{path}, line {number}: is longer than {limit:,} characters; the "
+                             "file is damaged, copy it again or correct the line.")
+        yield line
 
 
 def below(root, name, where, advice):

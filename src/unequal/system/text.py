@@ -1,0 +1,50 @@
+"""Text that someone else wrote, such as the names in a file, made safe to show and to store."""
+import re
+
+_ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+# What a spreadsheet takes for a formula, and how one that was already marked begins.
+_FORMULA = re.compile(r"'*[=+\-@]")
+
+
+def plain(text: str) -> str:
+    """``text`` on one line, with nothing in it that a terminal obeys.
+
+    What is not printable (Unicode's "other" and "separator" but the space) is written as Python
+    writes it in a string: ESC as ``\\x1b``, a line break as ``\\n``, U+202E, which turns the text
+    after it around, as ``\\u202e``, a byte that is no UTF-8 as ``\\udcff``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else
+                   letter.encode("unicode_escape").decode("ascii") for letter in text)
+
+
+def to_cell(text: str) -> str:
+    """``text`` for a CSV file; :func:`from_cell` gives it back exactly.
+
+    Nothing in the cell is a formula to a spreadsheet (``'`` goes before ``= + - @``) or obeyed by a
+    terminal (see :func:`plain`; a backslash that looks like such an escape is escaped itself).
+    """
+    if _ESCAPE.search(text):
+        text = _ESCAPE.sub(lambda found: "\\x5c" + found.group()[1:], text)
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else _hexadecimal(letter) for letter in text)
+    return "'" + text if _FORMULA.match(text) else text
+
+
+def _hexadecimal(letter: str) -> str:
+    number = ord(letter)
+    return ("\\x{:02x}" if number < 0x100 else "\\u{:04x}" if number < 0x10000
+            else "\\U{:08x}").format(number)
+
+
+def from_cell(text: str) -> str:
+    """What :func:`to_cell` made a cell from; other text stays as it is."""
+    if text.startswith("'") and _FORMULA.match(text):
+        text = text[1:]
+    return _ESCAPE.sub(lambda found: _character(found.group()), text)
+
+
+def _character(escape: str) -> str:
+    number = int(escape[2:], 16)
+    return chr(number) if number < 0x110000 else escape

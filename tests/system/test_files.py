@@ -1,0 +1,51 @@
+"""Input files: plain ones, of a length that can be (see also tests/whole/test_hostile.py)."""
+import os
+
+import pytest
+
+from unequal.errors import InputError
+from unequal.system.files import bounded_lines, open_input
+
+
+def test_only_plain_files(tmp_path):
+    os.mkfifo(str(tmp_path / "pipe"))
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(InputError, match="is not a plain file"):
+            open_input(str(path))
+    with pytest.raises(IsADirectoryError):
+        open_input(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        open_input(str(tmp_path / "nothing"))
+
+
+def test_as_long_as_allowed(tmp_path):
+    path = tmp_path / "list"
+    path.write_bytes(b"12345")
+    with open_input(str(path), 5) as file:
+        assert file.read() == b"12345"
+    with open_input(str(path), encoding="ascii") as file:
+        assert file.read() == "12345"
+    with pytest.raises(InputError, match="has 5 bytes, more than 4"):
+        open_input(str(path), 4)
+
+
+def test_no_descriptor_is_left(tmp_path):
+    os.mkfifo(str(tmp_path / "pipe"))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(InputError):
+            open_input(str(tmp_path / "pipe"))
+        with pytest.raises(LookupError):
+            open_input(__file__, encoding="no such encoding")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("how", [{}, {"encoding": "ascii"}])
+def test_lines_of_a_bounded_length(tmp_path, how):
+    path = tmp_path / "list"
+    path.write_bytes(b"abcd\n\n" + b"x" * 20)
+    with open_input(str(path), **how) as file:
+        lines = bounded_lines(file, "list", 5)
+        assert [len(next(lines)), len(next(lines))] == [5, 1]
+        with pytest.raises(InputError, match="list, line 3: is longer than 5"):
+            next(lines)
