@@ -280,36 +280,58 @@ def _points(x, y, height=0.0):
 def _features(traits, view, skin, hair):
     """Features from back to front as (points (n, 3), colour, line width or None for a filled
     polygon); a line width is in fractions of the picture."""
+    drawn = []
+    for side in (-1, 1):
+        drawn += _eye(traits, view, skin, hair, side)
+    drawn += _nose(traits, view, skin)
+    if view.age > 0.6:
+        for y in (0.16, 0.26):
+            drawn.append((_points(np.linspace(-0.25, 0.25, 4), traits.eye_y - traits.brow_y - y),
+                          0.82 * skin, 0.010))
+    drawn += _mouth(traits, view, skin)
+    if traits.mole > 0:
+        size = 0.018 + 0.015 * min(traits.mole, 1)
+        drawn.append((_points(traits.mole_x + size * _COS, traits.mole_y + size * _SIN),
+                      0.4 * skin, None))
+    return drawn
+
+
+def _eye(traits, view, skin, hair, side):
+    """An eye with its brow; ``side`` is -1 or 1."""
     dark = 0.35 * skin
-    lips = skin * (1 - traits.lip_red * np.array((0.10, 0.45, 0.40))) * 0.92
     # Hue 0 is brown; blue and green on either side.
     iris = 255 * traits.iris_light * np.array(
         (0.9 - 0.5 * abs(traits.iris_hue), 0.65 + 0.3 * max(0, -traits.iris_hue),
          0.4 + 0.7 * max(0, traits.iris_hue)))
     drawn = []
-    for side in (-1, 1):
-        x, y, w, h = side * traits.eye_x, traits.eye_y, traits.eye_w, traits.eye_h
-        slope = traits.eye_tilt * side * _COS
-        drawn.append((_points(x + w * _COS, y - h * _SIN - slope), (236, 232, 228), None))
-        radius = min(0.62 * w, 1.25 * max(traits.eye_h, 0.045))
-        gaze = x + 0.35 * w * view.gaze
-        for share, colour in ((1.0, iris), (0.45, (12, 10, 10))):
-            low = np.clip(share * radius * _SIN, -0.95 * h, 0.95 * h)
-            drawn.append((_points(gaze + share * radius * _COS, y + low), colour, None))
-        lid = slice(0, 8)
-        drawn.append((_points(x + 1.05 * w * _COS[lid], y - 1.05 * h * _SIN[lid] - slope[lid]),
-                      dark, 0.012))
-        if view.age > 0.6:
-            drawn.append((_points(x + w * np.array((-0.7, 0, 0.7)),
-                                  y + h + np.array((0.05, 0.07, 0.05))), 0.78 * skin, 0.010))
-        along = np.linspace(-1, 1, 6)
-        arch = traits.brow_arch * (1 - along ** 2) + traits.brow_tilt * along * side
-        middle = y - traits.brow_y - arch
-        thick = traits.brow_t * (1 - 0.5 * np.maximum(along * side, 0))
-        brow_x = x + traits.brow_w * along
-        drawn.append((np.concatenate((_points(brow_x, middle - thick, 0.02),
-                                      _points(brow_x, middle + thick, 0.02)[::-1])),
-                      0.8 * hair, None))
+    x, y, w, h = side * traits.eye_x, traits.eye_y, traits.eye_w, traits.eye_h
+    slope = traits.eye_tilt * side * _COS
+    drawn.append((_points(x + w * _COS, y - h * _SIN - slope), (236, 232, 228), None))
+    radius = min(0.62 * w, 1.25 * max(traits.eye_h, 0.045))
+    gaze = x + 0.35 * w * view.gaze
+    for share, colour in ((1.0, iris), (0.45, (12, 10, 10))):
+        low = np.clip(share * radius * _SIN, -0.95 * h, 0.95 * h)
+        drawn.append((_points(gaze + share * radius * _COS, y + low), colour, None))
+    lid = slice(0, 8)
+    drawn.append((_points(x + 1.05 * w * _COS[lid], y - 1.05 * h * _SIN[lid] - slope[lid]),
+                  dark, 0.012))
+    if view.age > 0.6:
+        drawn.append((_points(x + w * np.array((-0.7, 0, 0.7)),
+                              y + h + np.array((0.05, 0.07, 0.05))), 0.78 * skin, 0.010))
+    along = np.linspace(-1, 1, 6)
+    arch = traits.brow_arch * (1 - along ** 2) + traits.brow_tilt * along * side
+    middle = y - traits.brow_y - arch
+    thick = traits.brow_t * (1 - 0.5 * np.maximum(along * side, 0))
+    brow_x = x + traits.brow_w * along
+    drawn.append((np.concatenate((_points(brow_x, middle - thick, 0.02),
+                                  _points(brow_x, middle + thick, 0.02)[::-1])),
+                  0.8 * hair, None))
+    return drawn
+
+
+def _nose(traits, view, skin):
+    """The nose, and the folds that age draws beside it."""
+    drawn = []
     tip_y = traits.eye_y + traits.nose_len
     top = _points(np.array((-traits.bridge, traits.bridge)), traits.eye_y, 0.05)
     wings = _points(np.array((-traits.nose_w, traits.nose_w)), tip_y, 0.04)
@@ -327,10 +349,13 @@ def _features(traits, view, skin, hair):
             fold = _points(side * np.array((1.1 * traits.nose_w, 1.05 * traits.mouth_w)),
                            np.array((tip_y, traits.mouth_y - 0.04)))
             drawn.append((fold, (1.0 - 0.35 * (view.age - 0.3)) * skin, 0.012))
-    if view.age > 0.6:
-        for y in (0.16, 0.26):
-            drawn.append((_points(np.linspace(-0.25, 0.25, 4), traits.eye_y - traits.brow_y - y),
-                          0.82 * skin, 0.010))
+    return drawn
+
+
+def _mouth(traits, view, skin):
+    """Lips, and teeth or the dark between them."""
+    lips = skin * (1 - traits.lip_red * np.array((0.10, 0.45, 0.40))) * 0.92
+    drawn = []
     along = np.linspace(-1, 1, 9)
     bow = 1 - along ** 2
     corner = 0.07 * view.smile * along ** 2
@@ -347,10 +372,6 @@ def _features(traits, view, skin, hair):
         drawn.append((inner, (225, 220, 212) if view.smile > 0.4 else (70, 28, 28), None))
     else:
         drawn.append((_points(mouth_x, upper, 0.04), 0.5 * lips, 0.010))
-    if traits.mole > 0:
-        size = 0.018 + 0.015 * min(traits.mole, 1)
-        drawn.append((_points(traits.mole_x + size * _COS, traits.mole_y + size * _SIN),
-                      0.4 * skin, None))
     return drawn
 
 
@@ -416,32 +437,9 @@ def _finish(image, size, exposure, tint, blur, grain, rng):
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)
 
 
-def draw_face(identity, view, size=32):
-    """Draw one picture of one person.
-
-    Parameters
-    ----------
-    identity : array_like
-        Shape (LATENT,), as from :func:`sample_identity`.
-    view : View
-        As from :func:`sample_view`; the same view gives the same picture.
-    size : int
-        Height and width in pixels.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8, shape (size, size, 3), RGB.
-    """
-    rng = np.random.default_rng(view.seed)
-    canvas = 2 * size
-    traits = _traits_at(np.asarray(identity), view)
-    skin = _skin(np.clip(traits.skin_light, 0.15, 0.95), traits.skin_warm)
-    grey = float(np.clip(1.8 * (view.age - 0.5), 0, 0.9))
-    hair = _hair(np.clip(traits.hair_light, 0.02, 0.9), traits.hair_warm, grey)
-    head = _Head(traits, view, canvas)
-    inside, (px, py, pz), (nx, ny, nz), down = head.surface()
-
+def _surface_colours(traits, view, skin, hair, place, rng):
+    """Colour of each pixel of the head, float32 (H, W, 3), before light; ``place`` is (x, y, z)."""
+    px, py, pz = place
     # Soft parts, pixel by pixel, on the front of the head.
     x, y = px * np.float32(traits.width), py
     front = _step(pz, 3)
@@ -466,10 +464,11 @@ def draw_face(identity, view, size=32):
     else:
         hair_plane = streaks[..., None] * np.float32(hair)
     skin_plane += covered * (hair_plane - skin_plane)
+    return skin_plane
 
-    # The person without the head's surface: hair behind, neck, shoulders, ears.
-    person = np.zeros((canvas, canvas, 3), np.uint8)
-    mask = np.zeros((canvas, canvas), np.uint8)
+
+def _behind(traits, view, skin, hair, head, rng):
+    """The person without the head's surface: hair behind, neck, shoulders, ears, as shapes."""
     outline = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     wide = np.hypot(traits.width * np.cos(np.radians(view.yaw)),
                     head.DEPTH * np.sin(np.radians(view.yaw)))
@@ -488,6 +487,47 @@ def draw_face(identity, view, size=32):
         if ear[2] > -0.75 * head.DEPTH:
             behind.append((ear[:2] + np.stack((0.09 * _COS, 0.17 * _SIN), axis=1), 0.86 * skin,
                            None))
+    return behind
+
+
+def _shade(view, normal):
+    """Brightness of each pixel of the head, float32 (H, W); ``normal`` is its surface's."""
+    nx, ny, nz = normal
+    light = np.array((view.light_x, view.light_y, 1.0))
+    light = np.float32(light / np.sqrt(light @ light))
+    lit = np.maximum(nx * light[0] + ny * light[1] + nz * light[2], 0)
+    return np.float32(view.ambient) + np.float32(1.15 * (1 - view.ambient)) * lit
+
+
+def draw_face(identity, view, size=32):
+    """Draw one picture of one person.
+
+    Parameters
+    ----------
+    identity : array_like
+        Shape (LATENT,), as from :func:`sample_identity`.
+    view : View
+        As from :func:`sample_view`; the same view gives the same picture.
+    size : int
+        Height and width in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (size, size, 3), RGB.
+    """
+    rng = np.random.default_rng(view.seed)
+    canvas = 2 * size
+    traits = _traits_at(np.asarray(identity), view)
+    skin = _skin(np.clip(traits.skin_light, 0.15, 0.95), traits.skin_warm)
+    grey = float(np.clip(1.8 * (view.age - 0.5), 0, 0.9))
+    hair = _hair(np.clip(traits.hair_light, 0.02, 0.9), traits.hair_warm, grey)
+    head = _Head(traits, view, canvas)
+    inside, place, normal, _ = head.surface()
+    skin_plane = _surface_colours(traits, view, skin, hair, place, rng)
+    person = np.zeros((canvas, canvas, 3), np.uint8)
+    mask = np.zeros((canvas, canvas), np.uint8)
+    behind = _behind(traits, view, skin, hair, head, rng)
     _paint(person, behind, head.to_pixels)
     _paint(mask, [(points, (255,), None) for points, _, _ in behind], head.to_pixels)
     mask[inside] = 255
@@ -499,10 +539,7 @@ def draw_face(identity, view, size=32):
     _paint(mask, [(points, (255,), None) for points, _, width in features if width is None],
            head.project)
 
-    light = np.array((view.light_x, view.light_y, 1.0))
-    light = np.float32(light / np.sqrt(light @ light))
-    lit = np.maximum(nx * light[0] + ny * light[1] + nz * light[2], 0)
-    shade = np.float32(view.ambient) + np.float32(1.15 * (1 - view.ambient)) * lit
+    shade = _shade(view, normal)
     share = (mask.astype(np.float32) / 255)[..., None]
     image = _backdrop(rng, canvas).astype(np.float32)
     image += share * (person * shade[..., None] - image)

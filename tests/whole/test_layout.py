@@ -1,0 +1,84 @@
+"""Imports between the rooms run only down; the folders have no circle."""
+import ast
+
+import pytest
+
+from helpers import ROOT
+
+# Each may import from those before it, and from its own room.
+FLOORS = (("errors",), ("system",), ("symbols", "eval", "cluster"), ("data",),
+          ("models", "synthetic"), ("training",), ("report",), ("commands",))
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FOLDERS = {"symbols": ROOT / "symbols", "eval": ROOT / "eval"}
+ENTRY = {"__init__", "__main__"}  # of the package itself
+
+
+def room_of(path):
+    for room, folder in FOLDERS.items():
+        if folder in path.parents:
+            return room
+    return path.relative_to(ROOT / "src" / "unequal").parts[0].replace(".py", "")
+
+
+def imported(path):
+    """The rooms that a file imports from, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "unequal" and len(parts) > 1 and parts[1] in FLOOR:
+                yield parts[1], node.lineno
+
+
+MODULES = [path for folder in (ROOT / "src", *FOLDERS.values()) for path in folder.rglob("*.py")
+           if path.stem not in ENTRY or path.parent.name != "unequal"]
+
+
+def test_every_module_is_in_a_known_room():
+    assert len(MODULES) > 50
+    assert {room_of(path) for path in MODULES} <= set(FLOOR)
+
+
+@pytest.mark.parametrize("room", sorted(FLOOR))
+def test_imports_run_down(room):
+    upward = [f"{path.relative_to(ROOT)}:{line} imports from {other}"
+              for path in MODULES if room_of(path) == room
+              for other, line in imported(path)
+              if FLOOR[other] > FLOOR[room] or (FLOOR[other] == FLOOR[room] and other != room)]
+    assert upward == []
+
+
+def test_no_command_imports_another():
+    commands = {path.stem for path in MODULES if room_of(path) == "commands"}
+    shared = {"arguments", "cli", "__init__"}
+    offenders = []
+    for path in MODULES:
+        if room_of(path) != "commands" or path.stem in shared:
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "unequal.commands":
+                offenders += [f"{path.name} imports {alias.name}" for alias in node.names
+                              if alias.name in commands - shared]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                    "unequal.commands.") and node.module.split(".")[2] in commands - shared:
+                offenders.append(f"{path.name} imports {node.module}")
+    assert offenders == []
+
+
+def test_no_function_is_longer_than_sixty_lines():
+    long = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                body = [part for part in node.body
+                        if not (isinstance(part, ast.Expr) and isinstance(
+                            getattr(part, "value", None), ast.Constant))]
+                lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                if lines >= 60 and node.name != "fit":  # until the loop is taken apart
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} {lines}")
+    assert long == []
