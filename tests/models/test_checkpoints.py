@@ -1,3 +1,4 @@
+import json
 import os
 
 import mxnet as mx
@@ -52,12 +53,56 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "model", "model,", ",3", "model,xx", "model,-1"])
 def test_parse_refuses(text):
-    with pytest.raises(InputError, match="--model.*expected PREFIX,EPOCH"):
-        checkpoints.parse(text, "--model")
+    with pytest.raises(InputError, match="^model .*expected PREFIX,EPOCH"):
+        checkpoints.parse(text, "model")
 
 
 def test_parse():
     assert checkpoints.parse("../a,b/model,0012") == ("../a,b/model", 12)
+
+
+def write_log(prefix, *events):
+    with open(str(prefix) + "-trainlog.jsonl", "w", encoding="utf-8") as log:
+        for event in events:
+            log.write(event if isinstance(event, str) else json.dumps(event) + "\n")
+
+
+def verified(step, *accuracies, epoch=None):
+    events = [dict(event="save", step=step, epoch=0),
+              dict(event="verify", step=step, results={
+                  str(number): {"accuracy_flip": accuracy}
+                  for number, accuracy in enumerate(accuracies)})]
+    return events + ([dict(event="save", step=step, epoch=epoch)] if epoch else [])
+
+
+def test_the_best_checkpoint_by_the_log(tmp_path):
+    prefix = tmp_path / "model"
+    assert_best = [
+        # The highest mean; a later one is kept (the first set rose) but is not better.
+        ([*verified(2, 0.5, 0.7, epoch=1), *verified(4, 0.8, 0.9, epoch=2),
+          *verified(6, 0.9, 0.6, epoch=3)], 2),
+        ([*verified(2, 0.5, epoch=1), *verified(4, 0.8)], 1),  # the better one was not kept
+        ([*verified(2, 0.9, epoch=5), {"event": "start"}, *verified(2, 0.5, epoch=1)], 1),
+        ([*verified(2, 0.9, epoch=5), "half a li\n", "[1]\n", "\n"], 5),
+        ([*verified(2, 0.9, epoch=5), *verified(4, 0.8, epoch=6),
+          dict(event="end", step=4, best_epoch=6)], 6),
+    ]
+    for events, number in assert_best:
+        write_log(prefix, *events)
+        assert checkpoints.parse(str(prefix) + ",best") == (str(prefix), number)
+
+
+@pytest.mark.parametrize("events", [
+    (), ({"event": "start"},), verified(2, 0.5), verified(2, epoch=1),
+    [dict(event="verify", step=1, results=3), dict(event="save", step=1, epoch="x")],
+])
+def test_no_best_checkpoint_is_one_sentence(tmp_path, events):
+    prefix = tmp_path / "model"
+    with pytest.raises(InputError, match="model-trainlog.jsonl: no such file"):
+        checkpoints.parse(str(prefix) + ",best")
+    write_log(prefix, *events)
+    with pytest.raises(InputError, match="model-trainlog.jsonl: calls no checkpoint best"):
+        checkpoints.parse(str(prefix) + ",best")
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):

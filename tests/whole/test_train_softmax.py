@@ -64,6 +64,29 @@ def test_the_step_as_a_sub_command(dataset, tmp_path, capsys):
     assert capsys.readouterr().err.endswith("error: --lr 0.0 must be above 0.\n")
 
 
+def test_start_from_a_model_of_other_people(dataset, tmp_path, caplog):
+    head = str(dataset / "MF2_pic9_head")
+
+    def train(name, *words):
+        return cli.main(["train", "softmax", *SMALL_NETWORK, "--data-dir", head, "--prefix",
+                         str(tmp_path / name), "--max-steps", "1", "--target", "", "--lr", "1e-9",
+                         *words])
+
+    assert train("model") == 0
+    symbol, weights, states = mx.model.load_checkpoint(str(tmp_path / "model"), 0)
+    weights["fc7_weight"] = mx.nd.zeros((3, 16))
+    mx.model.save_checkpoint(str(tmp_path / "three"), 1, symbol, weights, states)
+    del weights["fc7_weight"]
+    mx.model.save_checkpoint(str(tmp_path / "none"), 1, symbol, weights, states)
+    for name in ("three", "none"):
+        caplog.clear()
+        assert train("from_" + name, "--pretrained", str(tmp_path / name) + ",1") == 0
+        assert ("classifier has 3 classes" in caplog.text) == (name == "three")
+        _, after, _ = mx.model.load_checkpoint(str(tmp_path / ("from_" + name)), 0)
+        assert after["fc7_weight"].shape == (6, 16)
+        assert abs(after["conv0_weight"] - weights["conv0_weight"]).max().asscalar() < 1e-6
+
+
 def test_start_from_a_checkpoint(dataset, tmp_path):
     flags = ("--data-dir", str(dataset / "MF2_pic9_head"), "--max-steps", "2", *SMALL_NETWORK)
     assert script(tmp_path, "--prefix", "a/model", *flags).returncode == 0

@@ -352,7 +352,7 @@ def run(options):
         See :func:`to_onnx`.
     """
     onnx = _onnx()  # before a large checkpoint is read for nothing
-    symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(options.model, "--model"))
+    symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(options.model, "model"))
     try:
         model = to_onnx(symbol, arg_params, aux_params, options.image_size)
     except (LookupError, ValueError, TypeError, OverflowError, mx.base.MXNetError,

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def softmax(args):
     """Step 2: softmax on margin logits of the head identities."""
-    run = setup.prepare(args)
+    run = setup.without_other_peoples_classifier(setup.prepare(args))
     args = setup.overruled(args, run.num_classes)
     batch_size = (args.per_batch_size or 128) * len(run.devices)  # of this worker
     symbol = heads.softmax_head(run.embedding, run.label, run.num_classes, args.emb_size,

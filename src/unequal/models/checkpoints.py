@@ -3,12 +3,15 @@
 Plain ``mx.model.load_checkpoint`` reads them. A file appears under its final name only when it is
 whole and on disk, so a checkpoint that was there before survives a crash while saving.
 """
+import json
+import math
 import os
 import re
+from typing import Any, Dict, Iterator, Tuple
 
 import mxnet as mx
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.models import untrusted
 from unequal.system.files import remove_leftovers, replacing_path
 
@@ -18,13 +21,84 @@ def params_path(prefix, epoch):
     return "{}-{:04d}.params".format(prefix, epoch)
 
 
-def parse(text, flag="--pretrained"):
-    """``'prefix,epoch'`` as ``(prefix, epoch)``; InputError names ``flag`` otherwise."""
+def parse(text: str, argument: str = "pretrained") -> Tuple[str, int]:
+    """``'prefix,epoch'`` as ``(prefix, epoch)``; an epoch ``best`` is looked up by :func:`best`.
+
+    Raises
+    ------
+    ArgumentError
+        For text of another form, naming ``argument``.
+    InputError
+        When no best checkpoint is known.
+    """
     prefix, _, epoch = text.rpartition(",")
-    if not prefix or not re.fullmatch(r"\s*[0-9]{1,9}\s*", epoch) or "\0" in prefix:
-        raise InputError("{} {!r}: expected PREFIX,EPOCH with a number, such as "
-                         "../models/model,12.".format(flag, text))
-    return prefix, int(epoch)
+    if prefix and "\0" not in prefix:
+        if epoch.strip() == "best":
+            return prefix, best(prefix)
+        if re.fullmatch(r"\s*[0-9]{1,9}\s*", epoch):
+            return prefix, int(epoch)
+    raise ArgumentError(f"{argument} {text!r}: expected PREFIX,EPOCH with a number or best, such "
+                        "as ../models/model,12.", argument)
+
+
+def _events(path: str) -> Iterator[Dict[str, Any]]:
+    """The events of a log; lines that are none are passed over (a kill cuts one short)."""
+    with open(path, "rb") as file:
+        # An event has a few hundred bytes; a longer line is none of ours.
+        for line in iter(lambda: file.readline(1 << 20), b""):
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict):
+                yield event
+
+
+def _numbered(epoch: Any) -> bool:
+    return type(epoch) is int and 0 < epoch < 10 ** 9
+
+
+def _mean_accuracy(event: Dict[str, Any]) -> float:
+    """Of a verification, over its sets; minus infinity where there is none."""
+    try:
+        values = [float(result["accuracy_flip"]) for result in event["results"].values()]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return -math.inf
+    return sum(values) / len(values) if values else -math.inf
+
+
+def best(prefix: str) -> int:
+    """The epoch number of the checkpoint that the run's event log calls best.
+
+    That is the one with the highest mean accuracy over the verification sets among those that were
+    saved under a number of their own, of the last run under this prefix (``PREFIX-trainlog.jsonl``,
+    where ``--log-dir`` and ``--log-file`` leave it). The log is read once, line by line.
+
+    Raises
+    ------
+    InputError
+        When there is no such log, or it knows of none.
+    """
+    path = prefix + "-trainlog.jsonl"
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such file, so which checkpoint is best is not known; give "
+                         "PREFIX,EPOCH with a number.")
+    found, highest, risen_at = None, -math.inf, None
+    for event in _events(path):
+        kind, step = event.get("event"), event.get("step")
+        if kind == "start":
+            found, highest, risen_at = None, -math.inf, None
+        elif kind == "verify" and _mean_accuracy(event) > highest:
+            highest, risen_at = _mean_accuracy(event), step
+        elif kind == "save" and step == risen_at and step is not None:
+            epoch = event.get("epoch")
+            found = epoch if _numbered(epoch) else found
+        elif kind == "end" and _numbered(event.get("best_epoch")):
+            found = event["best_epoch"]  # the run's own word, by whatever rule it chose
+    if found is None:
+        raise InputError(f"{path}: calls no checkpoint best (none was saved at a verification); "
+                         "give PREFIX,EPOCH with a number.")
+    return found
 
 
 def publish(path, write):

@@ -181,12 +181,12 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     @classmethod
     def from_checkpoint(cls, checkpoint, image_size=None, devices=None, batch_size=64,
-                        flag="--model", flip=True):
+                        argument="model", flip=True):
         """From ``'prefix,epoch'``; without ``image_size``, :func:`input_size` finds it.
 
-        ``flag`` is named in errors; see :class:`Embedder` for the rest.
+        ``argument`` is named in errors; see :class:`Embedder` for the rest.
         """
-        symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(checkpoint, flag))
+        symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(checkpoint, argument))
         if image_size is None:
             image_size = input_size(embedding_symbol(symbol), arg_params)
         return cls(symbol, arg_params, aux_params, image_size, devices, batch_size, flip)

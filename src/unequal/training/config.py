@@ -83,7 +83,7 @@ class Config:
     prefix: str = flag("../model/model",
                        "of the checkpoints: PREFIX-symbol.json, PREFIX-NNNN.params",
                        allowed=Path(empty=False), change=AT_RESUME)
-    pretrained: str = flag("", "PREFIX,EPOCH of a checkpoint to start from")
+    pretrained: str = flag("", "PREFIX,EPOCH (or PREFIX,best) of a checkpoint to start from")
     ckpt: int = flag(1, "PREFIX-NNNN at a verification: 0 never, 1 when better, 2 always",
                      allowed=NOT_NEGATIVE, change=AT_RESUME)
     verbose: int = flag(2000, "batches between verifications", allowed=POSITIVE, change=AT_RESUME)

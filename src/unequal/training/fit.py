@@ -11,13 +11,13 @@ from typing import Callable, NamedTuple, Optional, Sequence
 import mxnet as mx
 import numpy as np
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.eval import bins, verification
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder, PictureList
 from unequal.symbols import margins
 from unequal.system import interrupts, progress
-from unequal.training import config
+from unequal.training import config, setup
 from unequal.training import state as run_state
 
 logger = logging.getLogger(__name__)
@@ -285,15 +285,15 @@ def _seed(seed, step, run):
 
 def _initialise(module, run, seed):
     """Pretrained weights where there are any; the rest drawn as the reference draws them."""
+    misfit = setup.misfit(module, run.arg_params, run.aux_params)
+    if misfit:
+        raise ArgumentError(
+            f"pretrained: the checkpoint's weights do not fit this network and data ({misfit}); "
+            "use the flags it was trained with.", "pretrained")
     mx.random.seed(seed)
     initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
-    try:
-        module.init_params(initializer, arg_params=run.arg_params, aux_params=run.aux_params,
-                           allow_missing=True, allow_extra=True)
-    except (mx.base.MXNetError, ValueError, AssertionError) as error:
-        raise InputError(
-            "--pretrained: the checkpoint's weights do not fit this network and data ({}); use the "
-            "flags it was trained with.".format(str(error).strip().splitlines()[-1])) from error
+    module.init_params(initializer, arg_params=run.arg_params, aux_params=run.aux_params,
+                       allow_missing=True, allow_extra=True)
 
 
 def _check_workers(workers, module, identity, step, options):

@@ -86,6 +86,31 @@ def prepare(options):
                margin_of(options), arg_params, aux_params, workers)
 
 
+def misfit(module, arg_params, aux_params):
+    """Which weight of a checkpoint has another shape than the bound module needs; or ""."""
+    shapes = dict(desc[:2] for desc in module.data_shapes + (module.label_shapes or []))
+    arguments, _, states = module.symbol.infer_shape(**shapes)
+    needed = dict(zip(module.symbol.list_arguments(), arguments))
+    needed.update(zip(module.symbol.list_auxiliary_states(), states))
+    for name, value in {**(arg_params or {}), **(aux_params or {})}.items():
+        if name in needed and value.shape != needed[name]:
+            return "{} is {} there, {} here".format(
+                name, *("x".join(map(str, shape)) for shape in (value.shape, needed[name])))
+    return ""
+
+
+def without_other_peoples_classifier(run):
+    """The run with the classifier of its checkpoint left out when that was learnt on a set with
+    another number of classes: its rows are other people."""
+    weight = (run.arg_params or {}).get("fc7_weight")
+    if weight is None or weight.shape[0] == run.num_classes:
+        return run
+    logger.warning("the checkpoint's classifier has %d classes, but %s has %d: it is left out and "
+                   "learnt anew", weight.shape[0], run.records.path, run.num_classes)
+    return run._replace(arg_params={name: value for name, value in run.arg_params.items()
+                                    if not name.startswith("fc7_")})
+
+
 def margin_of(options):
     """The margin flags as a :class:`unequal.symbols.margins.Margin`."""
     return margins.Margin(**{name: getattr(options, name) for name in margins.Margin._fields})
