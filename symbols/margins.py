@@ -20,6 +20,8 @@ _SMALLEST_SIN_SQUARED = 1e-7
 
 MOST_CLASSES = 2 ** 24  # labels travel as float32, which counts exactly to here
 
+SUB_CENTERS = "__sub_centers__"  # attribute of fc7_weight that says how many rows a class has
+
 SPHERE_BETA = "sphere_beta"  # argument of loss type 1 that the training loop sets before each batch
 
 
@@ -33,6 +35,7 @@ class Margin(NamedTuple):
     margin_b: float = 0.0
     easy_margin: int = 0
     margin: int = 4  # loss type 1 only
+    sub_centers: int = 1  # rows of the classifier a class; loss types 2, 4 and 5
 
 
 def positions(label: Symbol, num_classes: int) -> Symbol:
@@ -73,15 +76,25 @@ class Classifier(NamedTuple):
     num_classes: int
     embedding_size: int
     unit: Callable[[Symbol], Symbol]  # what makes the weight's rows unit vectors
+    sub_centers: int = 1
 
     def weight(self) -> Symbol:
-        """``fc7_weight`` (C, D)."""
-        return mx.sym.Variable("fc7_weight", shape=(self.num_classes, self.embedding_size))
+        """``fc7_weight`` (C * K, D); the K sub-centres of a class are neighbours."""
+        attributes = {SUB_CENTERS: str(self.sub_centers)} if self.sub_centers > 1 else {}
+        return mx.sym.Variable("fc7_weight", shape=(self.num_classes * self.sub_centers,
+                                                    self.embedding_size), attr=attributes)
 
     def project(self, embedding: Symbol) -> Symbol:
-        """Inner products of each embedding with each class weight of unit length, (N, C)."""
-        return mx.sym.FullyConnected(embedding, weight=self.unit(self.weight()), no_bias=True,
-                                     num_hidden=self.num_classes, name="fc7")
+        """Inner products of each embedding with each class weight of unit length, (N, C).
+
+        With K sub-centres the largest of a class's K (sub-center ArcFace, Deng et al., ECCV 2020,
+        equation 5): (N, C * K) is kept, K times the memory.
+        """
+        rows = mx.sym.FullyConnected(embedding, weight=self.unit(self.weight()), no_bias=True,
+                                     num_hidden=self.num_classes * self.sub_centers, name="fc7")
+        if self.sub_centers == 1:
+            return rows
+        return mx.sym.max(mx.sym.reshape(rows, shape=(0, -1, self.sub_centers)), axis=2)
 
 
 class Kind:
@@ -94,6 +107,12 @@ class Kind:
         """Raise ArgumentError for numbers outside their range."""
         if self.scaled and margin.margin_s <= 0:
             raise ArgumentError(f"margin_s {margin.margin_s} must be above 0.", "margin_s")
+        if margin.sub_centers < 1:
+            raise ArgumentError(f"sub_centers {margin.sub_centers} must be at least 1.",
+                                "sub_centers")
+        if margin.sub_centers > 1 and not self.scaled:
+            raise ArgumentError(f"sub_centers {margin.sub_centers} needs loss_type 2, 4 or 5: the "
+                                f"largest cosine counts.", "sub_centers", "loss_type")
 
     def logits(self, embedding: Symbol, classifier: Classifier, margin: Margin) -> Symbol:
         """Logits without the margin, (N, C): ``s * cos`` of embedding and class weight."""
@@ -140,6 +159,7 @@ class SphereFace(Kind):
     scaled = False
 
     def check(self, margin: Margin) -> None:
+        super().check(margin)
         if margin.margin < 1:
             raise ArgumentError(f"margin {margin.margin} must be at least 1.", "margin")
 
@@ -223,8 +243,8 @@ def margin_logits(embedding: Symbol, label: Symbol, num_classes: int, embedding_
     embedding, label : mxnet.symbol.Symbol
         (N, D) and (N,).
     num_classes, embedding_size : int
-        C, at most :data:`MOST_CLASSES`, and D; the weight ``fc7_weight`` is (C, D): 2 GB at a
-        million classes and 512.
+        C, at most :data:`MOST_CLASSES`, and D; the weight ``fc7_weight`` is (C * K, D), K being
+        ``margin.sub_centers``: 2 GB at a million classes and 512 for each sub-centre.
     margin : Margin
         Loss type and numbers.
     unit : callable
@@ -245,5 +265,5 @@ def margin_logits(embedding: Symbol, label: Symbol, num_classes: int, embedding_
     if num_classes > MOST_CLASSES:
         raise ArgumentError(f"num_classes {num_classes:,} is too many: labels are float32, exact "
                             f"to {MOST_CLASSES:,}.")
-    classifier = Classifier(num_classes, embedding_size, unit)
+    classifier = Classifier(num_classes, embedding_size, unit, margin.sub_centers)
     return mx.sym.identity(kind(embedding, label, classifier, margin), name="logits")

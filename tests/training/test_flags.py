@@ -27,7 +27,7 @@ REFERENCE = {
 }
 OURS = {"--seed": 0, "--patience": 10, "--eval-dir": "", "--save-floor": 0.0, "--devices": "",
         "--kv-store": "device", "--compress-gradients": 0.0,
-        "--resume": ""}
+        "--sub-centers": 1, "--resume": ""}
 NRA = {"--noise-beta": 1.0, "--bin-dir": "", "--batch_size_mining": 20}
 TAIL = {"--noise": 1, "--noise-beta": 0.9, "--batch-size1": 90, "--batchsize_id": 90,
         "--images-per-identity": 3, "--data-dir-interclass": "", "--bag-size": 3600,

@@ -67,6 +67,9 @@ class Config:
     margin_b: float = flag(0.0, "loss type 5: subtracted from the cosine")
     easy_margin: int = flag(0, "loss type 4: 1: no margin beyond 90 degrees", allowed=SWITCH)
     margin: int = flag(4, "loss type 1: factor of the angle", allowed=Range(1))
+    sub_centers: int = flag(1, "loss types 2, 4, 5: rows of the classifier a class, of which the "
+                               "nearest counts (sub-center ArcFace)", allowed=Range(1, 16),
+                            origin=OURS)
     beta: float = flag(1000.0, "loss type 1: annealing, start value", allowed=NOT_NEGATIVE)
     beta_min: float = flag(5.0, "loss type 1: annealing, least value", allowed=NOT_NEGATIVE)
     beta_freeze: int = flag(0, "loss type 1: batches before annealing; also delays --lr-steps",
