@@ -30,6 +30,8 @@ COMMANDS = {
     "embed": ("unequal.commands.embed", "features of pictures"),
     "export": ("unequal.commands.export", "ONNX model of the embedding"),
     "noise": ("unequal.commands.noise", "list the images that look mislabelled"),
+    "drop-centers": ("unequal.commands.drop_centers",
+                     "one centre a class of a model trained with --sub-centers"),
     "review": ("unequal.commands.review", "a page to decide about listed images"),
     "train": ("unequal.commands.train", "a step of the recipe, as the scripts train_*.py"),
     "launch": ("unequal.commands.launch", "the same command on several machines"),

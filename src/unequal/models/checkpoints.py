@@ -13,6 +13,7 @@ import mxnet as mx
 
 from unequal.errors import ArgumentError, InputError
 from unequal.models import untrusted
+from unequal.symbols import margins
 from unequal.system.files import remove_leftovers, replacing_path
 
 
@@ -147,6 +148,19 @@ def save(prefix, epoch, symbol, arg_params, aux_params):
     arrays.update(("aux:" + name, value) for name, value in aux_params.items())
     publish(prefix + "-symbol.json", lambda path: _write_symbol(path, symbol))
     publish(params_path(prefix, epoch), lambda path: _write_arrays(path, arrays))
+
+
+def sub_centers(prefix: str) -> int:
+    """Rows of the classifier a class (``--sub-centers``), 1 where the symbol says nothing.
+
+    For a checkpoint that :func:`load` has read: the head is no part of what it returns.
+    """
+    with open(prefix + "-symbol.json", encoding="utf-8") as file:
+        for node in json.load(file)["nodes"]:
+            if node["name"] == "fc7_weight":
+                text = str(node.get("attrs", {}).get(margins.SUB_CENTERS, "1"))
+                return max(1, int(text)) if re.fullmatch(r"\d{1,3}", text) else 1
+    return 1
 
 
 def clean(prefix):

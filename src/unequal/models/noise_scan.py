@@ -34,7 +34,8 @@ class Classifier:
         if "fc7_weight" not in arg_params:
             raise InputError("--pretrained: the checkpoint has no classifier (fc7_weight); give "
                              "one of a training script.")
-        classes, size = arg_params["fc7_weight"].shape
+        rows, size = arg_params["fc7_weight"].shape
+        classes = self.num_classes = rows // settings.sub_centers
         label = mx.sym.Variable("label")
         # Numbered apart: the names in the network to be trained, and so its symbol.json, must not
         # depend on whether a list was made before.
@@ -100,11 +101,13 @@ def score_records(records, checkpoint, settings, part, *, method="max-probabilit
     if method != "max-probability":
         settings = settings._replace(margin_m=0.0, margin_a=1.0, margin_b=0.0, margin=1)
     symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(checkpoint))
+    settings = settings._replace(
+        sub_centers=checkpoints.sub_centers(checkpoints.parse(checkpoint)[0]))
     classifier = Classifier(arg_params, settings, devices[0])
-    if arg_params["fc7_weight"].shape[0] != records.num_classes:
+    if classifier.num_classes != records.num_classes:
         raise InputError("--pretrained {}: its classifier has {} classes, but {} has {}; give a "
                          "model trained on this set.".format(
-                             checkpoint, arg_params["fc7_weight"].shape[0], records.path,
+                             checkpoint, classifier.num_classes, records.path,
                              records.num_classes))
     head = noise_lists.scores_head(_fingerprint(records, checkpoint, settings, method))
     done = max(noise_lists.resume_scores(part, head), 0)
