@@ -1,0 +1,632 @@
+"""What each step of the recipe gains on photographs of real people with known wrong labels.
+
+LFW (without the people who are also in CFP) and CFP 1-150 train, CFP 151-200 choose settings and
+checkpoints, CFP 201-350 report: 2,100 frontal-frontal and 2,100 frontal-profile pairs. People with
+5 pictures and more are head, those with 2 to 4 tail, those with one are the strangers of the noise.
+
+    python studies/real_faces.py --lfw lfw_112.tar --cfp cfp_112_001-350.tar --protocol protocol
+    python studies/real_faces.py --page       # docs/study.md and its pictures from the results
+    python studies/real_faces.py --plan       # what is missing, and how long it would take
+
+Every finished arm is a line of studies/results/real_faces.jsonl. What is there is not done again,
+and an arm that was killed goes on where it was, so a run can be spread over any number of sittings
+(--until 07:30 starts no arm after that time). Work data and checkpoints lie in --work.
+"""
+import argparse
+import hashlib
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "studies" / "results" / "real_faces.jsonl"
+CHECKPOINTS = ROOT / "studies" / "checkpoints.json"
+TARGETS = ("cfp_ff", "cfp_fp")
+SIZE, SCALE, MARGIN, OUTLIERS, HEAD_MIN = 48, 32.0, 0.3, 0.1, 5
+
+# The regime (docs/study.md): the margin comes when the people are half known, as a margin that is
+# there from the first batch keeps noisy labels from being learnt at all.
+NETWORK = ("--network", "n8", "--emb-size", "128", "--loss-type", "4", "--margin-s",
+           "{:g}".format(SCALE), "--patience", "0", "--end-epoch", "100000")
+WARM = ("--margin-m", "0", "--per-batch-size", "128", "--lr", "0.1", "--lr-steps", "100000",
+        "--max-steps", "500", "--verbose", "500")
+ARCFACE = ("--margin-m", "{:g}".format(MARGIN), "--per-batch-size", "128", "--lr", "0.1",
+           "--lr-steps", "700,900", "--max-steps", "1000", "--verbose", "250")
+FINE = ("--margin-m", "{:g}".format(MARGIN), "--per-batch-size", "128", "--lr", "0.02",
+        "--lr-steps", "400", "--max-steps", "500", "--verbose", "250")
+TAIL = ("--margin-m", "{:g}".format(MARGIN), "--noise-beta", "0.5", "--lr", "0.002",
+        "--batch-size1", "96", "--batchsize_id", "48", "--bag-size", "360", "--bags", "50",
+        "--images-per-identity", "2", "--verbose", "100", "--max-steps")
+
+
+class Arm(NamedTuple):
+    """How an arm's model is made.
+
+    Attributes
+    ----------
+    parent : str, optional
+        The arm whose chosen checkpoint it starts from.
+    script : str
+    flags : tuple of str
+    data : str
+        A method of :class:`Cell` that makes the training set and returns its directory.
+    noise_list : str, optional
+        A method of :class:`Cell` that makes the list of the images to leave out.
+    tail : bool
+    """
+
+    parent: Optional[str]
+    script: str
+    flags: Tuple[str, ...]
+    data: str = "noisy"
+    noise_list: Optional[str] = None
+    tail: bool = False
+
+
+def _nra(beta: str, mean: bool, **more: Any) -> Arm:
+    return Arm("ArcFace", "train_relusoft.py",
+               FINE + ("--noise-beta", beta) + (("--mean-loss", "1") if mean else ()), **more)
+
+
+def _tail(weights: str, *flags: str) -> Arm:
+    # Each weight of a list gets its share of 300 updates.
+    steps = str(300 // len(weights.split(",")))
+    return Arm("NRA 0.5", "train_unequal.py", TAIL + (steps, "--interweight", weights) + flags,
+               data="without_list", tail=True)
+
+
+BETAS = ("0.9", "0.8", "0.7", "0.5", "0.3")
+ARMS: Dict[str, Arm] = {
+    "margin 0": Arm(None, "train_softmax.py", WARM),
+    "ArcFace": Arm("margin 0", "train_softmax.py", ARCFACE),
+    "continued": Arm("ArcFace", "train_softmax.py", FINE),
+    **{"NRA " + beta: _nra(beta, True) for beta in BETAS},
+    **{"NRA {}, reference's scale".format(beta): _nra(beta, False) for beta in BETAS},
+    # What learning the classifier anew does by itself: NRA without its second term.
+    "NRA 1": _nra("1", True),
+    "list dropped": Arm("ArcFace", "train_softmax.py", FINE, data="without_list"),
+    "reference's list dropped": Arm("ArcFace", "train_softmax.py", FINE,
+                                    data="without_reference_list"),
+    "list relabelled": Arm("ArcFace", "train_softmax.py", FINE, data="relabelled"),
+    "NRA 0.5, list dropped": _nra("0.5", True, noise_list="margin_list"),
+    "NRA 0.5, reference's list dropped": _nra("0.5", True, noise_list="reference_list"),
+    "tail, weight 0": _tail("0"),
+    "tail, random, weight 1": _tail("1", "--mining", "0"),
+    "tail, weight 1": _tail("1"),
+    "tail, weights 1, 5": _tail("1,5"),
+    "tail, weights 1, 5, 10": _tail("1,5,10"),
+    "tail as classes": _nra("0.5", True, data="with_tail_classes"),
+}
+
+_HEAD = ("margin 0", "ArcFace", "continued", "NRA 0.5", "NRA 0.3", "NRA 0.9", "list dropped",
+         "NRA 0.5, list dropped")
+_REFERENCE = tuple("NRA {}, reference's scale".format(beta) for beta in ("0.5", "0.3", "0.9"))
+_TAIL = ("tail, weight 0", "tail, weight 1", "tail, random, weight 1", "tail, weights 1, 5, 10",
+         "tail, weights 1, 5", "tail as classes")
+_REST = ("NRA 1", "list relabelled", "reference's list dropped",
+         "NRA 0.5, reference's list dropped", "NRA 0.8", "NRA 0.7",
+         "NRA 0.8, reference's scale", "NRA 0.7, reference's scale")
+SEEDS = (0, 1, 2)
+
+
+class Key(NamedTuple):
+    """Which line of the results: one arm of one noisy set."""
+
+    kind: str  # uniform or structured
+    rate: float  # flips
+    seed: int
+    arm: str
+
+
+def order() -> Iterator[Key]:
+    """All lines the study wants, the most telling first."""
+    def block(kind: str, rates: Sequence[float], arms: Sequence[str]) -> Iterator[Key]:
+        for rate in rates:
+            for seed in SEEDS:
+                for arm in arms:
+                    yield Key(kind, rate, seed, arm)
+
+    yield from block("uniform", (0.4,), _HEAD)
+    yield from block("uniform", (0.0,), ("margin 0", "ArcFace"))
+    yield from block("uniform", (0.4,), _REFERENCE)
+    yield from block("uniform", (0.4,), _TAIL)
+    yield from block("uniform", (0.2, 0.6, 0.0), _HEAD)
+    yield from block("structured", (0.4, 0.2, 0.6), _HEAD)
+    yield from block("uniform", (0.4,), _REST)
+    yield from block("uniform", (0.2, 0.6, 0.0), _REFERENCE + _TAIL)
+    yield from block("structured", (0.4, 0.2, 0.6), _REFERENCE + _TAIL)
+    yield from block("uniform", (0.2, 0.6, 0.0), _REST)
+    yield from block("structured", (0.4, 0.2, 0.6), _REST)
+
+
+def wanted() -> List[Key]:
+    """:func:`order` without repetitions."""
+    return list(dict.fromkeys(order()))
+
+
+def read_results(path: Path) -> Dict[Key, Dict[str, Any]]:
+    """The lines that are there; a half-written last one (a kill) is no line."""
+    found = {}
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            found[Key(line["kind"], line["rate"], line["seed"], line["arm"])] = line
+    return found
+
+
+def best_epoch(prefix: str) -> int:
+    """The checkpoint that the validation people chose, from a training log's last line."""
+    with open(prefix + "-trainlog.jsonl", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines][-1]["best_epoch"]
+
+
+def packed(bits: np.ndarray) -> str:
+    """Booleans as hexadecimal text."""
+    return np.packbits(np.asarray(bits, bool)).tobytes().hex()
+
+
+def unpacked(text: str, count: int) -> np.ndarray:
+    """The first ``count`` booleans of :func:`packed`."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:count].astype(bool)
+
+
+def commit() -> str:
+    """The commit that is checked out, with ``+`` when files differ from it."""
+    def git(*words: str) -> str:
+        return subprocess.run(("git",) + words, cwd=str(ROOT), stdout=subprocess.PIPE,
+                              check=True, universal_newlines=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".",
+                  ":!studies/results", ":!studies/checkpoints.json", ":!docs")
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+
+
+def measure_training(checkpoint: str, directory: str) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+    """What a model makes of its own training images, by kind.
+
+    Returns
+    -------
+    numbers : dict
+        Per cent: ``recognised`` clean images given to their label without margin and with it;
+        flips given to their ``wrong`` label and to the ``right`` person, outliers ``believed``;
+        ``differ``: images whose margin prediction is not the label (what NRA's second term acts
+        on), ``differ_right``: how many of those predictions name the person shown.
+    arrays : dict
+        ``keys``, ``labels``, ``score`` (label margin; below 0: another label is likelier),
+        ``largest`` (largest probability, with margin) and ``prediction``.
+    """
+    import mxnet as mx
+
+    from unequal.data import noise_lists
+    from unequal.data.records import RecordSet
+    from unequal.eval import noise_scores
+    from unequal.models import checkpoints
+    from unequal.models.embedder import Embedder
+    from unequal.models.noise_scan import Classifier
+    from unequal.symbols.margins import Margin
+
+    symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(checkpoint))
+    with RecordSet(directory) as records:
+        embeddings, _ = Embedder(symbol, arg_params, aux_params, records.image_size).embed(records)
+        labels, keys = records.labels(), records.image_keys
+    plain, harder = (Classifier(arg_params, Margin(4, SCALE, margin), mx.cpu())(embeddings, labels)
+                     for margin in (0.0, MARGIN))
+    truth = noise_lists.read_truth(os.path.join(directory, "truth.csv"))
+    true = np.array([truth[int(key)][0] for key in keys])
+    kinds = np.array([truth[int(key)][1] for key in keys])
+    prediction, with_margin = plain.argmax(axis=1), harder.argmax(axis=1)
+
+    def share(condition: np.ndarray, among: np.ndarray) -> Optional[float]:
+        return round(100 * float(condition[among].mean()), 2) if among.any() else None
+
+    clean, flip, outlier = (kinds == kind for kind in ("clean", "flip", "outlier"))
+    differ = with_margin != labels
+    numbers = {
+        "recognised": share(prediction == labels, clean),
+        "recognised_margin": share(with_margin == labels, clean),
+        "training_accuracy": share(with_margin == labels, np.ones(len(labels), bool)),
+        "wrong": share(prediction == labels, flip), "right": share(prediction == true, flip),
+        "believed": share(prediction == labels, outlier),
+        "differ": share(differ, np.ones(len(labels), bool)),
+        "differ_right": share(with_margin == true, differ)}
+    return numbers, {
+        "keys": keys, "labels": labels, "prediction": prediction, "noisy": kinds != "clean",
+        "score": noise_scores.label_margin(labels, plain), "largest": harder.max(axis=1),
+        "label_probability": noise_scores.label_probability(labels, plain)}
+
+
+def measure_pairs(checkpoint: str, directory: str) -> Tuple[Dict[str, float], Dict[str, str]]:
+    """Accuracy (per cent, with the mirror images) on each target, and which pairs were right."""
+    from unequal.eval import bins, verification
+    from unequal.models.embedder import Embedder, PictureList
+
+    embedder = Embedder.from_checkpoint(checkpoint, (SIZE, SIZE))
+    accuracy, right = {}, {}
+    for name, path in bins.find_sets(directory, directory, TARGETS).items():
+        pictures, issame = bins.load_bin(path)
+        once = {picture: row for row, picture in enumerate(dict.fromkeys(pictures))}
+        plain, flipped = embedder.embed(PictureList(list(once), path), flip=True, label=name)
+        rows = [once[picture] for picture in pictures]
+        correct = verification.decide((plain + flipped)[rows], issame).correct
+        accuracy[name], right[name] = round(100 * float(correct.mean()), 3), packed(correct)
+    return accuracy, right
+
+
+def tail_tightness(checkpoint: str, directory: str) -> float:
+    """Mean cosine of two images of one tail person."""
+    from unequal.data.records import RecordSet
+    from unequal.models.embedder import Embedder
+
+    with RecordSet(directory) as records:
+        features = Embedder.from_checkpoint(checkpoint, records.image_size,
+                                            flip=False).transform(records)
+        labels = records.labels()
+    cosines = []
+    for rows in np.split(features, np.flatnonzero(np.diff(labels)) + 1):
+        similar = rows @ rows.T
+        cosines.extend(similar[np.triu_indices(len(rows), 1)])
+    return round(float(np.mean(cosines)), 4)
+
+
+class Cell:
+    """One noisy set, and the arms trained on it."""
+
+    def __init__(self, study: "Study", kind: str, rate: float, seed: int) -> None:
+        self.study, self.kind, self.rate, self.seed = study, kind, rate, seed
+        self.folder = study.work / "{}-{:.0f}".format(kind, 100 * rate) / "seed-{}".format(seed)
+        self.commands: List[str] = []
+
+    def path(self, *names: str) -> str:
+        return str(self.folder.joinpath(*names))
+
+    def noisy(self) -> str:
+        """The head set with this cell's noise."""
+        out = self.path("noisy")
+        if not os.path.exists(out + "/truth.csv"):
+            flags = ["--flip", str(self.rate), "--seed", str(self.seed)]
+            if self.rate:
+                flags += ["--outliers", str(OUTLIERS), "--strangers", self.study.path("single")]
+            if self.kind == "structured":
+                flags += ["--structured", "--model", self.study.clean_model(self.seed)]
+            self.study.unequal("corrupt", self.study.path("head"), out, *flags)
+        return out
+
+    def _list(self, name: str) -> str:
+        """The images to leave out by ArcFace's own scores, in the reference's format."""
+        from unequal.data import noise_lists
+
+        path = self.path(name + ".txt")
+        if not os.path.exists(path):
+            _, arrays = measure_training(self.study.checkpoint(self, "ArcFace"), self.noisy())
+            listed = arrays["score"] < 0
+            if name == "reference":
+                # The largest probability, as many images as the other list: no threshold of the
+                # reference's lists any at 492 classes and this scale.
+                listed = np.zeros(len(listed), bool)
+                listed[np.argsort(arrays["largest"], kind="stable")[
+                    :int((arrays["score"] < 0).sum())]] = True
+            columns = {"label": arrays["labels"], "key": arrays["keys"],
+                       "max_probability": arrays["largest"],
+                       "label_probability": arrays["label_probability"]}
+            noise_lists.write_list(path, columns, listed)
+            noisy = arrays["noisy"]
+            facts = {"listed": int(listed.sum()),
+                     "precision": round(float(noisy[listed].mean()), 4) if listed.any() else None,
+                     "recall": round(float(listed[noisy].mean()), 4) if noisy.any() else None,
+                     "prediction": {int(key): int(label) for key, label in zip(
+                         arrays["keys"][listed], arrays["prediction"][listed])}}
+            Path(path + ".json").write_text(json.dumps(facts), encoding="utf-8")
+        return path
+
+    def margin_list(self) -> str:
+        """Images whose label is not the likeliest one."""
+        return self._list("margin")
+
+    def reference_list(self) -> str:
+        """The reference's rule, with a threshold that lists as many."""
+        return self._list("reference")
+
+    def list_facts(self) -> Dict[str, Dict[str, float]]:
+        """Precision and recall of the lists that were made."""
+        found = {}
+        for name in ("margin", "reference"):
+            path = Path(self.path(name + ".txt.json"))
+            if path.exists():
+                facts = json.loads(path.read_text(encoding="utf-8"))
+                del facts["prediction"]
+                found[name] = facts
+        return found
+
+    def _denoised(self, noise_list: str, name: str) -> str:
+        out = self.path(name)
+        if not os.path.exists(out + "/property"):
+            self.study.unequal("denoise", self.noisy(), noise_list, out)
+        return out
+
+    def without_list(self) -> str:
+        return self._denoised(self.margin_list(), "without-list")
+
+    def without_reference_list(self) -> str:
+        return self._denoised(self.reference_list(), "without-reference-list")
+
+    def relabelled(self) -> str:
+        """The listed images under the label that ArcFace gives them, instead of left out."""
+        out = self.path("relabelled")
+        if not os.path.exists(out + "/property"):
+            facts = json.loads(Path(self.margin_list() + ".json").read_text(encoding="utf-8"))
+            given = {int(key): label for key, label in facts["prediction"].items()}
+            write_set(out, [(self.noisy(), given, 0)])
+        return out
+
+    def with_tail_classes(self) -> str:
+        """The denoised head and the tail as further classes."""
+        out = self.path("with-tail-classes")
+        if not os.path.exists(out + "/property"):
+            write_set(out, [(self.without_list(), {}, 0), (self.study.path("tail"), {}, None)])
+        return out
+
+    def run(self, name: str) -> Dict[str, Any]:
+        """Train an arm and measure it: a line of the results."""
+        arm, begin = ARMS[name], time.time()
+        folder = self.folder / name.replace(",", "").replace("'", "").replace(" ", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        prefix = str(folder / "model")
+        flags = [*NETWORK, *arm.flags, "--data-dir", getattr(self, arm.data)(), "--eval-dir",
+                 self.study.path("validation"), "--target", ",".join(TARGETS), "--seed",
+                 str(self.seed), "--prefix", prefix]
+        if arm.parent:
+            flags += ["--pretrained", self.study.checkpoint(self, arm.parent)]
+        if arm.script == "train_relusoft.py":
+            flags += ["--bin-dir", str(folder), "--truth", self.noisy() + "/truth.csv"]
+            if arm.data == "with_tail_classes":
+                del flags[-2:]  # its keys are not those of the noisy set
+        if arm.noise_list:
+            flags += ["--noise-list", getattr(self, arm.noise_list)()]
+        if arm.tail:
+            flags += ["--data-dir-interclass", self.study.path("tail")]
+        memory = self.study.call([sys.executable, "-u", arm.script, *flags, "--resume", "auto"],
+                                 folder / "log.txt")
+        chosen = self.study.chosen(prefix, arm)
+        line: Dict[str, Any] = {
+            "study": "real_faces", "kind": self.kind, "rate": self.rate,
+            "outliers": OUTLIERS if self.rate else 0.0, "seed": self.seed, "arm": name,
+            "parent": arm.parent, "checkpoint": os.path.relpath(chosen, str(self.study.work))}
+        validation, _ = measure_pairs(chosen, self.study.path("validation"))
+        report, right = measure_pairs(chosen, self.study.path("report"))
+        line.update(validation=validation, report=report, right=right)
+        if arm.data != "with_tail_classes":
+            line["training"], _ = measure_training(chosen, self.noisy())
+        line.update(
+            lists=self.list_facts(), tail_cosine=tail_tightness(chosen, self.study.path("tail")),
+            memory_mib=memory, seconds=round(time.time() - begin),
+            sha256=hashlib.sha256(Path("{}-{:04d}.params".format(
+                *_split(chosen))).read_bytes()).hexdigest(),
+            commit=commit(), command=self.study.shown([arm.script, *flags]))
+        if name == "ArcFace":
+            line["curve"] = self.curve(prefix)
+        return line
+
+    def curve(self, prefix: str) -> List[Dict[str, Any]]:
+        """The training images at each verification whose checkpoint was kept."""
+        points = []
+        with open(prefix + "-trainlog.jsonl", encoding="utf-8") as lines:
+            for event in map(json.loads, lines):
+                if event["event"] == "save" and event["epoch"]:
+                    numbers, _ = measure_training("{},{}".format(prefix, event["epoch"]),
+                                                  self.noisy())
+                    points.append(dict(numbers, step=event["step"]))
+        return points
+
+
+def _split(checkpoint: str) -> Tuple[str, int]:
+    prefix, epoch = checkpoint.rsplit(",", 1)
+    return prefix, int(epoch)
+
+
+def write_set(out: str, parts: Sequence[Tuple[str, Dict[int, int], Optional[int]]]) -> None:
+    """Write sets as one.
+
+    Parameters
+    ----------
+    out : str
+    parts : sequence of tuple
+        Directory; new labels of some keys; what is added to its labels (None: numbered on after
+        the classes of the parts before).
+    """
+    from unequal.data.records import RecordSet, RecordWriter, relabel
+
+    opened = [RecordSet(directory) for directory, _, _ in parts]
+    images, classes = [], 0
+    for records, (_, given, offset) in zip(opened, parts):
+        shift = classes if offset is None else offset
+        images += [(given.get(int(key), records.image(key)[0]) + shift, place, records, key)
+                   for place, key in enumerate(records.image_keys, len(images))]
+        classes = max(classes, records.num_classes + shift)
+    with RecordWriter(out, opened[0].image_size, classes) as writer:
+        for label, _, records, key in sorted(images, key=lambda image: image[:2]):
+            writer.add_payload(label, relabel(records.image_payload(key)[1], label))
+    for records in opened:
+        records.close()
+
+
+class Study:
+    """The sets that all cells share, and the results."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.work = Path(options.work).resolve()
+        self.results = Path(options.results)
+        self.lines = read_results(self.results)
+
+    def path(self, name: str) -> str:
+        return str(self.work / name)
+
+    def shown(self, command: Sequence[str]) -> str:
+        """A command as text, with WORK for the work folder."""
+        return " ".join(map(shlex.quote, command)).replace(str(self.work), "WORK")
+
+    def call(self, command: Sequence[str], log: Optional[Path] = None) -> int:
+        """Run a command on one thread; returns its largest memory in MiB."""
+        environment = dict(os.environ, OMP_NUM_THREADS="1")
+        with open(str(log or self.work / "log.txt"), "a", encoding="utf-8") as file:
+            process = subprocess.Popen(command, cwd=str(ROOT), stdout=file,
+                                       stderr=subprocess.STDOUT, env=environment)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
+        if process.returncode:
+            raise SystemExit("real_faces: {} failed ({}), see {}".format(
+                self.shown(command[:3]), process.returncode, file.name))
+        return usage.ru_maxrss // 1024
+
+    def unequal(self, *arguments: str) -> None:
+        self.call([sys.executable, "-m", "unequal", *arguments])
+
+    def prepare(self) -> None:
+        """Import the sets and split them; nothing that is there is made again."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        options = self.options
+        protocol = ["--protocol", options.protocol] if options.protocol else []
+        size = ["--size", str(SIZE), "--processes", "1"]
+        if not os.path.exists(self.path("lfw/lfw.bin")):
+            self.unequal("import", "lfw", options.lfw, self.path("lfw"), *size, *protocol,
+                         "--without", os.path.join(options.protocol or os.path.dirname(
+                             options.lfw), "cfp_lfw_overlap.txt"))
+        for name, people, splits in (("cfp", "1-150", "1-3"), ("validation", "151-200", "4"),
+                                     ("report", "201-350", "5-7")):
+            if not os.path.exists(self.path(name + "/cfp_fp.bin")):
+                self.unequal("import", "cfp", options.cfp, self.path(name), *size, *protocol,
+                             "--people", people, "--splits", splits)
+        if not os.path.exists(self.path("all/property")):
+            write_set(self.path("all"), [(self.path("lfw"), {}, 0), (self.path("cfp"), {}, None)])
+        for source, more, fewer, minimum in (("all", "head", "rest", HEAD_MIN),
+                                             ("rest", "tail", "single", 2)):
+            if not os.path.exists(self.path(fewer + "/property")):
+                self.unequal("split", self.path(source), self.path(more), self.path(fewer),
+                             "--head-min-images", str(minimum))
+
+    def chosen(self, prefix: str, arm: Arm) -> str:
+        """``prefix,epoch`` that the validation people chose; for a list of weights, of the last."""
+        if arm.tail:
+            weights = arm.flags[arm.flags.index("--interweight") + 1].split(",")
+            if len(weights) > 1:
+                prefix += "_w" + weights[-1]
+        return "{},{}".format(prefix, best_epoch(prefix))
+
+    def checkpoint(self, cell: Cell, name: str) -> str:
+        """An arm's chosen checkpoint, trained when it is not there (any more)."""
+        line = self.lines.get(Key(cell.kind, cell.rate, cell.seed, name))
+        if line:
+            found = str(self.work / line["checkpoint"])
+            if os.path.exists("{}-{:04d}.params".format(*_split(found))):
+                return found
+        self.do(Key(cell.kind, cell.rate, cell.seed, name), again=True)
+        return str(self.work / self.lines[Key(cell.kind, cell.rate, cell.seed, name)]["checkpoint"])
+
+    def clean_model(self, seed: int) -> str:
+        """ArcFace on the clean labels: whom it confuses is whom structured noise confuses."""
+        return self.checkpoint(Cell(self, "uniform", 0.0, seed), "ArcFace")
+
+    def do(self, key: Key, again: bool = False) -> None:
+        """Train and measure one arm unless its line is there."""
+        if key in self.lines and not again:
+            return
+        parent = ARMS[key.arm].parent
+        if parent:
+            self.do(key._replace(arm=parent))
+        line = Cell(self, key.kind, key.rate, key.seed).run(key.arm)
+        known = key in self.lines
+        self.lines[key] = line
+        if not known:
+            self.results.parent.mkdir(parents=True, exist_ok=True)
+            with open(str(self.results), "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        print("{} {:.0f}% seed {} {:30s} report {} validation {} {} s".format(
+            key.kind, 100 * key.rate, key.seed, key.arm, line["report"], line["validation"],
+            line["seconds"]), flush=True)
+
+
+def write_checkpoints(lines: Dict[Key, Dict[str, Any]], path: Path) -> None:
+    """How each checkpoint is made again, with its parents' commands first."""
+    table = {}
+    for key, line in lines.items():
+        chain, name = [], key.arm
+        while name:
+            parent = lines.get(key._replace(arm=name))
+            if parent is None:
+                break
+            chain.insert(0, parent["command"])
+            name = parent["parent"]
+        table[line["checkpoint"]] = {
+            "commit": line["commit"], "sha256": line["sha256"], "commands": chain,
+            "or": "python studies/real_faces.py --lfw LFW --cfp CFP --protocol DIR --work WORK "
+                  "--only {}".format(shlex.quote("{},{:g},{},{}".format(*key)))}
+    path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+
+def _only(text: str) -> Key:
+    kind, rate, seed, arm = text.split(",", 3)
+    return Key(kind, float(rate), int(seed), arm)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lfw", help="LFW as `unequal import lfw` takes it")
+    parser.add_argument("--cfp", help="CFP as `unequal import cfp` takes it")
+    parser.add_argument("--protocol", help="folder of their lists, and cfp_lfw_overlap.txt")
+    parser.add_argument("--work", default="real_faces", help="data and checkpoints (default "
+                                                             "%(default)s)")
+    parser.add_argument("--results", default=str(RESULTS))
+    parser.add_argument("--until", help="HH:MM: start no arm after this time")
+    parser.add_argument("--only", type=_only, metavar="KIND,RATE,SEED,ARM", help="one line")
+    parser.add_argument("--part", default="0/1", metavar="I/N",
+                        help="only the noisy sets of seed I modulo N: N processes share the work")
+    parser.add_argument("--plan", action="store_true", help="what is missing")
+    parser.add_argument("--page", action="store_true", help="docs/study.md and checkpoints.json")
+    options = parser.parse_args()
+    lines = read_results(Path(options.results))
+    missing = [key for key in wanted() if key not in lines]
+    if options.page or options.plan:
+        import _real_faces_page as page
+        if options.plan:
+            print(page.missing(lines, wanted()))
+        else:
+            page.write(lines, wanted(), ROOT / "docs")
+            write_checkpoints(lines, CHECKPOINTS)
+        return
+    if not options.lfw or not options.cfp:
+        print("real_faces: needs LFW and CFP (--lfw, --cfp, --protocol; docs/published-sets.md "
+              "says where from); left out. {} of {} lines are missing.".format(
+                  len(missing), len(wanted())))
+        return
+    import unequal  # noqa: F401  prepares MXNet
+    logging.basicConfig(level=logging.WARNING)
+    until = None
+    if options.until:
+        hour, minute = map(int, options.until.split(":"))
+        now = time.localtime()
+        until = time.time() + ((hour - now.tm_hour) * 3600 + (minute - now.tm_min) * 60) % 86400
+    study = Study(options)
+    study.prepare()
+    part, parts = map(int, options.part.split("/"))
+    for key in [options.only] if options.only else missing:
+        if key.seed % parts != part and not options.only:
+            continue
+        if until and time.time() > until:
+            print("real_faces: {} has come; the rest is for another sitting".format(options.until))
+            break
+        study.do(key)
+
+
+if __name__ == "__main__":
+    main()
