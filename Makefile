@@ -2,7 +2,8 @@
 # make demo       the recipe on the built-in data set
 # make bench      speed and memory, within twenty minutes on two quiet cores
 # make campaign   kills, cluster kills and damaged files at length (hours)
-# make study      what the method gains (hours); writes mini_mf2/results.json
+# make study      what the method gains (hours, in as many sittings as it takes): on drawn faces, and
+#                 on photographs with FACES='--lfw LFW --cfp CFP --protocol DIR' (docs/study.md)
 # make test-cuda  whether mxnet-cu112 is imported with pip's CUDA libraries; needs no GPU, but 5 GB
 # make clean      remove the environments and everything built
 #
@@ -38,7 +39,9 @@ campaign: $(VENV)/installed
 	$(call run,campaigns)
 
 study: $(VENV)/installed
-	$(call run,studies)
+	$(BIN)/python studies/real_faces.py --jobs 2 $(FACES)
+	$(BIN)/python studies/real_faces.py --page
+	set -e; for script in mini_mf2 compression; do $(BIN)/python studies/$$script.py; done
 
 # Linking mxnet-cu112 needs the driver's library; a stub stands for it.
 test-cuda: $(CUDA_VENV)/installed

@@ -10,9 +10,12 @@ checkpoints, CFP 201-350 report: 2,100 frontal-frontal and 2,100 frontal-profile
 
 Every finished arm is a line of studies/results/real_faces.jsonl. What is there is not done again,
 and an arm that was killed goes on where it was, so a run can be spread over any number of sittings
-(--until 07:30 starts no arm after that time). Work data and checkpoints lie in --work.
+(--until 07:30 starts no arm after that time) and, with --jobs, processes: each works on a noisy set
+that no other has locked. Work data and checkpoints lie in --work.
 """
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -468,6 +471,28 @@ class Study:
         self.work = Path(options.work).resolve()
         self.results = Path(options.results)
         self.lines = read_results(self.results)
+        self._locks: Dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def locked(self, key: Key, wait: bool = True) -> Iterator[bool]:
+        """Hold a noisy set against other processes; yields whether it was free (or waited for)."""
+        path = self.work / "locks" / "{}-{:g}-{}".format(*key[:3])
+        if str(path) in self._locks:  # ours already
+            yield True
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(str(path), "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            self._locks[str(path)] = file
+            try:
+                self.lines = read_results(self.results)
+                yield True
+            finally:
+                del self._locks[str(path)]
 
     def path(self, name: str) -> str:
         return str(self.work / name)
@@ -539,14 +564,16 @@ class Study:
 
     def do(self, key: Key, again: bool = False) -> None:
         """Train and measure one arm unless its line is there."""
-        if key in self.lines and not again:
-            return
-        parent = ARMS[key.arm].parent
-        if parent:
-            self.do(key._replace(arm=parent))
-        line = Cell(self, key.kind, key.rate, key.seed).run(key.arm)
+        with self.locked(key):
+            if key not in self.lines or again:
+                parent = ARMS[key.arm].parent
+                if parent:
+                    self.do(key._replace(arm=parent))
+                self._do(key)
+
+    def _do(self, key: Key) -> None:
         known = key in self.lines
-        self.lines[key] = line
+        line = self.lines[key] = Cell(self, key.kind, key.rate, key.seed).run(key.arm)
         if not known:
             self.results.parent.mkdir(parents=True, exist_ok=True)
             with open(str(self.results), "a", encoding="utf-8") as file:
@@ -554,6 +581,24 @@ class Study:
         print("{} {:.0f}% seed {} {:30s} report {} validation {} {} s".format(
             key.kind, 100 * key.rate, key.seed, key.arm, line["report"], line["validation"],
             line["seconds"]), flush=True)
+
+    def do_all(self, keys: Sequence[Key], until: Optional[float]) -> None:
+        """Do what is missing, in order, leaving aside what another process is at."""
+        while True:
+            self.lines = read_results(self.results)
+            left = [key for key in keys if key not in self.lines]
+            if not left:
+                return
+            for key in left:
+                if until and time.time() > until:
+                    print("real_faces: it is time; the rest is for another sitting")
+                    return
+                with self.locked(key, wait=False) as free:
+                    if free:
+                        self.do(key)
+                        break
+            else:
+                time.sleep(30)
 
 
 def write_checkpoints(lines: Dict[Key, Dict[str, Any]], path: Path) -> None:
@@ -589,8 +634,7 @@ def main() -> None:
     parser.add_argument("--results", default=str(RESULTS))
     parser.add_argument("--until", help="HH:MM: start no arm after this time")
     parser.add_argument("--only", type=_only, metavar="KIND,RATE,SEED,ARM", help="one line")
-    parser.add_argument("--part", default="0/1", metavar="I/N",
-                        help="only the noisy sets of seed I modulo N: N processes share the work")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default %(default)s)")
     parser.add_argument("--plan", action="store_true", help="what is missing")
     parser.add_argument("--page", action="store_true", help="docs/study.md and checkpoints.json")
     options = parser.parse_args()
@@ -618,14 +662,11 @@ def main() -> None:
         until = time.time() + ((hour - now.tm_hour) * 3600 + (minute - now.tm_min) * 60) % 86400
     study = Study(options)
     study.prepare()
-    part, parts = map(int, options.part.split("/"))
-    for key in [options.only] if options.only else missing:
-        if key.seed % parts != part and not options.only:
-            continue
-        if until and time.time() > until:
-            print("real_faces: {} has come; the rest is for another sitting".format(options.until))
-            break
-        study.do(key)
+    others = [subprocess.Popen([sys.executable, *sys.argv, "--jobs", "1"])
+              for _ in range(options.jobs - 1)]
+    study.do_all([options.only] if options.only else wanted(), until)
+    if any([process.wait() for process in others]):
+        raise SystemExit("real_faces: another process failed, see above")
 
 
 if __name__ == "__main__":

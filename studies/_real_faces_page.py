@@ -1,0 +1,251 @@
+"""Tables and pictures of docs/study.md, from the result lines of real_faces.py."""
+import statistics
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from real_faces import TARGETS, Key, unpacked
+
+MARK = "<!-- written by studies/real_faces.py --page -->\n"
+CONTROL = "continued"  # as many updates as the other arms, every label trusted
+TAIL_CONTROL = "tail, weight 0"
+REPLICATES = 2000
+PAIRS = 2100  # in each report set: three splits of CFP
+# (without margin, with margin), per cent of the clean images; the study's own condition.
+REGIME = {True: (95.0, 60.0), False: (90.0, 40.0)}
+
+Line = Dict[str, Any]
+Lines = Dict[Key, Line]
+
+
+class Difference(NamedTuple):
+    """Points by which one arm is better than another, and a 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(self.mean, self.low, self.high)
+
+
+def right_pairs(line: Line) -> np.ndarray:
+    """Which pairs of the report sets an arm decided rightly: bool, all sets in a row."""
+    return np.concatenate([unpacked(line["right"][name], PAIRS) for name in TARGETS])
+
+
+def difference(lines: Lines, kind: str, rate: float, arm: str, control: str,
+               seed: int = 0) -> Optional[Difference]:
+    """Paired difference of two arms over the seeds both have.
+
+    The interval is a bootstrap over seeds and, within, over pairs (the same pairs for all seeds,
+    as they are the same pictures). With one seed it holds for that training run only.
+    """
+    rows = []
+    for key, line in sorted(lines.items()):
+        if (key.kind, key.rate, key.arm) == (kind, rate, arm):
+            other = lines.get(key._replace(arm=control))
+            if other:
+                rows.append(right_pairs(line).astype(np.int8) - right_pairs(other))
+    if not rows:
+        return None
+    table = np.array(rows)
+    random = np.random.default_rng(seed)
+    means = [100 * table[random.integers(len(table), size=len(table))][
+        :, random.integers(table.shape[1], size=table.shape[1])].mean()
+        for _ in range(REPLICATES)]
+    return Difference(100 * float(table.mean()), *np.percentile(means, (2.5, 97.5)), len(table))
+
+
+def mean(line: Line) -> float:
+    """Mean accuracy over the report sets."""
+    return statistics.mean(line["report"][name] for name in TARGETS)
+
+
+def _spread(values: Sequence[Optional[float]], form: str = "{:.1f}") -> str:
+    values = [value for value in values if value is not None]
+    if not values:
+        return ""
+    text = form.format(statistics.mean(values))
+    return text + (" ± " + form.format(statistics.stdev(values)) if len(values) > 1 else "")
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| {} |".format(" | ".join(row))
+                     for row in [head, ["---"] * len(head), *rows])
+
+
+def _of(lines: Lines, kind: str, rate: float, arm: str) -> List[Line]:
+    return [line for key, line in sorted(lines.items())
+            if (key.kind, key.rate, key.arm) == (kind, rate, arm)]
+
+
+def cells(lines: Lines) -> List[Tuple[str, float]]:
+    """Kinds and rates that have any line."""
+    return sorted({(key.kind, key.rate) for key in lines}, reverse=True)
+
+
+def regime(lines: Lines) -> str:
+    """How well the ArcFace models know their clean training images."""
+    rows = []
+    for kind, rate in cells(lines):
+        for line in _of(lines, kind, rate, "ArcFace"):
+            plain, margin = line["training"]["recognised"], line["training"]["recognised_margin"]
+            wanted = REGIME[rate == 0]
+            rows.append([kind, "{:.0f}%".format(100 * rate), str(line["seed"]),
+                         "{:.1f} (≥ {:.0f})".format(plain, wanted[0]),
+                         "{:.1f} (≥ {:.0f})".format(margin, wanted[1]),
+                         "yes" if plain >= wanted[0] and margin >= wanted[1] else "no"])
+    return markdown(["flips", "rate", "seed", "to their label, no margin, %", "with margin, %",
+                     "in the regime"], rows)
+
+
+def results(lines: Lines, kind: str, rate: float, arms: Sequence[str]) -> str:
+    """All arms of one kind and rate of noise."""
+    rows = []
+    for arm in arms:
+        of = _of(lines, kind, rate, arm)
+        if not of:
+            continue
+        control = TAIL_CONTROL if arm.startswith("tail") else CONTROL
+        gain = difference(lines, kind, rate, arm, control) if arm != control else None
+
+        def column(key: str, of: List[Line] = of) -> str:
+            return _spread([line.get("training", {}).get(key) for line in of])
+
+        rows.append([arm, str(len(of)), *(
+            _spread([line["report"][name] for line in of]) for name in TARGETS),
+            _spread([mean(line) for line in of]),
+            str(gain) if gain else "", column("recognised"), column("wrong"), column("right"),
+            column("differ_right")])
+    return markdown(["arm", "seeds", "FF", "FP", "mean", "against its control",
+                     "clean known", "flips believed", "flips: right person",
+                     "second term right"], rows)
+
+
+def lists(lines: Lines) -> str:
+    """Precision and recall of the noise lists."""
+    rows = []
+    for kind, rate in cells(lines):
+        for name in ("margin", "reference"):
+            found = {}
+            for key, line in sorted(lines.items()):
+                if (key.kind, key.rate) == (kind, rate) and name in line["lists"]:
+                    found[key.seed] = line["lists"][name]
+            if found:
+                rows.append([kind, "{:.0f}%".format(100 * rate), name, str(len(found)), *(
+                    _spread([facts[what] for facts in found.values()], form)
+                    for what, form in (("listed", "{:.0f}"), ("precision", "{:.2f}"),
+                                       ("recall", "{:.2f}")))])
+    return markdown(["flips", "rate", "list", "seeds", "listed", "precision", "recall"], rows)
+
+
+def missing(lines: Lines, wanted: Sequence[Key]) -> str:
+    """What the study lacks, by kind and rate, with hours from the lines that are there."""
+    times: Dict[str, List[float]] = {}
+    for key, line in lines.items():
+        times.setdefault(key.arm, []).append(line["seconds"])
+    usual = statistics.median(value for some in times.values() for value in some) if times else 0
+    left = [key for key in wanted if key not in lines]
+    rows = []
+    for kind, rate in dict.fromkeys((key.kind, key.rate) for key in wanted):
+        some = [key for key in left if (key.kind, key.rate) == (kind, rate)]
+        total = sum((key.kind, key.rate) == (kind, rate) for key in wanted)
+        hours = sum(statistics.mean(times.get(key.arm, [usual])) for key in some) / 3600
+        rows.append([kind, "{:.0f}%".format(100 * rate), str(total - len(some)), str(len(some)),
+                     "{:.1f}".format(hours)])
+    table = markdown(["flips", "rate", "lines there", "missing", "hours for them"], rows)
+    return "{} of {} lines are there.\n\n{}".format(len(wanted) - len(left), len(wanted), table)
+
+
+def _axes(width: float = 7.5, height: float = 4.5, columns: int = 1) -> Tuple[Any, Any]:
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(1, columns, figsize=(width, height), constrained_layout=True)
+
+
+def plot_curve(lines: Lines, path: Path) -> bool:
+    """ArcFace along its training: what it knows, and how often NRA's second term would be right."""
+    curves = [(key, line) for key, line in sorted(lines.items()) if line.get("curve")]
+    if not curves:
+        return False
+    figure, (left, right) = _axes(10, 4.2, 2)
+    for key, line in curves:
+        name = "{} {:.0f}%, seed {}".format(key.kind, 100 * key.rate, key.seed)
+        steps = [point["step"] for point in line["curve"]]
+        knows = [point["recognised_margin"] for point in line["curve"]]
+        left.plot(steps, [point["recognised"] for point in line["curve"]], "--",
+                  color="C{}".format(len(left.lines) // 2))
+        left.plot(steps, knows, marker="o", color=left.lines[-1].get_color(), label=name)
+        points = [(point["recognised_margin"], point["differ_right"]) for point in line["curve"]
+                  if point["differ_right"] is not None]
+        if key.rate and points:
+            right.plot(*zip(*points), marker="o", label=name)
+    left.set(xlabel="batches after the margin came", ylim=(0, 101),
+             ylabel="clean images given to their label, %\n(dashed: without margin)")
+    right.axhline(50, color="grey", linewidth=1)
+    right.set(xlabel="clean images given to their label, with margin, %", ylim=(0, 100),
+              ylabel="predictions unlike the label\nthat are right, %")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.savefig(str(path), dpi=110)
+    return True
+
+
+def plot_gain(lines: Lines, path: Path, title: str, of: Callable[[Key], bool], control: str,
+              across: Callable[[Line], Optional[float]], xlabel: str) -> bool:
+    """Gain of each line over its control, over a property of the model it started from."""
+    points: Dict[str, List[Tuple[float, float]]] = {}
+    for key, line in sorted(lines.items()):
+        other = lines.get(key._replace(arm=control))
+        start = lines.get(key._replace(arm=line["parent"])) if line["parent"] else None
+        if other and start and of(key):
+            value = across(start)
+            if value is not None:
+                points.setdefault(key.arm, []).append((value, mean(line) - mean(other)))
+    if not points:
+        return False
+    figure, axes = _axes()
+    for arm, some in points.items():
+        axes.plot(*zip(*some), "o", label=arm, alpha=0.8)
+    axes.axhline(0, color="grey", linewidth=1)
+    axes.set(xlabel=xlabel, ylabel="points above {!r}".format(control), title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(str(path), dpi=110)
+    return True
+
+
+def write(lines: Lines, wanted: Sequence[Key], docs: Path) -> None:
+    """The part of docs/study.md below its mark, and the pictures."""
+    arms = list(dict.fromkeys(key.arm for key in wanted))
+    parts = ["## What is there, and what is missing", missing(lines, wanted),
+             "`make study FACES='--lfw LFW --cfp CFP --protocol DIR'` does what is missing, line "
+             "by line, in as many sittings as it takes; hours are of one process on one thread, "
+             "as measured for the lines that are there.",
+             "## The regime", regime(lines)]
+    pictures = (
+        (plot_curve(lines, docs / "study_curve.png"), "study_curve.png", "ArcFace in training"),
+        (plot_gain(lines, docs / "study_gain.png", "What NRA gains",
+                   lambda key: key.arm.startswith("NRA"), CONTROL,
+                   lambda start: start["training"]["differ_right"],
+                   "ArcFace before: predictions unlike the label that are right, %"),
+         "study_gain.png", "Gain of NRA over the start's predictions"),
+        (plot_gain(lines, docs / "study_tail.png", "What the tail gains",
+                   lambda key: key.arm.startswith("tail") and key.arm != TAIL_CONTROL,
+                   TAIL_CONTROL, lambda start: start["tail_cosine"],
+                   "NRA before: mean cosine of two images of a tail person"),
+         "study_tail.png", "Gain of the tail over its tightness"))
+    parts += ["![{}]({})".format(text, name) for there, name, text in pictures if there]
+    for kind, rate in cells(lines):
+        parts += ["## {} flips, {:.0f}%".format(kind.capitalize(), 100 * rate),
+                  results(lines, kind, rate, arms)]
+    parts += ["## The noise lists", lists(lines)]
+    page = docs / "study.md"
+    before = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else ""
+    page.write_text(before + MARK + "\n" + "\n\n".join(parts) + "\n", encoding="utf-8")

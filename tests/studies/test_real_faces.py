@@ -1,0 +1,173 @@
+"""The study's own arithmetic: its lines, its intervals, its sets."""
+import argparse
+import contextlib
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from helpers import TESTS
+
+sys.path.insert(0, str(TESTS.parent / "studies"))
+import _real_faces_page as page  # noqa: E402
+import real_faces  # noqa: E402
+from real_faces import Key  # noqa: E402
+
+
+def line(key, right, **more):
+    """A result line whose pairs are right where ``right`` (bool, (2, PAIRS)) says."""
+    return dict({"kind": key.kind, "rate": key.rate, "seed": key.seed, "arm": key.arm,
+                 "parent": real_faces.ARMS[key.arm].parent, "seconds": 10, "lists": {},
+                 "right": dict(zip(real_faces.TARGETS, map(real_faces.packed, right))),
+                 "report": {name: 100 * float(some.mean())
+                            for name, some in zip(real_faces.TARGETS, right)}}, **more)
+
+
+def pairs(share, seed):
+    return np.random.RandomState(seed).rand(2, page.PAIRS) < share
+
+
+def test_bits_survive():
+    bits = pairs(0.7, 0)[0]
+    assert (real_faces.unpacked(real_faces.packed(bits), page.PAIRS) == bits).all()
+
+
+def test_every_arm_has_its_parent_and_a_place():
+    assert {key.arm for key in real_faces.wanted()} == set(real_faces.ARMS)
+    for arm in real_faces.ARMS.values():
+        assert arm.parent is None or arm.parent in real_faces.ARMS
+        assert callable(getattr(real_faces.Cell, arm.data))
+        assert arm.noise_list is None or callable(getattr(real_faces.Cell, arm.noise_list))
+    wanted = real_faces.wanted()
+    assert len(set(wanted)) == len(wanted)
+    for key in wanted:  # so that a sitting ends with whole comparisons
+        parent = real_faces.ARMS[key.arm].parent
+        if parent:
+            assert key._replace(arm=parent) in wanted
+
+
+def test_arms_that_are_compared_make_equal_updates():
+    def updates(arm):
+        flags = real_faces.ARMS[arm].flags
+        count = len(flags[flags.index("--interweight") + 1].split(",")) if (
+            "--interweight" in flags) else 1
+        return count * int(flags[flags.index("--max-steps") + 1])
+
+    for name in real_faces.ARMS:
+        if name.startswith("tail,"):
+            assert updates(name) == updates(page.TAIL_CONTROL)
+        elif name not in ("margin 0", "ArcFace"):
+            assert updates(name) == updates(page.CONTROL)
+
+
+def test_lines_of_a_killed_run(tmp_path):
+    key = Key("uniform", 0.4, 1, "ArcFace")
+    path = tmp_path / "lines.jsonl"
+    path.write_text(json.dumps(line(key, pairs(0.8, 0))) + '\n{"kind": "uni')
+    assert list(real_faces.read_results(path)) == [key]
+    assert real_faces.read_results(tmp_path / "none") == {}
+
+
+def lines_of(gain, seeds):
+    """Two arms, the second right on ``gain`` of the pairs more, on each seed."""
+    found = {}
+    for seed in range(seeds):
+        base = pairs(0.7, seed)
+        better = base.copy()
+        wrong = np.argwhere(~base)
+        some = np.random.RandomState(seed).permutation(len(wrong))[:int(gain * base.size)]
+        better[tuple(wrong[some].T)] = True
+        for arm, right in (("continued", base), ("NRA 0.5", better)):
+            key = Key("uniform", 0.4, seed, arm)
+            found[key] = line(key, right)
+    return found
+
+
+def test_paired_difference():
+    found = page.difference(lines_of(0.02, 3), "uniform", 0.4, "NRA 0.5", "continued")
+    assert found.mean == pytest.approx(2, abs=0.01) and found.seeds == 3
+    # Of 4,200 pairs 84 differ, all one way: sqrt(84) / 4200 is 0.22 points.
+    assert 0.3 < found.high - found.low < 1.2
+    assert found.low > 1
+    assert page.difference(lines_of(0, 1), "uniform", 0.4, "NRA 0.5", "continued")[:3] == (0, 0, 0)
+    assert page.difference(lines_of(0, 1), "uniform", 0.2, "NRA 0.5", "continued") is None
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    agree, differ = lines_of(0.02, 2), lines_of(0.02, 2)
+    good, control = (Key("uniform", 0.4, 1, arm) for arm in ("NRA 0.5", "continued"))
+    differ[good], differ[control] = differ[control], differ[good]
+    widths = [found.high - found.low for found in (
+        page.difference(some, "uniform", 0.4, "NRA 0.5", "continued") for some in (agree, differ))]
+    assert widths[1] > 4 * widths[0]
+
+
+def test_page_and_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "REPLICATES", 50)
+    numbers = {"recognised": 95.0, "recognised_margin": 50.0, "wrong": 40.0, "right": 30.0,
+               "differ_right": 45.0}
+    found = {key: dict(some, training=numbers, tail_cosine=0.4, commit="c", sha256="s",
+                       command="train " + key.arm, checkpoint=key.arm)
+             for key, some in lines_of(0.02, 2).items()}
+    for seed in range(2):
+        for arm in ("margin 0", "ArcFace"):
+            key = Key("uniform", 0.4, seed, arm)
+            found[key] = line(key, pairs(0.7, 9), training=numbers, tail_cosine=0.4, commit="c",
+                              sha256="s", command="train " + arm, checkpoint=arm,
+                              curve=[dict(numbers, step=step) for step in (1, 2)])
+    (tmp_path / "study.md").write_text("# By hand\n" + page.MARK + "old")
+    page.write(found, real_faces.wanted(), tmp_path)
+    text = (tmp_path / "study.md").read_text()
+    assert text.startswith("# By hand\n") and "old" not in text
+    assert "8 of {} lines are there".format(len(real_faces.wanted())) in text
+    assert "| NRA 0.5 | 2 |" in text and "+2.0 [" in text
+    assert "50.0 (≥ 40) | yes |" in text
+    assert (tmp_path / "study_gain.png").exists() and (tmp_path / "study_curve.png").exists()
+    real_faces.write_checkpoints(found, tmp_path / "checkpoints.json")
+    table = json.loads((tmp_path / "checkpoints.json").read_text())
+    assert table["NRA 0.5"]["commands"] == ["train margin 0", "train ArcFace", "train NRA 0.5"]
+
+
+def test_sets_joined(tmp_path):
+    from helpers.pictures import encoded, smooth
+    from unequal.data.records import RecordSet, RecordWriter
+
+    picture = encoded(smooth(16, 16))
+    for name, counts in (("a", (2, 1)), ("b", (1, 2))):
+        with RecordWriter(str(tmp_path / name), (16, 16)) as writer:
+            for label, count in enumerate(counts):
+                for number in range(count):
+                    writer.add(label, picture + "{}{}{}".format(name, label, number).encode())
+    real_faces.write_set(str(tmp_path / "all"), [
+        (str(tmp_path / "a"), {2: 1}, 0), (str(tmp_path / "b"), {}, None)])
+    with RecordSet(str(tmp_path / "all")) as records:
+        assert [(label, data[-3:].decode()) for label, data in map(
+            records.image, records.image_keys)] == [
+                (0, "a00"), (1, "a01"), (1, "a10"), (2, "b00"), (3, "b10"), (3, "b11")]
+        assert records.num_classes == 4
+
+
+def test_processes_share_the_work(tmp_path, monkeypatch):
+    """A set that another process has locked is left to it; what it finished is not done again."""
+    options = argparse.Namespace(work=str(tmp_path), results=str(tmp_path / "lines.jsonl"))
+    done = []
+
+    def run(cell, name):
+        key = Key(cell.kind, cell.rate, cell.seed, name)
+        done.append(key)
+        return line(key, pairs(0.8, 0), validation={})
+
+    monkeypatch.setattr(real_faces.Cell, "run", run)
+    monkeypatch.setattr(real_faces.time, "sleep", lambda _: holder.close())  # the other one ends
+    keys = [Key("uniform", 0.4, seed, "continued") for seed in (0, 1)]
+    first, second = real_faces.Study(options), real_faces.Study(options)
+    holder = contextlib.ExitStack()
+    assert holder.enter_context(first.locked(keys[0]))
+    second.do_all(keys, None)
+    assert [(key.seed, key.arm) for key in done] == [
+        (seed, arm) for seed in (1, 0) for arm in ("margin 0", "ArcFace", "continued")]
+    first.do_all(keys, None)
+    assert len(done) == 6
+    second.do_all([keys[0]._replace(seed=2)], until=1.0)
+    assert len(done) == 6
