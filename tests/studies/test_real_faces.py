@@ -2,17 +2,15 @@
 import argparse
 import contextlib
 import json
-import sys
 
+import _real_faces_page as page
 import numpy as np
 import pytest
+import real_faces
+from real_faces import Key
 
-from helpers import TESTS
-
-sys.path.insert(0, str(TESTS.parent / "studies"))
-import _real_faces_page as page  # noqa: E402
-import real_faces  # noqa: E402
-from real_faces import Key  # noqa: E402
+from helpers.pictures import encoded, smooth
+from unequal.data.records import RecordSet, RecordWriter
 
 
 def line(key, right, **more):
@@ -130,9 +128,6 @@ def test_page_and_checkpoints(tmp_path, monkeypatch):
 
 
 def test_sets_joined(tmp_path):
-    from helpers.pictures import encoded, smooth
-    from unequal.data.records import RecordSet, RecordWriter
-
     picture = encoded(smooth(16, 16))
     for name, counts in (("a", (2, 1)), ("b", (1, 2))):
         with RecordWriter(str(tmp_path / name), (16, 16)) as writer:
