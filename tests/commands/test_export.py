@@ -1,4 +1,5 @@
 import sys
+import warnings
 import zlib
 
 import mxnet as mx
@@ -155,6 +156,20 @@ def test_what_cannot_be_exported(small):
     with pytest.raises(InputError, match="lacks the parameter conv0_weight"):
         export.to_onnx(small[0], {name: value for name, value in arg_params.items()
                                   if name != "conv0_weight"}, aux_params)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 3e38])
+def test_weights_that_overflow(value):
+    """3e38 is finite, but not what folding constants makes of it."""
+    x = mx.sym.Variable("w", shape=(1, 3, 1, 1)) * 2
+    network = mx.sym.FullyConnected(mx.sym.broadcast_mul(mx.sym.Variable("data"), x),
+                                    num_hidden=2, name="fc1")
+    arrays = {"w": mx.nd.full((1, 3, 1, 1), value), "fc1_weight": mx.nd.ones((2, 48)),
+              "fc1_bias": mx.nd.zeros(2)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InputError, match="holds nan or infinity"):
+            export.to_onnx(network, arrays, {}, (4, 4))
 
 
 def test_command(small, tmp_path, capsys):

@@ -15,9 +15,10 @@ from unequal.data import pictures as images
 from unequal.data.detection import Detector, Face, most_central
 from unequal.errors import InputError
 from unequal.models.embedder import Embedder
-from unequal.system.files import replacing
+from unequal.system.files import MAX_TABLE, open_input, replacing
 from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
+from unequal.system.text import from_cell, to_cells
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,8 @@ def read_table(path: str, rule: str) -> Dict[str, List[str]]:
     """
     rows: Dict[str, List[str]] = {}
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open_input(path, MAX_TABLE, encoding="utf-8", errors="surrogateescape",
+                        newline="") as file:
             text = file.read()
     except FileNotFoundError:
         return rows
@@ -133,6 +135,7 @@ def read_table(path: str, rule: str) -> Dict[str, List[str]]:
             if row[-1] != rule:
                 raise InputError(f"{path}: was made with other settings ({row[-1]}, now {rule}); "
                                  "give these, or name another OUT.")
+            row = list(map(from_cell, row))
             rows[row[0]] = row
     return rows
 
@@ -204,7 +207,7 @@ def align(source: str, directory: str, settings: Settings, processes: int = 1,
     if done:
         logger.info("%s: going on, %d of %d pictures are done", path, len(done), len(names))
     with replacing(path) as file:  # without a line that a kill has cut
-        csv.writer(file, lineterminator="\n").writerows([FIELDS, *done.values()])
+        csv.writer(file, lineterminator="\n").writerows(map(to_cells, [FIELDS, *done.values()]))
     batches = [todo[start:start + _BATCH] for start in range(0, len(todo), _BATCH)]
     work = functools.partial(_cut_all, settings=settings)
     results = track(itertools.chain.from_iterable(ordered_map(work, batches, processes)),
@@ -225,7 +228,7 @@ def align(source: str, directory: str, settings: Settings, processes: int = 1,
                     logger.warning("%r: %s", found.name, found.problem)
                 rows.append(_row(found, number, settings.rule))
                 done[found.name] = [str(value) for value in rows[-1]]
-            table.writerows(rows)
+            table.writerows(map(to_cells, rows))
             file.flush()
     cuts = [row for row in done.values() if row[1] == "aligned"]
     return len(cuts), sum(int(row[2]) > 1 for row in cuts), len(done) - len(cuts)

@@ -8,10 +8,12 @@ import logging
 import os
 import re
 import sys
+from typing import Optional, TextIO
 
 from unequal.commands import arguments
 from unequal.errors import ArgumentError, InputError
 from unequal.system import interrupts, runtime
+from unequal.system.text import plain
 
 # name -> (module, one line of help)
 COMMANDS = {
@@ -109,16 +111,25 @@ def report_errors(function, debug=False):
             raise
         message = "unexpected {}: {} (run again with --debug and report the traceback)".format(
             type(error).__name__, str(error).splitlines()[0] if str(error) else "no message")
-    message = " ".join(message.split())
+    message = plain(" ".join(message.split()))
     if len(message) > 2000:  # a name out of a hostile file can have any length
         message = message[:1000] + " ... " + message[-900:]
     print("error: " + message, file=sys.stderr)
     return 1
 
 
-def setup_logging(stream=None):
+class _OneLine(logging.Formatter):
+    """A message as one line: the names in it come from files of anyone."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return "\t".join(map(plain, super().formatMessage(record).split("\t")))
+
+
+def setup_logging(stream: Optional[TextIO] = None) -> None:
     """Messages as plain lines; on stderr unless told, since stdout carries results."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=stream or sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_OneLine("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def run_script(main, config_class, description):

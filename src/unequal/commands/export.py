@@ -305,9 +305,14 @@ def to_onnx(symbol, arg_params, aux_params, image_size=None):
                   for name, array in params.items()
                   if name in embedding.list_inputs()}
     graph = _Graph(onnx.helper)
-    last = _fill(graph, embedding, parameters)
+    with np.errstate(all="ignore"):  # what is not finite is found below
+        last = _fill(graph, embedding, parameters)
     graph.node("Identity", OUTPUT, [last])
     graph.prune(OUTPUT)
+    for name, array in graph.constants.items():
+        if not np.isfinite(array).all():
+            raise InputError("The parameter {} holds nan or infinity; give a checkpoint from "
+                             "before the training diverged.".format(name))
     shape = (1, 3) + tuple(image_size)
     _, ((_, size),), _ = embedding.infer_shape(**{DATA_NAME: shape})
     offset, scale = _normalisation(graph)

@@ -16,6 +16,7 @@ from unequal.eval.bins import load_bin
 from unequal.system.files import replacing
 from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
+from unequal.system.text import plain
 
 _BATCH = 256  # images a worker looks at between two answers
 # What the pictures of a verification set may hold in all: this (ten thousand faces of 112x112),
@@ -206,6 +207,13 @@ def draw(rows, width):
             for name, count in rows]
 
 
+def _drawn(text, font_manager):
+    """``text`` for a picture: no formula between dollars, no letters that the font lacks."""
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    return "".join(letter if font.get_char_index(ord(letter)) else ascii(letter)[1:-1]
+                   for letter in plain(text)).replace("$", r"\$")
+
+
 def plot(counts, directory, path):
     """Draw images per identity, most frequent first (the long tail), to a picture file.
 
@@ -215,6 +223,7 @@ def plot(counts, directory, path):
         When matplotlib is missing, or does not know the kind of file.
     """
     try:
+        from matplotlib import font_manager
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("--plot: needs matplotlib; install it with `pip install "
@@ -223,7 +232,7 @@ def plot(counts, directory, path):
     axes = figure.add_subplot()
     axes.fill_between(np.arange(1, len(counts) + 1), np.sort(counts)[::-1], step="mid")
     axes.set(yscale="log", xlabel="identity, by number of images", ylabel="images",
-             title=os.path.basename(os.path.abspath(directory)))
+             title=_drawn(os.path.basename(os.path.abspath(directory)), font_manager))
     kind = os.path.splitext(path)[1].lstrip(".").lower()
     if kind not in figure.canvas.get_supported_filetypes():
         raise InputError("--plot {}: name a picture file, such as images.png.".format(path))
@@ -289,5 +298,5 @@ def run(options):
     if options.plot and len(report.counts):
         plot(report.counts, options.directory, options.plot)
     for fault in report.faults:
-        print("fault: " + " ".join(fault.split()))
+        print("fault: " + plain(" ".join(fault.split())))
     return 1 if report.faults else 0

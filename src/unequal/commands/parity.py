@@ -21,6 +21,7 @@ from unequal.errors import InputError
 from unequal.eval import verification
 from unequal.models.device_check import relative_error, run_symbol
 from unequal.symbols import heads, margins, networks
+from unequal.system.text import plain
 from unequal.training.mining import confusable_identities
 
 logger = logging.getLogger(__name__)
@@ -240,5 +241,6 @@ def run(options):
     for name, error in compare(options.directory):
         passed = error <= options.tolerance  # false for nan
         failed |= not passed
-        print("{:32s} {:10.3g} {}".format(name, error, "ok" if passed else "FAIL"), flush=True)
+        print("{:32s} {:10.3g} {}".format(plain(name), error, "ok" if passed else "FAIL"),
+              flush=True)
     return int(failed)

@@ -7,7 +7,7 @@ from typing import Dict, Iterable, Sequence
 from unequal.data.records import MAX_CLASSES
 from unequal.errors import InputError
 from unequal.system.files import bounded_lines, open_input, replacing
-from unequal.system.text import from_cell, to_cell
+from unequal.system.text import from_cell, to_cells
 
 _MAX_NAME = 255  # bytes, of file systems
 _MAX_BYTES = 1 << 26  # of the table: twice what a million classes need
@@ -25,8 +25,7 @@ def write_table(path: str, header: Sequence[str], rows: Sequence[Sequence[object
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows([to_cell(cell) if isinstance(cell, str) else cell for cell in row]
-                         for row in rows)
+        writer.writerows(map(to_cells, rows))
 
 
 def write_names(directory: str, names: Iterable[str]) -> None:

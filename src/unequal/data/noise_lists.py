@@ -21,7 +21,7 @@ from unequal.system.files import (
     remove_leftovers,
     replacing,
 )
-from unequal.system.text import from_cell
+from unequal.system.text import from_cell, to_cells
 
 _MAX_TRUTH = 1 << 27  # bytes, for about five million images, 200 bytes of memory each
 _MAX_NAMES = 1 << 24  # bytes
@@ -134,7 +134,7 @@ def write_truth(path, keys, labels, true_identities, kinds):
     with replacing(path) as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("key", "label", "true_identity", "kind"))
-        rows.writerows(zip(keys, labels, true_identities, kinds))
+        rows.writerows(map(to_cells, zip(keys, labels, true_identities, kinds)))
 
 
 def read_truth(path):

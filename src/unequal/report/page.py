@@ -9,6 +9,7 @@ import numpy as np
 
 from unequal.data import pictures
 from unequal.report import tables
+from unequal.system.text import to_cells
 
 
 class Html(str):
@@ -139,8 +140,8 @@ def as_csv(header, rows):
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([html.unescape(re.sub(r"<[^>]*>", "", str(cell))).replace("★ ", "")
-                      for cell in row] for row in rows)
+    writer.writerows(to_cells(html.unescape(re.sub(r"<[^>]*>", "", str(cell))).replace("★ ", "")
+                              for cell in row) for row in rows)
     return text.getvalue().encode()
 
 

@@ -1,9 +1,11 @@
 """Text that someone else wrote, such as the names in a file, made safe to show and to store."""
 import re
+from typing import Iterable, List
 
 _ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 # What a spreadsheet takes for a formula, and how one that was already marked begins.
 _FORMULA = re.compile(r"'*[=+\-@]")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def plain(text: str) -> str:
@@ -22,14 +24,20 @@ def plain(text: str) -> str:
 def to_cell(text: str) -> str:
     """``text`` for a CSV file; :func:`from_cell` gives it back exactly.
 
-    Nothing in the cell is a formula to a spreadsheet (``'`` goes before ``= + - @``) or obeyed by a
+    Nothing in the cell is a formula to a spreadsheet (``'`` goes before ``= + - @``, but where they
+    begin a number) or obeyed by a
     terminal (see :func:`plain`; a backslash that looks like such an escape is escaped itself).
     """
     if _ESCAPE.search(text):
         text = _ESCAPE.sub(lambda found: "\\x5c" + found.group()[1:], text)
     if not text.isprintable():
         text = "".join(letter if letter.isprintable() else _hexadecimal(letter) for letter in text)
-    return "'" + text if _FORMULA.match(text) else text
+    return "'" + text if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def to_cells(row: Iterable[object]) -> List[object]:
+    """A row for :mod:`csv`, its texts by :func:`to_cell`."""
+    return [to_cell(cell) if isinstance(cell, str) else cell for cell in row]
 
 
 def _hexadecimal(letter: str) -> str:
