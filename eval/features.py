@@ -18,7 +18,7 @@ from typing import Callable, List, Optional, Sequence
 
 import numpy as np
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.system.files import bounded_lines, open_input, replacing
 
 _HEADER = struct.Struct("<4i")
@@ -436,9 +436,9 @@ def writer(path):
     writers = {".npy": _write_npy, ".npz": _write_npz}
     ending = os.path.splitext(path)[1]
     if ending not in writers:
-        raise InputError("--out {}: end the name in .npy (features; names in a .txt beside it), "
-                         ".npz (features and names) or {} (a folder of the MegaFace devkit's "
-                         "files).".format(path, os.sep))
+        raise ArgumentError(
+            f"path {path}: end the name in .npy (features; names in a .txt beside it), .npz "
+            f"(features and names) or {os.sep} (a folder of the MegaFace devkit's files).", "path")
     return writers[ending]
 
 

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import normalize
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 
 # Squared L2 distances of unit vectors lie in [0, 4] (eval/verification.py of the reference).
 THRESHOLDS = np.arange(0, 4, 0.01)
@@ -155,8 +155,9 @@ def pca_distances(embeddings, components, folds=10):
     first, second = _normalised_pairs(embeddings)
     most = min(first.shape[1], 2 * (len(first) - -(-len(first) // folds)))
     if not 1 <= components <= most:
-        raise InputError("--pca {}: choose 1 to {} components for these embeddings.".format(
-            components, most))
+        raise ArgumentError(f"components {components}: choose 1 to {most} components for these "
+                            "embeddings.",
+                            "components")
     distances = np.empty((folds, len(first)))
     for fold, (train, _) in enumerate(_folds(len(first), folds)):
         pca = PCA(components).fit(np.concatenate([first[train], second[train]]))

@@ -1,8 +1,14 @@
 """What is typed: values at their extremes, misspelt flags and sub-commands."""
 import argparse
+import ast
+import glob
+import os
+import re
 
 import pytest
 
+import unequal
+from helpers import ROOT
 from unequal.commands import arguments, cli
 from unequal.symbols import margins
 from unequal.training import config, flags
@@ -109,3 +115,25 @@ def test_sizes(text, size):
 def test_what_is_no_size(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not a size such as"):
         arguments.picture_size(text)
+
+
+def test_only_the_command_line_speaks_of_flags():
+    """A library function names its argument; `unequal.commands.cli.in_flags` makes the flag."""
+    package = os.path.dirname(unequal.__file__)
+    paths = [path for room in ("data", "models", "system", "synthetic")
+             for path in glob.glob(os.path.join(package, room, "*.py"))]
+    paths += glob.glob(str(ROOT / "symbols" / "*.py")) + glob.glob(str(ROOT / "eval" / "*.py"))
+    assert len(paths) > 30
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+        texts = {id(node.body[0].value) for node in ast.walk(tree)  # documentation may
+                 if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))
+                 and node.body and isinstance(node.body[0], ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and (
+                    id(node) not in texts):
+                said = re.sub("`[^`]*`", "", node.value)  # a command to type
+                # A list's paths are below a folder that only the command line can name.
+                said = said.replace("holds all pictures with --root", "")
+                assert not re.search(r"(^|\W)--[a-z]", said), (path, node.lineno)

@@ -132,8 +132,8 @@ def test_read_by_plain_mxnet(tmp_path):
 
 
 @pytest.mark.parametrize("minimum, text", [
-    (13, "--head-min-images 13: .*head would be empty, .* have 1 to 12 images"),
-    (1, "--head-min-images 1: .*tail would be empty"), (-5, "tail would be empty")])
+    (13, "head_min_images 13: .*head would be empty, .* have 1 to 12 images"),
+    (1, "head_min_images 1: .*tail would be empty"), (-5, "tail would be empty")])
 def test_one_side_empty(tmp_path, minimum, text):
     source = make(tmp_path / "all", COUNTS)
     with pytest.raises(InputError, match=text):

@@ -240,22 +240,22 @@ def test_image_size(tmp_path):
 
 
 @pytest.mark.parametrize("wrong, text", [
-    (dict(seed=-1), "--seed -1: must be 0 or more"),
-    (dict(image_size=8), "--image-size 8: must be from 16 to 512"),
-    (dict(image_size=1000), "--image-size 1000"),
-    (dict(head_identities=1), "--head-identities 1: must be 2 or more"),
-    (dict(head_images=9.5), r"--head-images 9.5: must be from 10 \("),
-    (dict(head_images=float("inf")), "--head-images inf"),
-    (dict(tail_identities=0), "--tail-identities 0"),
-    (dict(eval_identities=19), "--eval-identities 19: must be 20 or more"),
-    (dict(eval_pairs=50), "--eval-pairs 50: must be a multiple of 20"),
-    (dict(eval_pairs=0), "--eval-pairs 0"),
-    (dict(noise=1.5), "--noise 1.5: must be a share from 0 to 1"),
-    (dict(noise=float("nan")), "--noise nan"),
-    (dict(outliers=-0.1), "--outliers -0.1"),
-    (dict(split=2), "--split 2"),
-    (dict(distractors=-1), "--distractors -1: must be 0 or more"),
-    (dict(noise=0.8, outliers=0.3), "--noise 0.8 and --outliers 0.3: together more than 1"),
+    (dict(seed=-1), "seed -1: must be 0 or more"),
+    (dict(image_size=8), "image_size 8: must be from 16 to 512"),
+    (dict(image_size=1000), "image_size 1000"),
+    (dict(head_identities=1), "head_identities 1: must be 2 or more"),
+    (dict(head_images=9.5), r"head_images 9.5: must be from 10 \("),
+    (dict(head_images=float("inf")), "head_images inf"),
+    (dict(tail_identities=0), "tail_identities 0"),
+    (dict(eval_identities=19), "eval_identities 19: must be 20 or more"),
+    (dict(eval_pairs=50), "eval_pairs 50: must be a multiple of 20"),
+    (dict(eval_pairs=0), "eval_pairs 0"),
+    (dict(noise=1.5), "noise 1.5: must be a share from 0 to 1"),
+    (dict(noise=float("nan")), "noise nan"),
+    (dict(outliers=-0.1), "outliers -0.1"),
+    (dict(split=2), "split 2"),
+    (dict(distractors=-1), "distractors -1: must be 0 or more"),
+    (dict(noise=0.8, outliers=0.3), "noise 0.8 and outliers 0.3: together more than 1"),
 ])
 def test_wrong_options(tmp_path, wrong, text):
     with pytest.raises(InputError, match=text):

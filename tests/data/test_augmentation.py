@@ -87,5 +87,5 @@ def test_probabilities():
 
 
 def test_negative_cutoff():
-    with pytest.raises(InputError, match="--cutoff -1"):
+    with pytest.raises(InputError, match="^cutoff -1"):
         aug.draw(aug.Augmentation(cutoff=-1), np.random.RandomState(0), 1, 9, 9)

@@ -167,7 +167,7 @@ def test_input_size_from_weights(network):
     arg_params, _ = initialised(symbol, (112, 112))
     assert embedder.input_size(symbol, arg_params) == (112, 112)
     arg_params, _ = initialised(symbol, (32, 64))
-    with pytest.raises(InputError, match="say --image-size"):
+    with pytest.raises(InputError, match="say the image_size"):
         embedder.input_size(symbol, arg_params)
 
 
@@ -276,7 +276,7 @@ def test_embed_command_for_the_devkit(checkpoint, network, faces, tmp_path, monk
     (["--out", "x.npy", "."], ".: neither a record set"),
     (["--out", "x.npy", "set", "more"], "set: is a record set; give it alone"),
     (["--out", "x.npy", "none.png"], "none.png: No such file"),
-    (["--out", "x.npy", "none.png", "--image-size", "9"], "--image-size '9': expected"),
+    (["--out", "x.npy", "none.png", "--image-size", "9"], "do not fit the network at 9x9 pixels"),
 ))
 def test_embed_command_errors(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)

@@ -49,5 +49,5 @@ def test_errors_come_through(processes):
 
 
 def test_killed_worker():
-    with pytest.raises(InputError, match="--processes 2: a worker process was killed"):
+    with pytest.raises(InputError, match="processes 2: a worker process was killed"):
         list(parallel.ordered_map(_die, range(50), 2))

@@ -268,7 +268,7 @@ def test_other_forms_are_refused(spec):
 
 def test_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(runtime, "usable_gpus", lambda: (2, "MXNet finds 2 GPUs"))
-    with pytest.raises(InputError, match="--devices gpu:0,2: MXNet finds 2 GPUs"):
+    with pytest.raises(InputError, match="spec gpu:0,2: MXNet finds 2 GPUs"):
         runtime.devices("gpu:0,2")
 
 

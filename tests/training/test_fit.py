@@ -163,7 +163,7 @@ def test_default_steps_scale_with_the_batch():
     assert setup.lr_steps(args, (32000, 48000, 60000), 200) == [81920, 122880, 153600]
     assert setup.lr_steps(Namespace(lr_steps="5,9"), (1,), 200) == [5, 9]
     for text in ("5,x", "9,5", "0,3", "4,4"):
-        with pytest.raises(InputError, match="--lr-steps"):
+        with pytest.raises(InputError, match="^lr_steps"):
             setup.lr_steps(Namespace(lr_steps=text), (1,), 200)
 
 

@@ -112,9 +112,9 @@ def test_random_identities(records):
 
 
 @pytest.mark.parametrize("arguments, text", [
-    (dict(identities=31), "--batchsize_id"),
-    (dict(identities=9, bag_size=26), "--bag-size 26"),
-    (dict(identities=2, images_per_identity=0), "--images-per-identity"),
+    (dict(identities=31), "lower tail_size"),
+    (dict(identities=9, bag_size=26), "bag_size 26"),
+    (dict(identities=2, images_per_identity=0), "^images_per_identity must"),
 ])
 def test_bad_sizes(records, arguments, text):
     with pytest.raises(InputError, match=text):

@@ -388,7 +388,7 @@ def test_weights_of_another_network():
 
 
 def test_a_layer_larger_than_memory():
-    with pytest.raises(InputError, match="too many for this machine's memory; lower --batch-size"):
+    with pytest.raises(InputError, match="too many for this machine's memory; lower batch_size"):
         Embedder(*network(), (32, 32), batch_size=1 << 30)
 
 

@@ -54,6 +54,18 @@ def _forget_pipes():
             os.dup2(nowhere, stream.fileno())
 
 
+# Arguments of the library that have another name on the command line.
+_ARGUMENTS = {
+    "checkpoint": "pretrained",
+    "components": "pca",
+    "head_size": "batch_size1",
+    "path": "out",  # of features
+    "spec": "devices",
+    "store": "kv_store",
+    "tail_size": "batchsize_id",
+}
+
+
 def in_flags(error):
     """The text of an ArgumentError with flags in place of its arguments.
 
@@ -63,8 +75,9 @@ def in_flags(error):
 
     text = str(error)
     for name in error.arguments:
+        flag = config.spelling(_ARGUMENTS.get(name, name))
         # Only where it first stands: what the user gave may be the same word.
-        text = re.sub(r"\b{}\b".format(re.escape(name)), config.spelling(name), text, count=1)
+        text = re.sub(r"\b{}\b".format(re.escape(name)), flag, text, count=1)
     return text
 
 
@@ -156,6 +169,9 @@ def build_parser(names=COMMANDS):
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (module, help_line) in COMMANDS.items():
         sub = commands.add_parser(name, help=help_line, description=help_line)
+        # What MXNet and numpy can take, for flags without a range of their own.
+        sub.register("type", int, arguments.integer())
+        sub.register("type", float, arguments.real())
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
         if name in names:
             sub.set_defaults(run=_configure(sub, module))

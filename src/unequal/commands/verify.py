@@ -3,7 +3,7 @@ import logging
 
 from unequal.commands import arguments
 from unequal.data import pictures as images
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.eval import bins, verification
 from unequal.models.embedder import Embedder, PictureList
 from unequal.report import tables
@@ -114,7 +114,8 @@ def run(options):
                 decision = verification.decide(plain + flipped, issame, pca=options.pca)
                 curves[name] = verification.roc(decision.distances, issame)[:2]
         except InputError as error:
-            raise InputError("{}: {}".format(paths[name], error)) from error
+            raise ArgumentError("{}: {}".format(paths[name], error),
+                                *getattr(error, "arguments", ())) from error
     print(report(results))
     if options.json:
         tables.write_json(options.json, {"model": options.model, "sets": results})

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError
 
 
 class Augmentation(NamedTuple):
@@ -56,7 +56,7 @@ class Draws(NamedTuple):
 def draw(augmentation, random, count, height, width):
     """Draw everything ``count`` pictures of height x width need from ``random``, a RandomState."""
     if augmentation.cutoff < 0:
-        raise InputError("--cutoff {} must not be negative.".format(augmentation.cutoff))
+        raise ArgumentError(f"cutoff {augmentation.cutoff} must not be negative.", "cutoff")
     uniform = random.rand(8, count)  # in one call: this runs between the decoding threads
     return Draws(
         uniform[0] < augmentation.mirror,

@@ -15,7 +15,7 @@ from mxnet.base import _LIB, check_call
 from unequal.data import augmentation as aug
 from unequal.data import pictures
 from unequal.data.records import DamagedRecord
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.system import runtime
 from unequal.system.mxnet_private import numpy_view
 
@@ -394,12 +394,14 @@ class UnequalIter(_PictureIter):
             raise InputError("{} has pictures of {}x{} but {} of {}x{}; pack them alike.".format(
                 tail.path, *tail.image_size, head.path, *head.image_size))
         everywhere = devices * num_parts
-        for flag, size, step in (("--batch-size1", head_size, everywhere),
-                                 ("--batchsize_id", tail_size, everywhere * images_per_identity)):
+        for name, size, step in (("head_size", head_size, everywhere),
+                                 ("tail_size", tail_size, everywhere * images_per_identity)):
             if size < step or size % step:
-                raise InputError("{} {} must be a multiple of {} ({} device(s){}).".format(
-                    flag, size, step, everywhere, "" if step == everywhere else
-                    " times --images-per-identity {}".format(images_per_identity)))
+                raise ArgumentError(
+                    f"{name} {size} must be a multiple of {step} ({everywhere} device(s)"
+                    + ("" if step == everywhere else
+                       f" times images_per_identity {images_per_identity}") + ").",
+                    name, "images_per_identity")
         self._sizes, self._devices = (head_size, tail_size), devices
         self._order = _Order(head, None, True, seed)
         self._head_batches = self._order.batches(head_size)

@@ -13,7 +13,7 @@ import numpy as np
 from unequal.data import noise_lists
 from unequal.data.identities import read_names, write_table
 from unequal.data.records import RecordSet, RecordWriter, relabel
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.system.files import MAX_TABLE, bounded_lines, open_input, replacing
 from unequal.system.progress import track
 
@@ -141,11 +141,10 @@ def split(directory, head, tail, head_min_images=10):
         counts = np.diff(ends, prepend=0)
         is_head = counts >= head_min_images
         if is_head.all() or not is_head.any():
-            raise InputError(
-                "--head-min-images {}: {} would be empty, the identities of {} have {} to {} "
-                "images; choose a number between.".format(
-                    head_min_images, tail if is_head.all() else head, directory, counts.min(),
-                    counts.max()))
+            raise ArgumentError(
+                f"head_min_images {head_min_images}: {tail if is_head.all() else head} would be "
+                f"empty, the identities of {directory} have {counts.min()} to {counts.max()} "
+                "images; choose a number between.", "head_min_images")
         names = read_names(directory)
         lines = list_lines(records)
         # A plain set is not ordered by identity, but its list is ordered by key.

@@ -12,7 +12,7 @@ from sklearn.preprocessing import normalize
 
 from unequal.data import pictures as images
 from unequal.data.batches import DATA_NAME, BatchBuffers, PictureLoader
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.models import checkpoints
 from unequal.system import interrupts, progress, runtime
 
@@ -95,8 +95,8 @@ def input_size(symbol, arg_params):
                for name, shape in zip(symbol.list_arguments(), shapes)
                if shape and name in arg_params):
             return side, side
-    raise InputError("The weights fit no square picture of {} to {} pixels; say --image-size "
-                     "HEIGHTxWIDTH.".format(min(_SIDES), max(_SIDES)))
+    raise ArgumentError(f"The weights fit no square picture of {min(_SIDES)} to {max(_SIDES)} "
+                        "pixels; say the image_size.", "image_size")
 
 
 def embedding_symbol(symbol):
@@ -130,7 +130,7 @@ def _check_fit(symbol, shape, arg_params, aux_params):
                      for name, layer in zip(internals.list_outputs(), layers))
     if size * 4 > runtime.memory() // 4:
         raise RuntimeError("its layer {} has {:,} numbers for a batch of {}, too many for this "
-                           "machine's memory; lower --batch-size".format(name, size, shape[0]))
+                           "machine's memory; lower batch_size".format(name, size, shape[0]))
 
 
 @contextmanager
@@ -205,10 +205,10 @@ class Embedder(TransformerMixin, BaseEstimator):
             module.bind([(DATA_NAME, self._shape)], for_training=False)
             module.set_params(arg_params, aux_params, allow_extra=True)
         except (mx.base.MXNetError, RuntimeError) as error:
-            raise InputError(
+            raise ArgumentError(
                 "The parameters do not fit the network at {}x{} pixels: {}.".format(
                     self._shape[2], self._shape[3],
-                    str(error).strip().splitlines()[-1].strip())) from error
+                    str(error).strip().splitlines()[-1].strip()), "batch_size") from error
         self._module = module
 
     @property

@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 
 from unequal.data import noise_lists
-from unequal.errors import ArgumentError, InputError
+from unequal.errors import ArgumentError
 from unequal.eval import noise_scores
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder
@@ -32,8 +32,8 @@ class Classifier:
 
     def __init__(self, arg_params, settings, device):
         if "fc7_weight" not in arg_params:
-            raise InputError("--pretrained: the checkpoint has no classifier (fc7_weight); give "
-                             "one of a training script.")
+            raise ArgumentError("checkpoint: has no classifier (fc7_weight); give one of a "
+                                "training script.", "checkpoint")
         rows, size = arg_params["fc7_weight"].shape
         classes = self.num_classes = rows // settings.sub_centers
         label = mx.sym.Variable("label")
@@ -105,10 +105,10 @@ def score_records(records, checkpoint, settings, part, *, method="max-probabilit
         sub_centers=checkpoints.sub_centers(checkpoints.parse(checkpoint)[0]))
     classifier = Classifier(arg_params, settings, devices[0])
     if classifier.num_classes != records.num_classes:
-        raise InputError("--pretrained {}: its classifier has {} classes, but {} has {}; give a "
-                         "model trained on this set.".format(
-                             checkpoint, classifier.num_classes, records.path,
-                             records.num_classes))
+        raise ArgumentError(
+            f"checkpoint {checkpoint}: its classifier has {classifier.num_classes} "
+            f"classes, but {records.path} has {records.num_classes}; give a model trained on this "
+            "set.", "checkpoint")
     head = noise_lists.scores_head(_fingerprint(records, checkpoint, settings, method))
     done = max(noise_lists.resume_scores(part, head), 0)
     os.makedirs(os.path.dirname(part) or ".", exist_ok=True)

@@ -34,6 +34,7 @@ import functools
 import itertools
 import os
 import pickle
+import re
 import shutil
 import tempfile
 from collections import namedtuple
@@ -43,7 +44,7 @@ import numpy as np
 
 from unequal.data import noise_lists
 from unequal.data.records import RecordWriter
-from unequal.errors import InputError
+from unequal.errors import ArgumentError
 from unequal.synthetic import faces
 from unequal.synthetic.faces import draw_face
 from unequal.system.parallel import ordered_map
@@ -204,8 +205,9 @@ def _chunks(sets):
 
 
 def _check(condition, message, *values):
+    """Raise ArgumentError unless ``condition``; the arguments are the words before a ``{}``."""
     if not condition:
-        raise InputError(message.format(*values))
+        raise ArgumentError(message.format(*values), *re.findall(r"(\w+) \{", message))
 
 
 def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_images=24,
@@ -253,23 +255,23 @@ def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_
     Drawing takes about 2 ms a picture of 32x32 on one core. Memory grows by about 80 bytes a
     head or tail picture, plus the pictures of one verification set.
     """
-    _check(seed >= 0, "--seed {}: must be 0 or more.", seed)
-    _check(16 <= image_size <= 512, "--image-size {}: must be from 16 to 512 pixels.", image_size)
-    _check(head_identities >= 2, "--head-identities {}: must be 2 or more.", head_identities)
+    _check(seed >= 0, "seed {}: must be 0 or more.", seed)
+    _check(16 <= image_size <= 512, "image_size {}: must be from 16 to 512 pixels.", image_size)
+    _check(head_identities >= 2, "head_identities {}: must be 2 or more.", head_identities)
     _check(HEAD_MIN <= head_images <= 1e6,
-           "--head-images {}: must be from 10 (head identities have more than 9 pictures) to 1e6.",
+           "head_images {}: must be from 10 (head identities have more than 9 pictures) to 1e6.",
            head_images)
-    _check(tail_identities >= 1, "--tail-identities {}: must be 1 or more.", tail_identities)
+    _check(tail_identities >= 1, "tail_identities {}: must be 1 or more.", tail_identities)
     _check(eval_identities >= 2 * FOLDS,
-           "--eval-identities {}: must be 20 or more, two for each of ten folds.", eval_identities)
+           "eval_identities {}: must be 20 or more, two for each of ten folds.", eval_identities)
     _check(eval_pairs >= 2 * FOLDS and eval_pairs % (2 * FOLDS) == 0,
-           "--eval-pairs {}: must be a multiple of 20, ten folds with as many pairs of one person "
+           "eval_pairs {}: must be a multiple of 20, ten folds with as many pairs of one person "
            "as of two.", eval_pairs)
-    for flag, rate in (("noise", noise), ("outliers", outliers), ("split", split)):
-        _check(0 <= rate <= 1, "--{} {}: must be a share from 0 to 1.", flag, rate)
-    _check(noise + outliers <= 1, "--noise {} and --outliers {}: together more than 1; lower one.",
+    for name, rate in (("noise", noise), ("outliers", outliers), ("split", split)):
+        _check(0 <= rate <= 1, name + " {}: must be a share from 0 to 1.", rate)
+    _check(noise + outliers <= 1, "noise {} and outliers {}: together more than 1; lower one.",
            noise, outliers)
-    _check(distractors >= 0, "--distractors {}: must be 0 or more.", distractors)
+    _check(distractors >= 0, "distractors {}: must be 0 or more.", distractors)
     directory = os.path.abspath(directory)
     if os.path.exists(directory):
         _check(os.path.isdir(directory), "{}: is a file; name a new directory.", directory)

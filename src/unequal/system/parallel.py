@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import cv2
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError
 
 
 def _prepare():
@@ -45,8 +45,8 @@ def ordered_map(function, items, processes):
             waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
             yield result
     except BrokenProcessPool:
-        raise InputError("--processes {}: a worker process was killed, perhaps for lack of memory; "
-                         "use fewer.".format(processes)) from None
+        raise ArgumentError(f"processes {processes}: a worker process was killed, perhaps for lack "
+                            "of memory; use fewer.", "processes") from None
     finally:
         # What was handed out is finished: after a cancel, Python 3.8 may wait here for ever.
         pool.shutdown()

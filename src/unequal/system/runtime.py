@@ -14,7 +14,7 @@ import warnings
 from importlib import metadata
 from typing import Optional, Tuple
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 
 log = logging.getLogger(__name__)
 
@@ -342,11 +342,11 @@ def devices(spec=None):
     gpu = re.fullmatch(r"gpu:(\d+(?:,\d+)*)", spec)
     numbers = [int(number) for number in gpu.group(1).split(",")] if gpu else []
     if not gpu or len(set(numbers)) != len(numbers):
-        raise InputError("--devices {}: use `cpu`, `cpu:N` for N CPU contexts, or `gpu:0,1` for "
-                         "GPUs by number, each once.".format(spec))
+        raise ArgumentError(f"spec {spec}: use `cpu`, `cpu:N` for N CPU contexts, or `gpu:0,1` for "
+                            "GPUs by number, each once.", "spec")
     count, reason = usable_gpus()
     if max(numbers) >= count:
-        raise InputError("--devices {}: {}; `unequal doctor` says more.".format(spec, reason))
+        raise ArgumentError(f"spec {spec}: {reason}; `unequal doctor` says more.", "spec")
     return [mx.gpu(number) for number in numbers]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from unequal.cluster.workers import Workers
 from unequal.data.batches import LABEL_NAME
 from unequal.data.records import RecordSet
-from unequal.errors import InputError
+from unequal.errors import ArgumentError
 from unequal.models import checkpoints
 from unequal.symbols import margins, networks
 from unequal.system import progress, runtime
@@ -57,8 +57,8 @@ def prepare(options):
         For a flag, a file or a checkpoint that cannot be used.
     """
     if not options.data_dir:
-        raise InputError("--data-dir is missing: name a record set (`unequal synth DIR` makes one "
-                         "to try).")
+        raise ArgumentError("data_dir is missing: name a record set (`unequal synth DIR` makes one "
+                            "to try).", "data_dir")
     workers = Workers(options.kv_store, options.compress_gradients)
     if workers.rank:  # worker 0 speaks for all
         logging.getLogger().setLevel(logging.WARNING)
@@ -125,8 +125,8 @@ def lr_steps(options, default, batch_size):
         if steps != sorted(set(steps)) or steps[0] < 1:
             raise ValueError
     except ValueError:
-        raise InputError("--lr-steps {!r}: expected rising numbers of batches, such as "
-                         "50000,90000.".format(options.lr_steps)) from None
+        raise ArgumentError(f"lr_steps {options.lr_steps!r}: expected rising numbers of batches, "
+                            "such as 50000,90000.", "lr_steps") from None
     return steps
 
 

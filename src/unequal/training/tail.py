@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.system import progress
 from unequal.training.mining import confusable_identities
 
@@ -107,16 +107,18 @@ class Miner:
 
     def __init__(self, records, identities, images_per_identity=3, bag_size=3600, bags=100, seed=0):
         if images_per_identity < 1:
-            raise InputError("--images-per-identity must be above 0.")
+            raise ArgumentError("images_per_identity must be above 0.", "images_per_identity")
         if not len(records.identity_ranges):
             raise InputError("{}: the tail set has no identity records; pack it again with "
                              "`unequal pack`.".format(records.path))
         if len(records.identity_ranges) < identities:
-            raise InputError("{}: {} identities, but a batch shows {}; lower --batchsize_id."
-                             .format(records.path, len(records.identity_ranges), identities))
+            raise ArgumentError(
+                f"{records.path}: {len(records.identity_ranges)} identities, but a batch shows "
+                f"{identities}; lower tail_size.", "tail_size")
         if bag_size < identities * images_per_identity:
-            raise InputError("--bag-size {} must be at least --batchsize_id {}.".format(
-                bag_size, identities * images_per_identity))
+            raise ArgumentError(
+                f"bag_size {bag_size} must be at least the {identities * images_per_identity} "
+                "images of a batch.", "bag_size")
         self.records, self._identities = records, identities
         self._images, self._bag_size = images_per_identity, bag_size
         self._bags, self._seed = bags, seed
