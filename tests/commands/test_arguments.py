@@ -48,7 +48,8 @@ def test_extreme_values_are_taken_or_refused_in_one_line(name, capsys):
     for action in command._actions:
         if action.option_strings and action.required:
             required += [action.option_strings[-1], "1"]
-    required += ["1" for action in command._actions if not action.option_strings]
+    required += [sorted(action.choices)[0] if action.choices else "1"
+                 for action in command._actions if not action.option_strings]
     for action in options(command):
         refused = list(refusals(parser, action, required, capsys))
         if action.type is not None and action.dest not in margins.Margin._fields:  # as the scripts

@@ -32,8 +32,8 @@ class Classifier:
 
     def __init__(self, arg_params, settings, device):
         if "fc7_weight" not in arg_params:
-            raise ArgumentError("checkpoint: has no classifier (fc7_weight); give one of a "
-                                "training script.", "checkpoint")
+            raise ArgumentError("checkpoint: the checkpoint has no classifier (fc7_weight); "
+                                "give one of a training script.", "checkpoint")
         rows, size = arg_params["fc7_weight"].shape
         classes = self.num_classes = rows // settings.sub_centers
         label = mx.sym.Variable("label")
