@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 import warnings
-from argparse import Namespace
 
 from _common import alternate, compare, table
 
@@ -31,7 +30,7 @@ def mxnet_step(batch, plain):
     import numpy as np
 
     from unequal.symbols import heads, layers, networks
-    from unequal.training import config, fit
+    from unequal.training import config, learner
 
     if plain:
         layers.prelu_depthwise = lambda data, channels, name: mx.sym.LeakyReLU(
@@ -43,11 +42,9 @@ def mxnet_step(batch, plain):
     module.bind(*shapes)
     module.init_params(mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2))
     flags = config.Config(lr=0.01)
-    stage = fit.Stage("", symbol, None, [], [])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rescale_grad is not 1/batch: the loss is a mean already
-        module.init_optimizer(optimizer=fit._optimizer(
-            flags, stage, Namespace(devices=[mx.cpu()], num_devices=1), 0))
+        module.init_optimizer(optimizer=learner.optimizer(flags, [], [mx.cpu()], 1))
     random = np.random.RandomState(0)
     data = mx.io.DataBatch([mx.nd.array(random.randint(0, 256, shapes[0][0][1]))],
                            [mx.nd.array(random.randint(CLASSES, size=batch))])

@@ -10,9 +10,12 @@ from unequal.cluster.workers import Workers
 from unequal.errors import InputError
 from unequal.eval import bins
 from unequal.symbols import heads, margins, networks
-from unequal.training import fit, setup
 from unequal.training import flags as options
+from unequal.training import metrics as measures
+from unequal.training import setup
 from unequal.training.config import SoftmaxConfig
+from unequal.training.stages import Stage
+from unequal.training.trainer import Best, Trainer
 
 CLASSES, SIZE = 4, 16
 
@@ -34,7 +37,11 @@ class Batches(mx.io.DataIter):
         self.provide_label = [mx.io.DataDesc("softmax_label", self._labels[0].shape)]
         self.seek(0, 0)
 
-    tail = None
+    def state(self):
+        return {}
+
+    def restore(self, arrays):
+        assert not arrays
 
     def fingerprint(self):
         return "{} batches".format(self.batches)
@@ -66,14 +73,14 @@ def train(args, data, devices=1, lr_steps=(), before_batch=None, metrics=None):
                                    version_output=args.version_output)
     run = setup.Run([mx.cpu(i) for i in range(devices)], Namespace(image_size=(SIZE, SIZE)),
                     embedding, mx.sym.Variable("softmax_label"), setup.margin_of(args), None, None,
-                    Workers())
+                    Workers(), args)
     symbol = heads.softmax_head(run.embedding, run.label, CLASSES, args.emb_size,
                                  run.margin)
-    stage = fit.Stage("test", symbol, data, list(lr_steps), metrics=metrics or [
-        fit.Metric("acc", ["label_probability", "largest_probability"], fit.accuracy),
-        fit.Metric("softmaxloss", ["label_probability"], fit.cross_entropy)],
+    stage = Stage("test", "test", symbol, data, list(lr_steps), metrics=metrics or [
+        measures.Metric("acc", ["label_probability", "largest_probability"], measures.accuracy),
+        measures.Metric("softmaxloss", ["label_probability"], measures.cross_entropy)],
         before_batch=before_batch, log_every=1)
-    return fit.fit(stage, run, args)
+    return Trainer(stage, run).fit()
 
 
 def events(args, kind):
@@ -206,7 +213,7 @@ def test_ckpt(tmp_path, ckpt, kept):
 
 
 def test_best():
-    best = fit.Best()
+    best = Best()
     assert best.update([0.5, 0.5, 0.5], floor=0)
     assert not best.update([0.4, 0.5, 0.4], floor=0) and best.stale == 1
     assert best.update([0.5, 0.1, 0.5], floor=0) and best.stale == 2  # the last did not fall
@@ -220,7 +227,7 @@ def test_divergence_stops_before_anything_is_overwritten(tmp_path):
     args = arguments(tmp_path, "--max-steps", "2")
     train(args, Batches())
     before = (tmp_path / "m" / "model-0000.params").read_bytes()
-    metrics = [fit.Metric("softmaxloss", ["label_probability"], lambda p: p * float("nan"))]
+    metrics = [measures.Metric("softmaxloss", ["label_probability"], lambda p: p * float("nan"))]
     with pytest.raises(InputError, match="loss is nan at batch 1: training has diverged"):
         train(args, Batches(), metrics=metrics)
     assert (tmp_path / "m" / "model-0000.params").read_bytes() == before
@@ -230,15 +237,15 @@ def test_sphere_annealing(tmp_path):
     args = arguments(tmp_path, "--loss-type", "1", "--max-steps", "4", "--beta", "100",
                      "--beta-min", "40", "--gamma", "1", "--beta-freeze", "1")
     seen = []
-    set_beta = setup.sphere_annealing(args, CLASSES)
+    set_beta = setup.sphere_annealing(args)
 
-    def before_batch(module, batches):
-        set_beta(module, batches)
-        seen.append(module._exec_group.execs[0].arg_dict["sphere_beta"].asscalar())
+    def before_batch(learner, batches):
+        set_beta(learner, batches)
+        seen.append(learner.module._exec_group.execs[0].arg_dict["sphere_beta"].asscalar())
 
     train(args, Batches(), before_batch=before_batch)
     np.testing.assert_allclose(seen, [100, 100, 50, 40])
-    assert setup.sphere_annealing(arguments(tmp_path), CLASSES) is None
+    assert setup.sphere_annealing(arguments(tmp_path)) is None
     args = setup.overruled(SoftmaxConfig(loss_type=1), 20001)
     assert (args.beta_freeze, args.gamma) == (5000, 0.06)
     args = setup.overruled(SoftmaxConfig(loss_type=1), 20000)
@@ -253,11 +260,11 @@ def test_pretrained_weights_that_do_not_fit(tmp_path):
     symbol = heads.softmax_head(networks.get_symbol("n8", 16, version_output="I"),
                                  mx.sym.Variable("softmax_label"), CLASSES, 16)
     run = setup.Run([mx.cpu()], Namespace(image_size=(SIZE, SIZE)), None, None, None, arguments_,
-                    states, Workers())
-    stage = fit.Stage("test", symbol, Batches(), [], [])
+                    states, Workers(), args)
+    stage = Stage("test", "test", symbol, Batches(), [], [])
     with pytest.raises(InputError, match="^pretrained: the checkpoint's weights do not fit .*"
                                          "fc7_weight is 3x16 there, .*x16 here"):
-        fit.fit(stage, run, args)
+        Trainer(stage, run).fit()
 
 
 def test_golden_trajectory(tmp_path):

@@ -12,7 +12,9 @@ from test_fit import Batches, arguments, events, train, weights, write_targets
 
 from unequal.errors import InputError
 from unequal.models import checkpoints
-from unequal.training import fit, state
+from unequal.training import metrics as measures
+from unequal.training import state, trainer
+from unequal.training.observers import EventLog
 
 WITH_DROPOUT = ("--version-output", "E", "--lr", "0.05")
 
@@ -91,10 +93,10 @@ def test_an_interrupt_saves_and_says_so(tmp_path, monkeypatch):
     def check():
         calls.append(1)
         if len(calls) == 6:
-            raise fit.interrupts.Interrupted("stopped by SIGTERM")
+            raise trainer.interrupts.Interrupted("stopped by SIGTERM")
 
-    monkeypatch.setattr(fit.interrupts, "check", check)
-    with pytest.raises(fit.interrupts.Interrupted, match="SIGTERM after batch 5; --resume cont"):
+    monkeypatch.setattr(trainer.interrupts, "check", check)
+    with pytest.raises(trainer.interrupts.Interrupted, match="SIGTERM after batch 5; --res"):
         train(args, Batches())
     monkeypatch.undo()
     args.resume = "must"
@@ -269,7 +271,7 @@ def test_a_full_disk_is_noticed_to_the_last_byte(tmp_path, file_limit, missing):
 
 
 def test_a_full_disk_names_the_log(tmp_path, file_limit):
-    log = fit.EventLog(str(tmp_path / "log.jsonl"))
+    log = EventLog(str(tmp_path / "log.jsonl"))
     file_limit(10)
     with pytest.raises(InputError, match="log.jsonl: cannot be written"):
         log.write("start", text="x" * 100)
@@ -280,20 +282,20 @@ def test_a_full_disk_names_the_log(tmp_path, file_limit):
 def test_the_log_loses_half_a_line_and_what_was_done_after_the_state(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"event": "start"}\n{"event": "tr')
-    log = fit.EventLog(str(path))
+    log = EventLog(str(path))
     assert path.read_bytes() == b'{"event": "start"}\n'
     log.write("train", step=1)
     position = log.position
     log.write("train", step=2)
     log.close()
-    log = fit.EventLog(str(path), position)
+    log = EventLog(str(path), position)
     log.write("resume", step=1)
     log.close()
     lines = path.read_text().splitlines()
     assert [line.split('"')[3] for line in lines] == ["start", "train", "resume"]
     # A position in another log, or in one that is shorter, says nothing.
     for other in ([str(tmp_path / "other.jsonl"), 5], [position[0], 10 ** 6]):
-        fit.EventLog(str(path), other).close()
+        EventLog(str(path), other).close()
         assert path.read_text().splitlines() == lines
 
 
@@ -303,12 +305,12 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     before = {path.name: path.read_bytes() for path in (tmp_path / "m").glob("model-*[!l]")}
     args.resume, args.max_steps = "must", 9
 
-    def spoil(module, step):
+    def spoil(learner, step):
         if step == 4:
-            for executor in module._exec_group.execs:
+            for executor in learner.module._exec_group.execs:
                 executor.arg_dict["fc7_weight"][:] = np.inf
 
-    finite = [fit.Metric("softmaxloss", [fit.LABEL], lambda label: label)]
+    finite = [measures.Metric("softmaxloss", [measures.LABEL], lambda label: label)]
     with pytest.raises(InputError) as error:
         train(args, Batches(), before_batch=spoil, metrics=finite)
     for text in ("is no longer finite at batch 9: training has diverged",
@@ -334,20 +336,22 @@ def test_leftovers_of_this_prefix_only_are_removed(tmp_path):
 
 def test_the_file_is_a_zip_of_plain_arrays(tmp_path):
     """What docs/reliability.md says of it: readable without this package, with checksums."""
-    shape = state.State({"step": 1}, {"w": mx.nd.ones((2, 3))}, {}, {}, np.arange(6).reshape(2, 3))
+    shape = state.State({"step": 1}, {"w": mx.nd.ones((2, 3))}, {}, {},
+                        {"tail": np.arange(6).reshape(2, 3)})
     prefix = str(tmp_path / "model")
     state.save(prefix, {"a": 1}, shape)
     with zipfile.ZipFile(prefix + "-resume.npz") as archive:
         assert archive.testzip() is None
         assert sorted(archive.namelist()) == ["arg:w.npy", "header.npy", "tail.npy"]
-        np.testing.assert_array_equal(np.load(io.BytesIO(archive.read("tail.npy"))), shape.tail)
+        np.testing.assert_array_equal(np.load(io.BytesIO(archive.read("tail.npy"))),
+                                      shape.data["tail"])
     found = state.find(prefix, "must", {"a": 1})
-    assert found.position == {"step": 1} and found.tail.dtype == np.int64
+    assert found.position == {"step": 1} and found.data["tail"].dtype == np.int64
     assert found.arg_params["w"].asnumpy().tolist() == [[1.0] * 3] * 2
 
 
 def test_identity_names_flags_as_they_are_typed():
-    stage = Namespace(name="s", data=Batches())
+    stage = Namespace(title="s", data=Batches())
     facts = state.identity(stage, Namespace(num_devices=1), Namespace(
         batch_size1=1, batchsize_id=2, verbose=3))
     assert facts == {"--batch-size1": 1, "--batchsize_id": 2, "the stage": "s",

@@ -110,7 +110,7 @@ def test_killed_again_and_again_at_the_worst_moments(data, tmp_path):
         ("mxnet:nd.save", "2"),  # PREFIX-0000 saved, PREFIX-NNNN not
         ("unequal.eval.verification:evaluate", "1"),
         # the first weight has ended, the second not begun
-        ("unequal.training.fit:EventLog.close", "1"),
+        ("unequal.training.observers:EventLog.close", "1"),
         ("mxnet.module:Module.update", "5"),  # second weight
     ]
     prefix = str(tmp_path / "killed" / "model")

@@ -14,6 +14,7 @@ import numpy as np
 from mxnet.base import _LIB, check_call
 
 from unequal.errors import InputError
+from unequal.system import mxnet_private
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +112,7 @@ class Workers:
         """
         if self._kvstore is None:
             return
-        group = module._exec_group
-        for index, (name, gradients) in enumerate(zip(group.param_names, group.grad_arrays)):
+        for index, (name, gradients) in enumerate(mxnet_private.gradients(module)):
             if gradients[0] is not None:
                 self._sum(name, gradients, priority=-index)  # the first layers first
 

@@ -12,15 +12,11 @@ import numpy as np
 
 from unequal.commands import arguments
 from unequal.data import noise_lists
-from unequal.data.augmentation import COLOR, Augmentation
-from unequal.data.batches import FaceIter, UnequalIter
 from unequal.data.records import RecordSet
 from unequal.errors import ArgumentError
 from unequal.models import checkpoints, noise_scan
-from unequal.models.embedder import Embedder
-from unequal.symbols import heads
-from unequal.training import config, fit, flags, setup, stages, state
-from unequal.training.tail import Miner
+from unequal.training import config, flags, setup, stages, state
+from unequal.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -28,30 +24,19 @@ logger = logging.getLogger(__name__)
 def softmax(args):
     """Step 2: softmax on margin logits of the head identities."""
     run = setup.without_other_peoples_classifier(setup.prepare(args))
-    args = setup.overruled(args, run.num_classes)
-    batch_size = (args.per_batch_size or 128) * len(run.devices)  # of this worker
-    symbol = heads.softmax_head(run.embedding, run.label, run.num_classes, args.emb_size,
-                                run.margin, index=False)
-    data = FaceIter(run.records, batch_size,
-                    Augmentation(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff), seed=args.seed,
-                    num_parts=run.workers.count, part_index=run.workers.rank)
-    default_steps = (16000, 24000) if args.loss_type == 0 else (32000, 48000, 60000)
-    fit.fit(
-        fit.Stage(
-            "step 2", symbol, data,
-            setup.lr_steps(args, default_steps, batch_size * run.workers.count),
-            metrics=[fit.Metric("acc", ["label_probability", "largest_probability"],
-                                fit.accuracy),
-                     fit.Metric("softmaxloss", ["label_probability"], fit.cross_entropy)],
-            before_batch=setup.sphere_annealing(args, run.num_classes)),
-        run, args)
+    Trainer(stages.softmax_stage(run), run).fit()
+
+
+def _people(path):
+    """True identities of ``--truth``, where it is given."""
+    return {key: identity for key, (identity, _) in noise_lists.read_truth(path).items()
+            } if path else None
 
 
 def relusoft_savemodel(args):
     """Step 3.1: the model of step 2 saved anew with the head of step 3, after one batch."""
     run = setup.prepare(args)
-    args = setup.overruled(args, run.num_classes)
-    fit.fit(stages.stage("step 3.1", args, run, stop_after_first=True), run, args)
+    Trainer(stages.nra_stage(run, people=_people(args.truth), only_save=True), run).fit()
 
 
 def _make_list(args, run, path):
@@ -86,12 +71,11 @@ def _clean_keys(args, run):
 def relusoft(args):
     """Step 3.2: the noise-robust loss on the images that are not on the noise list."""
     run = setup.prepare(args)
-    args = setup.overruled(args, run.num_classes)
     keys = _clean_keys(args, run)
     if run.arg_params is not None:
         for name in ("fc7_weight", "fc7_bias"):
             run.arg_params.pop(name, None)
-    fit.fit(stages.stage("step 3.2", args, run, keys), run, args)
+    Trainer(stages.nra_stage(run, keys, _people(args.truth)), run).fit()
 
 
 def parse_weights(text):
@@ -106,45 +90,17 @@ def parse_weights(text):
     return weights
 
 
-def _stage_4(weight, args, run, tail):
-    """The stage at one weight of the center-dispersed loss."""
-    devices = run.num_devices
-    identities = args.batchsize_id // args.images_per_identity
-    data = UnequalIter(
-        run.records, tail, args.batch_size1, args.batchsize_id,
-        COLOR._replace(mirror=0.5 * args.rand_mirror, cutoff=args.cutoff),
-        devices=len(run.devices), images_per_identity=args.images_per_identity,
-        batches=args.bags, seed=args.seed, num_parts=run.workers.count,
-        part_index=run.workers.rank)
-    symbol, saved_symbol = (
-        heads.unequal_head(
-            run.embedding, run.label, run.num_classes, args.emb_size, run.margin,
-            head_size=args.batch_size1 // devices,
-            tail_identities=identities // devices,
-            images_per_identity=args.images_per_identity, interweight=weight,
-            beta=args.noise_beta if args.noise else 1.0, normalizer=max(1, args.batch_size1 // 2),
-            composed=composed, on_cpu=run.devices[0].device_type == "cpu", index=False)
-        for composed in (False, True))
-    miner = Miner(tail, identities, args.images_per_identity, args.bag_size, args.bags, args.seed)
-
-    def choose_tail(epoch, arg_params, aux_params):
-        if not args.mining:
-            data.tail = miner.random(epoch)
-            return
-        embedder = Embedder(run.embedding, arg_params, aux_params, tail.image_size,
-                            run.devices, args.batch_size2)
-        data.tail = miner.mined(epoch, embedder, run.workers)
-
-    return fit.Stage(
-        "step 4, interweight {:g}".format(weight), symbol, data,
-        setup.lr_steps(args, (100000, 140000, 160000), args.batch_size1),
-        metrics=[fit.Metric("acc", ["label_log_probability", "largest_log_probability"],
-                            fit.accuracy),
-                 fit.Metric("softmaxloss", ["label_log_probability"], np.negative),
-                 fit.Metric("interloss", ["tail_loss"], np.ravel)],
-        verify_first=True, before_epoch=choose_tail,
-        before_batch=setup.sphere_annealing(args, run.num_classes), log_every=2,
-        saved_symbol=saved_symbol)
+def _at_weight(settings, weights, several):
+    """The configuration for the last of ``weights``, those of the list up to it."""
+    if several:
+        settings = config.replace(
+            settings, prefix="{}_w{:g}".format(settings.prefix, weights[-1]),
+            # A list may be made longer before a resume, not changed in front.
+            interweight=",".join(map("{:g}".format, weights)))
+    if not os.path.exists(state.path(settings.prefix)) and (
+            len(weights) > 1 or settings.resume != "must"):
+        settings = config.replace(settings, resume="")  # nothing to continue
+    return settings
 
 
 def unequal(args):
@@ -153,28 +109,19 @@ def unequal(args):
     if not args.data_dir_interclass:
         raise ArgumentError("data_dir_interclass is missing: name the record set of the tail "
                             "identities (`unequal split` makes one).", "data_dir_interclass")
-    run = setup.prepare(args)
-    args = setup.overruled(args, run.num_classes)
-    best = None
+    prepared, best = setup.prepare(args), None
     with RecordSet(args.data_dir_interclass) as tail:
         for number, weight in enumerate(weights, 1):
-            one = args
-            if len(weights) > 1:
-                # A list may be made longer before a resume, not changed in front.
-                one = config.replace(args, prefix="{}_w{:g}".format(args.prefix, weight),
-                                     interweight=",".join(map("{:g}".format, weights[:number])))
-            if not os.path.exists(state.path(one.prefix)) and (
-                    number > 1 or args.resume != "must"):
-                # Nor do the weights after this one continue anything.
-                args, one = (config.replace(each, resume="") for each in (args, one))
-            found = fit.fit(_stage_4(weight, one, run, tail), run, one)
+            run = prepared._replace(config=_at_weight(
+                prepared.config, weights[:number], len(weights) > 1))
+            found = Trainer(stages.unequal_stage(run, tail, weight), run).fit()
             if found.epoch is not None and (best is None or found.mean > best[0]):
-                best = found.mean, one.prefix, found.epoch
+                best = found.mean, run.config.prefix, found.epoch
             if number < len(weights) and best is not None:
                 logger.info("the next weight starts from %s,%d with mean accuracy %1.5f",
                             *best[1:], best[0])
                 _, *parameters = checkpoints.load(*best[1:])
-                run = run._replace(arg_params=parameters[0], aux_params=parameters[1])
+                prepared = prepared._replace(arg_params=parameters[0], aux_params=parameters[1])
 
 
 class Step(NamedTuple):

@@ -207,8 +207,6 @@ class _PictureIter(mx.io.DataIter):
     with all the devices would have, augmentation included. Memory: ``prefetch + 2`` batches.
     """
 
-    tail = None  # see UnequalIter
-
     def __init__(self, batch_size, image_size, batches, seed, parts, prefetch):
         if not 0 <= parts[1] < parts[0]:
             raise ValueError("part_index must be in [0, num_parts)")
@@ -240,6 +238,15 @@ class _PictureIter(mx.io.DataIter):
     def fingerprint(self):
         """What the images are, in a few words: a resumed run must have the same."""
         raise NotImplementedError
+
+    def state(self):
+        """What a resume needs beside :meth:`seek`: ``{name: numpy.ndarray}``."""
+        return {}
+
+    def restore(self, arrays):
+        """The reverse of :meth:`state`; ValueError when they are not of this data."""
+        if arrays:
+            raise ValueError("{} is not of this data".format(", ".join(sorted(arrays))))
 
     def reset(self):
         """Begin the next epoch."""
@@ -413,6 +420,20 @@ class UnequalIter(_PictureIter):
 
     def fingerprint(self):
         return "; ".join(loader.records.fingerprint() for loader in self._loaders)
+
+    def state(self):
+        """The epoch's tail keys."""
+        return {} if self.tail is None else {"tail": self.tail}
+
+    def restore(self, arrays):
+        """The reverse of :meth:`state`."""
+        tail = arrays.get("tail")
+        if set(arrays) - {"tail"}:
+            super().restore({name: arrays[name] for name in set(arrays) - {"tail"}})
+        if tail is not None and (tail.shape != (self.batches, self._sizes[1])
+                                 or tail.dtype != np.int64):
+            raise ValueError("tail is {} of shape {}".format(tail.dtype, tail.shape))
+        self.tail = tail
 
     def _parts(self, epoch, batch):
         head_epoch, head_batch = divmod(epoch * self.batches + batch, self._head_batches)

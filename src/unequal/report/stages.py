@@ -31,7 +31,9 @@ def _step_4(options, loss):
                 "that the model confuses" if options["mining"] else "drawn at random"))
 
 
-STEPS = {"step 2": _step_2, "step 3": _step_3, "step 4": _step_4}
+# By the stage's name (unequal.training.stages); logs of before it was written have the title only.
+STEPS = {"softmax": _step_2, "nra_save": _step_3, "nra": _step_3, "unequal": _step_4}
+TITLES = {"step 2": "softmax", "step 3": "nra", "step 4": "unequal"}
 
 
 def _origin(options, rows):
@@ -50,7 +52,8 @@ def _origin(options, rows):
 def described(events, rows):
     """One sentence on what a stage did, from its log; None where the log does not tell."""
     try:
-        options, step = events[0]["options"], events[0]["stage"][:len("step 2")]
+        options = events[0]["options"]
+        step = events[0].get("name") or TITLES[events[0]["stage"][:len("step 2")]]
         batches = max(event.get("step", 0) for event in events)
         return "{}, {:,} batches. {}.".format(
             _origin(options, rows), batches, STEPS[step](options, LOSSES[options["loss_type"]]))

@@ -15,3 +15,46 @@ def numpy_view(array):
     size = array.size * np.dtype(array.dtype).itemsize
     buffer = (ctypes.c_char * size).from_address(pointer.value)
     return np.frombuffer(buffer, array.dtype).reshape(array.shape)
+
+
+def set_argument(module, name, value):
+    """Fill an argument of a bound Module on all its devices."""
+    for executor in module._exec_group.execs:
+        executor.arg_dict[name][:] = value
+
+
+def gradients(module):
+    """``[(parameter, [gradient of each device])]`` of a bound Module; None where there is none."""
+    group = module._exec_group
+    return list(zip(group.param_names, group.grad_arrays))
+
+
+def _updater(module):
+    """MXNet keeps the optimizer beside the module, or with several devices in its KVStore."""
+    return module._updater or module._kvstore._updater
+
+
+def momenta(module):
+    """``{parameter: momentum}`` of SGD; with several devices, all have the same."""
+    states = _updater(module).states
+    names = module._exec_group.param_names
+    if module._update_on_kvstore:
+        return {name: states[name] for name in names if states.get(name) is not None}
+    devices = len(module._context)
+    return {name: states[index * devices] for index, name in enumerate(names)
+            if states.get(index * devices) is not None}
+
+
+def set_momenta(module, values):
+    """The reverse of :func:`momenta`, for a module whose optimizer is there."""
+    updater = _updater(module)
+    names = module._exec_group.param_names
+    if module._update_on_kvstore:
+        updater.states = {name: values[name].copy() for name in names if name in values}
+    else:
+        devices = len(module._context)
+        updater.states = {index * devices + device: values[name].copy()
+                          for index, name in enumerate(names) if name in values
+                          for device in range(devices)}
+    # MXNet then moves each to its weight's device at the next update.
+    updater.states_synced = dict.fromkeys(updater.states, False)

@@ -1,7 +1,7 @@
 """What every stage needs before its own head and data: devices, record set, network, weights."""
 import logging
 import os
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import mxnet as mx
 import numpy as np
@@ -29,6 +29,7 @@ class Run(NamedTuple):
     arg_params: Optional[dict]
     aux_params: Optional[dict]
     workers: Workers
+    config: Any = None  # unequal.training.config.Config, as the reference overrules it
 
     @property
     def num_classes(self):
@@ -83,7 +84,8 @@ def prepare(options):
     if not workers.rank:
         config.check_prefix(options.prefix)
     return Run(devices, records, embedding, mx.sym.Variable(LABEL_NAME),
-               margin_of(options), arg_params, aux_params, workers)
+               margin_of(options), arg_params, aux_params, workers,
+               overruled(options, records.num_classes))
 
 
 def misfit(module, arg_params, aux_params):
@@ -138,7 +140,7 @@ def overruled(options, num_classes):
     return options
 
 
-def sphere_annealing(options, num_classes):
+def sphere_annealing(options):
     """What sets loss type 1's beta before each batch; None for the other loss types.
 
     ``max(beta_min, beta * (1 + gamma * n) ** -power)`` after ``n`` batches beyond ``beta_freeze``.
@@ -146,10 +148,9 @@ def sphere_annealing(options, num_classes):
     if options.loss_type != 1:
         return None
 
-    def set_beta(module, batches):
+    def set_beta(learner, batches):
         moved = max(0, batches - options.beta_freeze)
-        beta = max(options.beta_min, options.beta * (1 + options.gamma * moved) ** -options.power)
-        for executor in module._exec_group.execs:
-            executor.arg_dict[margins.SPHERE_BETA][:] = beta
+        learner.set_input(margins.SPHERE_BETA, max(
+            options.beta_min, options.beta * (1 + options.gamma * moved) ** -options.power))
 
     return set_beta

@@ -1,27 +1,113 @@
-"""Step 3 as a stage of the training loop, for its two entry scripts."""
+"""The steps of the recipe as stages of the training loop, all made in one way.
+
+A stage is a value: what differs between the steps. ``name`` is what programs look up (the report,
+a comparison of runs); ``title`` is what people read.
+"""
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence
+
+import mxnet as mx
 import numpy as np
 
-from unequal.data import noise_lists
-from unequal.data.augmentation import COLOR
-from unequal.data.batches import FaceIter
+from unequal.data.augmentation import COLOR, Augmentation
+from unequal.data.batches import FaceIter, UnequalIter
+from unequal.data.records import RecordSet
+from unequal.models.embedder import Embedder
 from unequal.symbols import heads
-from unequal.training import fit, setup
+from unequal.training import setup
+from unequal.training.metrics import KEY, LABEL, Metric, accuracy, cross_entropy
+from unequal.training.setup import Run
+from unequal.training.tail import Miner
+
+# Outputs that tell whether a picture's largest logit is its label's.
+LOGS = ("label_log_probability", "largest_log_probability")
 
 
-def batch_size(args, run):
+class Stage(NamedTuple):
+    """What differs between the steps of the recipe.
+
+    Attributes
+    ----------
+    name : str
+        For programs: ``softmax``, ``nra_save``, ``nra`` or ``unequal``; any other in your own.
+    title : str
+        For people and the log.
+    symbol : mxnet.symbol.Symbol
+        A group of named outputs, among them the loss.
+    data : mxnet.io.DataIter
+        Training batches; has ``batches`` (per epoch), ``fingerprint()``, ``seek``, ``state()`` and
+        ``restore`` (:mod:`unequal.data.batches`).
+    lr_steps : list of int
+        Batches after which the learning rate falls tenfold.
+    metrics : list of Metric
+        Shown every ``log_every`` batches; the one called ``loss_name`` must stay finite.
+    loss_name : str
+        Which metric is the loss.
+    verify_first : bool
+        Verify and save after the first batch (steps 3 and 4 of the reference).
+    stop_after_first : bool
+        End once that checkpoint is saved (step 3.1).
+    before_epoch : callable, optional
+        Called with the epoch's number, arg_params and aux_params before its first batch, by all
+        workers (step 4's mining).
+    before_batch : callable, optional
+        Called with the :class:`unequal.training.learner.Learner` and the number of batches done
+        (loss type 1's annealing).
+    log_every : int
+        Batches between log lines (the reference's Speedometer).
+    saved_symbol : mxnet.symbol.Symbol, optional
+        Saved in place of ``symbol``, where that holds an operator plain MXNet does not know.
+    """
+
+    name: str
+    title: str
+    symbol: mx.sym.Symbol
+    data: mx.io.DataIter
+    lr_steps: Sequence[int]
+    metrics: Sequence[Metric]
+    loss_name: str = "softmaxloss"
+    verify_first: bool = False
+    stop_after_first: bool = False
+    before_epoch: Optional[Callable[[int, dict, dict], None]] = None
+    before_batch: Optional[Callable[[Any, int], None]] = None
+    log_every: int = 20
+    saved_symbol: Optional[mx.sym.Symbol] = None
+
+
+def _batch_size(run: Run) -> int:
     """Pictures a batch, over all devices of this worker."""
-    return (args.per_batch_size or 128) * len(run.devices)
+    return (run.config.per_batch_size or 128) * len(run.devices)
 
 
-def _disagree(own, largest):
+def _face_iter(run: Run, augmentation: Augmentation, keys: Optional[np.ndarray] = None) -> FaceIter:
+    config = run.config
+    return FaceIter(
+        run.records, _batch_size(run),
+        augmentation._replace(mirror=0.5 * config.rand_mirror, cutoff=config.cutoff),
+        keys=keys, seed=config.seed, num_parts=run.workers.count, part_index=run.workers.rank)
+
+
+def softmax_stage(run: Run) -> Stage:
+    """Step 2: a margin softmax over the head identities."""
+    config = run.config
+    default_steps = (16000, 24000) if config.loss_type == 0 else (32000, 48000, 60000)
+    return Stage(
+        "softmax", "step 2",
+        heads.softmax_head(run.embedding, run.label, run.num_classes, config.emb_size,
+                           run.margin, index=False),
+        _face_iter(run, Augmentation()),
+        setup.lr_steps(config, default_steps, _batch_size(run) * run.workers.count),
+        metrics=[Metric("acc", ["label_probability", "largest_probability"], accuracy),
+                 Metric("softmaxloss", ["label_probability"], cross_entropy)],
+        before_batch=setup.sphere_annealing(config))
+
+
+def _disagree(own: np.ndarray, largest: np.ndarray) -> np.ndarray:
     return own < largest
 
 
-def _right_when_it_differs(truth):
+def _right_when_it_differs(people: Dict[int, int]) -> Callable[..., np.ndarray]:
     """Metric: of the samples whose prediction is not the label, how many show the predicted one."""
-    people = {key: identity for key, (identity, _) in truth.items()}
-
-    def right(prediction, label, keys):
+    def right(prediction: np.ndarray, label: np.ndarray, keys: np.ndarray) -> np.ndarray:
         differs = prediction != label
         shown = np.array([people.get(int(key), -1) for key in keys])
         return (prediction == shown)[differs]
@@ -29,34 +115,80 @@ def _right_when_it_differs(truth):
     return right
 
 
-def stage(name, args, run, keys=None, stop_after_first=False):
-    """The NRA stage on the images ``keys`` of the set (default all).
+def nra_stage(run: Run, keys: Optional[np.ndarray] = None, people: Optional[Dict[int, int]] = None,
+              only_save: bool = False) -> Stage:
+    """Step 3.2: the noise-robust loss on the images ``keys`` of the set (default all).
 
     At ``d`` devices (of all workers) and batch size ``n`` over all of them, the reference divides
     the summed loss by ``2 n`` and the gradient by ``d``: 1 / (2 d) of the mean loss's update.
     ``--mean-loss 1`` takes the mean.
+
+    Parameters
+    ----------
+    people : dict, optional
+        Record key -> true identity, where it is known, for a line in the log.
+    only_save : bool
+        Step 3.1: one batch, and the model is saved with this head.
     """
-    size = batch_size(args, run)
+    config = run.config
+    size = _batch_size(run)
     total = size * run.workers.count
     symbol, saved_symbol = (
         heads.nra_head(
-            run.embedding, run.label, run.num_classes, args.emb_size, run.margin,
-            beta=args.noise_beta, threshold=args.gate, composed=composed,
-            on_cpu=run.devices[0].device_type == "cpu", index=bool(args.truth),
-            normalizer=size // len(run.devices) if args.mean_loss else 2 * total)
+            run.embedding, run.label, run.num_classes, config.emb_size, run.margin,
+            beta=config.noise_beta, threshold=config.gate, composed=composed,
+            on_cpu=run.devices[0].device_type == "cpu", index=people is not None,
+            normalizer=size // len(run.devices) if config.mean_loss else 2 * total)
         for composed in (False, True))
-    data = FaceIter(run.records, size, COLOR._replace(mirror=0.5 * args.rand_mirror,
-                                                        cutoff=args.cutoff),
-                    keys=keys, seed=args.seed, num_parts=run.workers.count,
-                    part_index=run.workers.rank)
-    logs = ["label_log_probability", "largest_log_probability"]
-    metrics = [fit.Metric("acc", logs, fit.accuracy),
-               fit.Metric("loss", ["loss"], np.ravel),
-               fit.Metric("differ", logs, _disagree)]
-    if args.truth:
-        metrics.append(fit.Metric("right", ["prediction", fit.LABEL, fit.KEY],
-                                  _right_when_it_differs(noise_lists.read_truth(args.truth))))
-    return fit.Stage(
-        name, symbol, data, setup.lr_steps(args, (100000, 140000, 160000), total), metrics,
-        loss_name="loss", verify_first=True, stop_after_first=stop_after_first,
-        before_batch=setup.sphere_annealing(args, run.num_classes), saved_symbol=saved_symbol)
+    metrics = [Metric("acc", LOGS, accuracy),
+               Metric("loss", ["loss"], np.ravel),
+               Metric("differ", LOGS, _disagree)]
+    if people is not None:
+        metrics.append(Metric("right", ["prediction", LABEL, KEY], _right_when_it_differs(people)))
+    name, title = ("nra_save", "step 3.1") if only_save else ("nra", "step 3.2")
+    return Stage(
+        name, title, symbol, _face_iter(run, COLOR, keys),
+        setup.lr_steps(config, (100000, 140000, 160000), total), metrics, loss_name="loss",
+        verify_first=True, stop_after_first=only_save,
+        before_batch=setup.sphere_annealing(config), saved_symbol=saved_symbol)
+
+
+def unequal_stage(run: Run, tail: RecordSet, weight: float) -> Stage:
+    """Step 4 at one weight of the center-dispersed loss."""
+    config, devices = run.config, run.num_devices
+    identities = config.batchsize_id // config.images_per_identity
+    data = UnequalIter(
+        run.records, tail, config.batch_size1, config.batchsize_id,
+        COLOR._replace(mirror=0.5 * config.rand_mirror, cutoff=config.cutoff),
+        devices=len(run.devices), images_per_identity=config.images_per_identity,
+        batches=config.bags, seed=config.seed, num_parts=run.workers.count,
+        part_index=run.workers.rank)
+    symbol, saved_symbol = (
+        heads.unequal_head(
+            run.embedding, run.label, run.num_classes, config.emb_size, run.margin,
+            head_size=config.batch_size1 // devices,
+            tail_identities=identities // devices,
+            images_per_identity=config.images_per_identity, interweight=weight,
+            beta=config.noise_beta if config.noise else 1.0,
+            normalizer=max(1, config.batch_size1 // 2),
+            composed=composed, on_cpu=run.devices[0].device_type == "cpu", index=False)
+        for composed in (False, True))
+    miner = Miner(tail, identities, config.images_per_identity, config.bag_size, config.bags,
+                  config.seed)
+
+    def choose_tail(epoch: int, arg_params: dict, aux_params: dict) -> None:
+        if not config.mining:
+            data.tail = miner.random(epoch)
+            return
+        embedder = Embedder(run.embedding, arg_params, aux_params, tail.image_size,
+                            run.devices, config.batch_size2)
+        data.tail = miner.mined(epoch, embedder, run.workers)
+
+    return Stage(
+        "unequal", "step 4, interweight {:g}".format(weight), symbol, data,
+        setup.lr_steps(config, (100000, 140000, 160000), config.batch_size1),
+        metrics=[Metric("acc", LOGS, accuracy),
+                 Metric("softmaxloss", ["label_log_probability"], np.negative),
+                 Metric("interloss", ["tail_loss"], np.ravel)],
+        verify_first=True, before_epoch=choose_tail,
+        before_batch=setup.sphere_annealing(config), log_every=2, saved_symbol=saved_symbol)

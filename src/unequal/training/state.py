@@ -17,7 +17,7 @@ import logging
 import os
 import zipfile
 import zlib
-from typing import NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 import mxnet as mx
 import numpy as np
@@ -38,7 +38,7 @@ class State(NamedTuple):
     arg_params: dict  # name -> NDArray
     aux_params: dict
     momenta: dict  # name -> NDArray; empty before the first update and without momentum
-    tail: Optional[np.ndarray]  # UnequalIter.tail
+    data: Dict[str, np.ndarray]  # what the stage's data saves (step 4: `tail`)
 
 
 def path(prefix):
@@ -52,7 +52,7 @@ def identity(stage, run, options):
     ``--data-dir`` and ``--devices`` are compared by what they mean: the images, the number.
     """
     facts = config.identity(options)
-    facts.update({"the stage": stage.name, "the images": stage.data.fingerprint(),
+    facts.update({"the stage": stage.title, "the images": stage.data.fingerprint(),
                   "the number of devices": run.num_devices})
     return json.loads(json.dumps(facts))
 
@@ -79,9 +79,8 @@ def save(prefix, facts, state):
         for kind, values in (("arg:", state.arg_params), ("aux:", state.aux_params),
                              ("momentum:", state.momenta)):
             for name, value in values.items():
-                yield kind + name, value.asnumpy()
-        if state.tail is not None:
-            yield "tail", state.tail
+                yield kind + name, value.asnumpy() if hasattr(value, "asnumpy") else value
+        yield from state.data.items()
 
     def write(temporary):
         # As numpy.savez, which holds all arrays at once, and on a full disk complains once more
@@ -142,14 +141,16 @@ def _load(name):
             header = json.loads(arrays["header"].tobytes())
             if header["version"] != _VERSION:
                 raise ValueError("of version {}".format(header["version"]))
-            tail = arrays["tail"] if "tail" in arrays.files else None
+            data = {}
             for key in arrays.files:
                 kind, _, parameter = key.partition(":")
+                value = arrays[key]
                 if parameter:
-                    value = arrays[key]
                     kinds[kind][parameter] = mx.nd.array(value, dtype=value.dtype)
+                elif key != "header":
+                    data[key] = value
             return header["identity"], State(header["position"], kinds["arg"], kinds["aux"],
-                                             kinds["momentum"], tail)
+                                             kinds["momentum"], data)
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, MemoryError,
             NotImplementedError, zipfile.BadZipFile, zlib.error, mx.base.MXNetError) as error:
         raise InputError("--resume: {}: not the state of a run, or damaged ({}: {}); start from a "
@@ -157,32 +158,40 @@ def _load(name):
                              name, type(error).__name__, error)) from error
 
 
-def _updater(module):
-    """MXNet keeps the optimizer beside the module, or with several devices in its KVStore."""
-    return module._updater or module._kvstore._updater
+class RunStore:
+    """A run's checkpoints and state under its prefix. Worker 0 writes, all read.
 
+    Parameters
+    ----------
+    prefix : str
+    facts : dict
+        :func:`identity`.
+    symbol : mxnet.symbol.Symbol
+        Saved with the checkpoints.
+    leading : bool
+        Whether this is worker 0.
+    """
 
-def momenta(module):
-    """``{parameter: momentum}`` of SGD; with several devices, all have the same."""
-    states = _updater(module).states
-    names = module._exec_group.param_names
-    if module._update_on_kvstore:
-        return {name: states[name] for name in names if states.get(name) is not None}
-    devices = len(module._context)
-    return {name: states[index * devices] for index, name in enumerate(names)
-            if states.get(index * devices) is not None}
+    def __init__(self, prefix: str, facts: dict, symbol: Any, leading: bool = True) -> None:
+        self.prefix, self.facts, self._symbol, self._leading = prefix, facts, symbol, leading
+        if leading:
+            checkpoints.clean(prefix)
 
+    @property
+    def path(self) -> str:
+        """Of the state."""
+        return path(self.prefix)
 
-def restore_momenta(module, values):
-    """The reverse of :func:`momenta`, for a module whose optimizer is there."""
-    updater = _updater(module)
-    names = module._exec_group.param_names
-    if module._update_on_kvstore:
-        updater.states = {name: values[name].copy() for name in names if name in values}
-    else:
-        devices = len(module._context)
-        updater.states = {index * devices + device: values[name].copy()
-                          for index, name in enumerate(names) if name in values
-                          for device in range(devices)}
-    # MXNet then moves each to its weight's device at the next update.
-    updater.states_synced = dict.fromkeys(updater.states, False)
+    def find(self, resume: str) -> Optional[State]:
+        """:func:`find`."""
+        return find(self.prefix, resume, self.facts)
+
+    def save_model(self, epoch: int, params: Any) -> None:
+        """PREFIX-NNNN.params and PREFIX-symbol.json."""
+        if self._leading:
+            checkpoints.save(self.prefix, epoch, self._symbol, *params)
+
+    def save_state(self, state: State) -> None:
+        """:func:`save`."""
+        if self._leading:
+            save(self.prefix, self.facts, state)

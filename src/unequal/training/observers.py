@@ -1,0 +1,186 @@
+"""Who listens to a training run: the event log, the console, the progress bar, and yours.
+
+An observer is told what happened (``notify``) and changes nothing. It takes part in nothing that
+all workers of a job do together: one that is missing at a worker must not make the others wait.
+
+Events and their fields, in the order in which they can come:
+
+========= =======================================================================================
+begin     title, step, limit, batches (of an epoch), batch_size (of all workers), lr_steps
+start     stage (title), name, options, devices; or ``resume``: step, path
+batch     step
+lr        step, lr: the learning rate has fallen
+train     step, epoch, speed (images/s), lr, metrics: every few batches
+verify    step, results: ``{target: unequal.eval.verification.evaluate(...)}``
+save      step, epoch: PREFIX-NNNN is written
+highest   step, best (:class:`unequal.training.trainer.Best`)
+stop      step, reason: a signal has come, and the state is being saved
+end       step, reason, best_epoch, best_mean
+========= =======================================================================================
+"""
+import json
+import logging
+import os
+import time
+from typing import Any, Dict, List, Optional
+
+from unequal.errors import InputError
+from unequal.system import progress
+
+logger = logging.getLogger(__name__)
+
+
+class Observer:
+    """Base of observers; one overrides what it needs."""
+
+    def notify(self, event: str, **fields: Any) -> None:
+        """Take note of an event (the table above). An error raised here ends the training."""
+
+    def close(self) -> None:
+        """The run is over, well or not; called once."""
+
+
+class EventLog(Observer):
+    """The machine-readable log: one JSON object a line, written at once.
+
+    Every event has ``event`` (start, train, lr, verify, save, stop, resume, end), ``time`` (seconds
+    since the epoch) and, but for start, ``step`` (batches done).
+
+    Parameters
+    ----------
+    path : str
+    position : list, optional
+        A :attr:`position` of this log: a resumed run takes off what the killed one wrote after it.
+    """
+
+    EVENTS = frozenset(("start", "resume", "train", "lr", "verify", "save", "stop", "end"))
+
+    def __init__(self, path: str, position: Optional[List[Any]] = None) -> None:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        self._path = os.path.abspath(path)
+        self._file = open(path, "ab", buffering=0)
+        if position is not None and position[0] == self._path and (
+                position[1] < self._file.tell()):
+            self._file.truncate(position[1])
+        else:  # a kill may have left half a line
+            with open(path, "rb") as lines:
+                self._file.truncate(sum(len(line) for line in lines if line.endswith(b"\n")))
+
+    @property
+    def position(self) -> List[Any]:
+        """``[path, bytes]`` written so far."""
+        return [self._path, self._file.tell()]
+
+    def notify(self, event: str, **fields: Any) -> None:
+        """Write those of :attr:`EVENTS`."""
+        if event in self.EVENTS:
+            self.write(event, **fields)
+
+    def write(self, event: str, **fields: Any) -> None:
+        """One line; InputError when it cannot be written."""
+        record = dict(event=event, time=round(time.time(), 3), **fields)
+        line = json.dumps(record).encode() + b"\n"
+        try:
+            whole = self._file.write(line) == len(line)
+        except OSError:
+            whole = False
+        if not whole:
+            raise InputError(f"{self._path}: cannot be written; is the disk full?")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Console(Observer):
+    """Lines as the reference and MXNet's Speedometer write them."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._run: Dict[str, Any] = {}
+
+    def notify(self, event: str, **fields: Any) -> None:
+        """Call the method of that name."""
+        method = getattr(self, "_" + event, None)
+        if method is not None:
+            method(**fields)
+
+    def _begin(self, **fields: Any) -> None:
+        self._run = fields
+        logger.info("lr_steps %s", fields["lr_steps"])
+
+    def _resume(self, step: int, path: str) -> None:
+        logger.info("continuing after batch %d: %s", step, path)
+
+    def _lr(self, step: int, lr: float) -> None:
+        logger.info("lr change to %g", lr)
+
+    def _train(self, step: int, epoch: int, speed: float, lr: float,
+               metrics: Dict[str, float]) -> None:
+        rest = (self._run["limit"] - step) * self._run["batch_size"]
+        logger.info("Epoch[%d] Batch [%d]\tSpeed: %.2f samples/sec\t%s\tends=%s", epoch,
+                    (step - 1) % self._run["batches"], speed,
+                    "\t".join("{}={:.6f}".format(*item) for item in metrics.items()),
+                    progress.end_time(rest / speed))
+        if step % 1000 == 0:
+            logger.info("lr-batch-epoch: %g %d %d", lr, (step - 1) % self._run["batches"], epoch)
+
+    def _verify(self, step: int, results: Dict[str, Any]) -> None:
+        for name, result in results.items():
+            logger.info("[%s][%d]XNorm: %f", name, step, result.xnorm)
+            logger.info("[%s][%d]Accuracy: %1.5f+-%1.5f", name, step, result.accuracy,
+                        result.accuracy_std)
+            logger.info("[%s][%d]Accuracy-Flip: %1.5f+-%1.5f", name, step, result.accuracy_flip,
+                        result.accuracy_flip_std)
+
+    def _save(self, step: int, epoch: int) -> None:
+        if epoch:
+            logger.info("saving %d", epoch)
+
+    def _highest(self, step: int, best: Any) -> None:
+        logger.info("[%d]Accuracy-Highest: %1.5f", step, best.last)
+
+    def _end(self, step: int, reason: str, best_epoch: Optional[int], best_mean: float) -> None:
+        logger.info("ended after %d batches: %s", step, reason)
+        if best_epoch is not None:
+            logger.info("best model: %s,%d with mean accuracy %1.5f", self._prefix, best_epoch,
+                        best_mean)
+
+
+class ProgressBar(Observer):
+    """The batches done, on a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Optional[progress.Bar] = None
+
+    def notify(self, event: str, **fields: Any) -> None:
+        """Show ``begin`` and ``batch``."""
+        if event == "begin":
+            self._bar = progress.Bar(fields["limit"], fields["title"], "batches", lines=False)
+            self._bar.__enter__()
+            self._bar.update(fields["step"])
+        elif event == "batch" and self._bar is not None:
+            self._bar.update()
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
+
+
+class Observers(Observer):
+    """Several as one, told in their order."""
+
+    def __init__(self, observers: Any) -> None:
+        self.all: List[Observer] = list(observers)
+
+    def notify(self, event: str, **fields: Any) -> None:
+        """Tell all."""
+        for observer in self.all:
+            observer.notify(event, **fields)
+
+    def close(self) -> None:
+        """Close all."""
+        for observer in self.all:
+            observer.close()

@@ -1,0 +1,344 @@
+"""The training loop. A stage of the recipe is a value (:class:`unequal.training.stages.Stage`),
+not a copy of this loop."""
+import dataclasses
+import math
+import os
+import time
+import zlib
+from contextlib import closing
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from unequal.errors import InputError
+from unequal.system import interrupts
+from unequal.training import config
+from unequal.training import state as run_state
+from unequal.training.learner import Learner, ModuleLearner, NotFinite
+from unequal.training.metrics import Meter
+from unequal.training.observers import Console, EventLog, Observer, Observers, ProgressBar
+from unequal.training.setup import Run
+from unequal.training.stages import Stage
+from unequal.training.verifying import Verifier
+
+
+@dataclasses.dataclass
+class Best:
+    """The best accuracies so far, and what follows from a new verification."""
+
+    first: float = 0.0
+    last: float = 0.0
+    mean: float = 0.0
+    epoch: Optional[int] = None  # of the checkpoint with the best mean
+    stale: int = 0  # verifications since the mean rose
+
+    def update(self, accuracies: Sequence[float], floor: float) -> bool:
+        """Take the targets' accuracies; return whether this model is worth keeping.
+
+        The reference keeps one when the first target rises, or the last does not fall; we also keep
+        the best mean, which is what ends a stage (``--patience``).
+        """
+        mean = float(np.mean(accuracies))
+        better = (accuracies[0] > self.first or accuracies[-1] >= self.last or mean > self.mean)
+        self.stale = 0 if mean > self.mean else self.stale + 1
+        self.first = max(self.first, accuracies[0])
+        self.last = max(self.last, accuracies[-1])
+        self.mean = max(self.mean, mean)
+        return better and accuracies[0] >= floor
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come; saved with its state."""
+
+    step: int = 0  # batches done
+    verified: int = 0  # batches done at the last verification
+    saves: int = 0  # verifications that counted, which number the checkpoints
+    best: Best = dataclasses.field(default_factory=Best)
+
+
+class Trainer:
+    """Train a stage until ``--max-steps``, ``--end-epoch`` or ``--patience`` ends it.
+
+    The state (:mod:`unequal.training.state`) is saved after each verification and when a signal
+    asks to stop; with ``--resume`` training goes on from it. A batch follows from the state before
+    it: on one CPU device a resumed run has the weights of an uninterrupted one, bit for bit.
+
+    With several workers all take the same steps and have the same weights; worker 0 verifies,
+    writes the checkpoints and the state, which all read again with ``--resume``. Methods marked
+    "all" are collective: every worker reaches them at the same step, so observers never do their
+    work.
+
+    Parameters
+    ----------
+    stage : unequal.training.stages.Stage
+    run : unequal.training.setup.Run
+        With its ``config``.
+    observers : sequence of unequal.training.observers.Observer
+        Told what happens, after the event log, the console and the progress bar.
+    learner : unequal.training.learner.Learner, optional
+        Default: MXNet's Module on the run's devices.
+    verifier : callable, optional
+        ``(arg_params, aux_params)`` to ``{target: result}``, whose ``accuracy_flip`` counts;
+        default :class:`unequal.training.verifying.Verifier`.
+    store : unequal.training.state.RunStore, optional
+    """
+
+    def __init__(self, stage: Stage, run: Run, observers: Sequence[Observer] = (), *,
+                 learner: Optional[Learner] = None,
+                 verifier: Optional[Callable[[dict, dict], Dict[str, Any]]] = None,
+                 store: Optional[run_state.RunStore] = None) -> None:
+        self.stage, self.run, self.config, self.workers = stage, run, run.config, run.workers
+        self.leading = run.workers.rank == 0
+        run.workers.leave_together(False)
+        self.store = store or run_state.RunStore(
+            self.config.prefix, run_state.identity(stage, run, self.config),
+            stage.symbol if stage.saved_symbol is None else stage.saved_symbol, self.leading)
+        self.learner, self.verifier = learner, verifier
+        self.observers = Observers([Console(self.config.prefix), ProgressBar(), *observers])
+        self.progress = Progress()
+        self.meter = Meter(stage.metrics)
+        self.metrics: Dict[str, float] = {}
+
+    def fit(self) -> Best:
+        """Train to the end.
+
+        Returns
+        -------
+        Best
+            Accuracies and the epoch number of the best checkpoint.
+
+        Raises
+        ------
+        InputError
+            Bad data, weights or a state that do not fit, or a loss or weights that are no longer
+            finite.
+        Interrupted
+            A signal asked to stop, and the state is saved.
+        """
+        with closing(self.observers):
+            self.restore_or_start()
+            with interrupts.postponed(self.workers.count > 1):
+                try:
+                    while True:
+                        if self.verification_is_due():
+                            self.verify()
+                        reason = self.reason_to_end()
+                        if reason:
+                            break
+                        self.check_interrupts()
+                        self.train_batch()
+                except interrupts.Interrupted as signal:
+                    self.save_and_stop(signal)
+            self.notify("end", reason=reason, best_epoch=self.progress.best.epoch,
+                        best_mean=self.progress.best.mean)
+        self.leave()
+        return self.progress.best
+
+    def notify(self, event: str, **fields: Any) -> None:
+        """Tell the observers."""
+        self.observers.notify(event, step=self.progress.step, **fields)
+
+    # Beginning
+
+    def restore_or_start(self) -> None:
+        """The state of an earlier run where ``--resume`` asks for one, else the first batch (all).
+        """
+        stage, settings = self.stage, self.config
+        saved = self.store.find(settings.resume)
+        log_position = None
+        if saved:
+            position = dict(saved.position)
+            log_position = position.pop("log")
+            self.progress = Progress(**{**position, "best": Best(**position["best"])})
+        self.log = EventLog(self._log_path(), log_position)
+        self.observers.all.insert(0, self.log)
+        if saved:
+            self.notify("resume", path=self.store.path)
+        else:
+            self.observers.notify(
+                "start", stage=stage.title, name=stage.name, options=vars(settings),
+                devices=[str(device) for device in self.run.devices])
+        if self.leading and self.verifier is None:
+            self.verifier = Verifier(settings, stage.symbol, self.run.records.image_size,
+                                     self.run.devices)
+        if self.learner is None:
+            self.learner = ModuleLearner(stage, self.run)
+        self.learner.start(self.progress.step, saved)
+        if saved:
+            stage.data.restore(saved.data)
+            stage.data.seek(*divmod(self.progress.step, stage.data.batches))
+        self._check_workers()
+        self.limit = self._step_limit()
+        self.batch_size = stage.data.batch_size * self.workers.count
+        self.notify("begin", title=stage.title, limit=self.limit, batches=stage.data.batches,
+                    batch_size=self.batch_size, lr_steps=list(stage.lr_steps))
+        self.first_step = self.speed_step = self.progress.step
+        self.speed_start = time.time()
+
+    def _log_path(self) -> str:
+        folder, name = os.path.split(self.config.prefix)
+        worker = "" if self.leading else f"-worker{self.workers.rank}"
+        return os.path.join(self.config.log_dir or folder,
+                            f"{name}-{self.config.log_file}{worker}.jsonl")
+
+    def _step_limit(self) -> int:
+        """Batches until ``--max-steps`` or ``--end-epoch``, whichever comes first."""
+        if self.stage.stop_after_first:
+            return 1
+        limit = self.stage.data.batches * self.config.end_epoch
+        return min(limit, self.config.max_steps) if self.config.max_steps else limit
+
+    def _check_workers(self) -> None:
+        """Raise InputError unless all workers are about to do the same (all)."""
+        if self.workers.count == 1:
+            return
+        weights = self.learner.params()[0]
+        self.workers.check_equal(dict(
+            self.store.facts, **config.shared(self.config),
+            **{"the number of batches done": self.progress.step,
+               "the state of the weights": zlib.crc32(b"".join(
+                   weights[name].asnumpy().tobytes() for name in sorted(weights)))}))
+
+    # A batch
+
+    def train_batch(self) -> None:
+        """One update, and before an epoch's first what the stage does then (all)."""
+        stage, progress = self.stage, self.progress
+        epoch, index = divmod(progress.step, stage.data.batches)
+        if index == 0:
+            if progress.step > self.first_step:
+                stage.data.reset()
+            if stage.before_epoch is not None:
+                stage.before_epoch(epoch, *self.params())
+        batch = stage.data.next()
+        if stage.before_batch is not None:
+            stage.before_batch(self.learner, progress.step)
+        rate = self.learner.learning_rate
+        self.learner.learn(batch, progress.step)
+        progress.step += 1
+        self.meter.add(self.learner.outputs(self.meter.names), batch)
+        self.notify("batch")
+        if self.learner.learning_rate != rate:
+            self.notify("lr", lr=self.learner.learning_rate)
+        if progress.step % stage.log_every == 0:
+            self.read_metrics()
+            speed = ((progress.step - self.speed_step) * self.batch_size
+                     / (time.time() - self.speed_start))
+            self.notify("train", epoch=epoch, speed=round(speed, 2),
+                        lr=self.learner.learning_rate, metrics=self.metrics)
+            self.speed_start, self.speed_step = time.time(), progress.step
+
+    def read_metrics(self) -> None:
+        """The metrics since the last time; InputError when the loss is not finite."""
+        self.metrics = self.meter.take() or self.metrics
+        loss = self.metrics.get(self.stage.loss_name, 0.0)
+        if not math.isfinite(loss):
+            raise self._diverged(f"The loss is {loss}")
+
+    def params(self) -> Tuple[dict, dict]:
+        """The weights, all finite (all)."""
+        try:
+            return self.learner.params()
+        except NotFinite as error:
+            raise self._diverged(str(error)) from None
+
+    def _diverged(self, what: str) -> InputError:
+        verified = self.progress.verified
+        last = (f"the last good checkpoint is {self.config.prefix},0 of batch {verified}"
+                if verified else "no checkpoint was saved before")
+        return InputError(
+            f"{what} at batch {self.progress.step}: training has diverged; {last}. Usual causes: "
+            "--lr too high (go on from that checkpoint with --pretrained and a lower one), "
+            "--margin-m or --margin-s too large, damaged data (`unequal inspect`).")
+
+    # A verification
+
+    def verification_is_due(self) -> bool:
+        """Every ``--verbose`` batches and at the end; in steps 3 and 4 also after batch 1."""
+        step = self.progress.step
+        return step > self.progress.verified and (
+            self._counts() or (step == 1 and self.stage.verify_first))
+
+    def _counts(self) -> bool:
+        """Whether a verification here may be the best, and is one of those that patience counts."""
+        step = self.progress.step
+        return not self.stage.stop_after_first and (
+            step % self.config.verbose == 0 or step >= self.limit)
+
+    def verify(self) -> None:
+        """Save, measure, keep when better, save the state (all)."""
+        self.read_metrics()
+        params = self.params()
+        self.store.save_model(0, params)
+        accuracies: List[float] = []
+        if self.leading:
+            results = self.verifier(*params)
+            # Only now: interrupted while verifying, a resumed run does (and logs) both again.
+            self.notify("save", epoch=0)
+            self.notify("verify", results=results)
+            accuracies = [result.accuracy_flip for result in results.values()]
+        accuracies = self.workers.broadcast(accuracies)
+        if self._counts():
+            self.keep_when_better(accuracies, params)
+        self.progress.verified = self.progress.step
+        self.save_state(params)
+
+    def keep_when_better(self, accuracies: Sequence[float], params: Tuple[dict, dict]) -> None:
+        """PREFIX-NNNN, as ``--ckpt`` says."""
+        progress, best = self.progress, self.progress.best
+        progress.saves += 1
+        better = risen = False
+        if accuracies:
+            risen = np.mean(accuracies) > best.mean
+            better = best.update(accuracies, self.config.save_floor)
+        if self.config.ckpt > 1 or (self.config.ckpt == 1 and better):
+            self.store.save_model(progress.saves, params)
+            if self.leading:
+                self.notify("save", epoch=progress.saves)
+            if risen:
+                best.epoch = progress.saves
+        if accuracies:
+            self.notify("highest", best=best)
+
+    def save_state(self, params: Tuple[dict, dict]) -> None:
+        """What a resume needs."""
+        position = {**dataclasses.asdict(self.progress), "log": self.log.position}
+        self.store.save_state(run_state.State(
+            position, *params, self.learner.momenta(), self.stage.data.state()))
+
+    # The end
+
+    def reason_to_end(self) -> Optional[str]:
+        """Why training ends here; None when it goes on."""
+        step, settings, stale = self.progress.step, self.config, self.progress.best.stale
+        if 0 < settings.patience <= stale:
+            return f"the mean accuracy has not risen for {stale} verifications (--patience)"
+        if step < self.limit:
+            return None
+        if self.stage.stop_after_first:
+            return "the checkpoint is saved"
+        return (f"--max-steps {step}" if step == settings.max_steps
+                else f"--end-epoch {settings.end_epoch}")
+
+    def check_interrupts(self) -> None:
+        """Raise Interrupted once a signal has come to any worker (all)."""
+        if self.workers.count == 1:
+            interrupts.check()
+        elif self.workers.any(interrupts.pending()):  # all stop after the same batch
+            by = interrupts.pending() or "another worker's signal"
+            raise interrupts.Interrupted(f"stopped by {by}")
+
+    def save_and_stop(self, signal: interrupts.Interrupted) -> None:
+        """Save the state, and raise Interrupted with how to go on (all)."""
+        self.read_metrics()
+        self.notify("stop", reason=str(signal))
+        self.save_state(self.params())
+        self.leave()
+        raise interrupts.Interrupted(f"{signal} after batch {self.progress.step}; --resume "
+                                     f"continues from {self.store.path}") from None
+
+    def leave(self) -> None:
+        """Wait until worker 0 has saved; then all end (all)."""
+        self.workers.wait()
+        self.workers.leave_together(True)
