@@ -4,11 +4,12 @@ Kemelmacher-Shlizerman et al., The MegaFace Benchmark (CVPR 2016), section 3; Ne
 Kemelmacher-Shlizerman, Level Playing Field for Million Scale Face Recognition (CVPR 2017).
 docs/evaluation.md states it, and how ours differs.
 """
-from typing import NamedTuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from unequal.errors import InputError
+from unequal.eval.features import Features
 from unequal.eval.verification import far_name
 from unequal.system import progress
 
@@ -32,7 +33,7 @@ class Identification(NamedTuple):
 class _Best:
     """The highest similarities seen, of each probe and of all together."""
 
-    def __init__(self, probes, each, together):
+    def __init__(self, probes: int, each: int, together: int) -> None:
         # Unsorted; until the end only the smallest kept score is needed.
         self.each = np.full((probes, each), -np.inf, np.float32)
         self._lowest = np.full(probes, -np.inf, np.float32)
@@ -41,7 +42,7 @@ class _Best:
         self._limit = np.float32(-np.inf)
         self._mask = None
 
-    def add(self, scores):
+    def add(self, scores: np.ndarray) -> None:
         """Take similarities (probes, n) into account; -inf counts for nothing."""
         start = 0
         while start < scores.shape[1]:
@@ -51,7 +52,7 @@ class _Best:
             self._add(scores[:, start:end])
             start = end
 
-    def _add(self, scores):
+    def _add(self, scores: np.ndarray) -> None:
         if self._mask is None or self._mask.shape != scores.shape:
             self._mask = np.empty(scores.shape, bool)
         # One pass over all scores; few pass, and only these cost more.
@@ -62,7 +63,7 @@ class _Best:
         self._add_each(values, rows)
         self._add_together(values[values > self._limit])
 
-    def _add_each(self, values, rows):
+    def _add_each(self, values: np.ndarray, rows: np.ndarray) -> None:
         better = values > self._lowest[rows]
         values, rows = values[better], rows[better]
         if not len(rows):
@@ -78,13 +79,13 @@ class _Best:
         self.each[changed] = merged[:, -kept:]
         self._lowest[changed] = merged[:, -kept]
 
-    def _add_together(self, values):
+    def _add_together(self, values: np.ndarray) -> None:
         self._pool.append(values)
         self._pooled += len(values)
         if self._pooled >= 2 * self._together:
             self._shrink()
 
-    def _shrink(self):
+    def _shrink(self) -> None:
         pool = np.concatenate(self._pool)
         if len(pool) > self._together:
             pool.partition(len(pool) - self._together)
@@ -92,13 +93,13 @@ class _Best:
             self._limit = pool.min()
         self._pool, self._pooled = [pool], len(pool)
 
-    def together(self):
+    def together(self) -> np.ndarray:
         """The highest of all, falling."""
         self._shrink()
         return np.sort(self._pool[0])[::-1]
 
 
-def _groups(identities):
+def _groups(identities: np.ndarray) -> Dict[str, Any]:
     """Rows of each identity: dict of arrays."""
     order = np.argsort(identities, kind="stable")
     ordered = identities[order]
@@ -107,7 +108,8 @@ def _groups(identities):
             for first, last in zip(starts[:-1], starts[1:])} if len(order) else {}
 
 
-def _mates(probes, probe_identities, gallery, gallery_identities):
+def _mates(probes: np.ndarray, probe_identities: np.ndarray, gallery: Optional[np.ndarray],
+           gallery_identities: Optional[np.ndarray]) -> Iterator[Tuple[int, np.ndarray]]:
     """Yield ``(row of a probe, similarities of its mates)``."""
     themselves = gallery is None
     groups = _groups(probe_identities if themselves else gallery_identities)
@@ -121,13 +123,14 @@ def _mates(probes, probe_identities, gallery, gallery_identities):
             yield row, np.delete(own, number) if themselves else own
 
 
-def block_size(probes):
+def block_size(probes: int) -> int:
     """Distractors a matrix product takes, so that memory stays bounded whatever the probes."""
     return int(np.clip(_SCORES // max(probes, 1), 64, _BLOCK))
 
 
-def identify(probes, probe_identities, distractors, gallery=None, gallery_identities=None, *,
-             max_rank=100, fars=FARS):
+def identify(probes: np.ndarray, probe_identities: np.ndarray, distractors: Features,
+             gallery: Optional[np.ndarray] = None, gallery_identities: Optional[np.ndarray] = None,
+             *, max_rank: int = 100, fars: Any = FARS) -> "Identification":
     """Find each probe's mates among distractors.
 
     Without a gallery, MegaFace's way: each picture of a person in turn is the one mate hidden among
@@ -203,18 +206,18 @@ def identify(probes, probe_identities, distractors, gallery=None, gallery_identi
     return Identification(np.concatenate(ranks), mates, best.together(), impostor_count, max_rank)
 
 
-def _allowed(far, impostors):
+def _allowed(far: float, impostors: int) -> int:
     """How many of ``impostors`` may be accepted at ``far``; rounding must not cost one."""
     return int(far * impostors * (1 + 1e-12))
 
 
-def cmc(result):
+def cmc(result: "Identification") -> np.ndarray:
     """Cumulative match characteristic: share of pairs with rank at most 1, 2, ... ``max_rank``."""
     counts = np.bincount(result.ranks, minlength=result.max_rank + 2)[1:-1]
     return np.cumsum(counts) / len(result.ranks)
 
 
-def tar_at_far(result, far):
+def tar_at_far(result: "Identification", far: float) -> float:
     """Share of mates more similar than all but ``far`` of the impostors.
 
     NaN when ``far`` is below one impostor in all, or above the rates :func:`identify` was told.
@@ -225,7 +228,8 @@ def tar_at_far(result, far):
     return float(np.mean(result.scores > result.impostors[allowed]))
 
 
-def measure(result, ranks=RANKS, fars=FARS):
+def measure(result: "Identification", ranks: Tuple[int, int, int, int] = RANKS,
+            fars: Tuple[Any, ...] = FARS) -> Iterator[Tuple[Any, ...]]:
     """Every number of the protocol, one at a time.
 
     Yields

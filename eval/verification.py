@@ -3,7 +3,7 @@
 docs/evaluation.md states the protocol. Sizes: a set of P pairs costs 16 bytes a pair beside its
 embeddings, and the bootstrap 8 bytes a pair more.
 """
-from typing import NamedTuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 from easydict import EasyDict
@@ -20,7 +20,7 @@ FAR_THRESHOLDS = np.arange(0, 4, 0.001)
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
-def pair_distances(embeddings):
+def pair_distances(embeddings: np.ndarray) -> np.ndarray:
     """Squared L2 distance of the two normalised embeddings of each pair.
 
     Parameters
@@ -37,12 +37,12 @@ def pair_distances(embeddings):
     return np.sum(np.square(first - second), axis=1)
 
 
-def _normalised_pairs(embeddings):
+def _normalised_pairs(embeddings: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     unit = normalize(np.asarray(embeddings, np.float64))
     return unit[0::2], unit[1::2]
 
 
-def _check(distances, issame):
+def _check(distances: np.ndarray, issame: np.ndarray) -> np.ndarray:
     issame = np.asarray(issame, bool)
     if len(distances) != len(issame):
         raise InputError("{} distances do not match {} pairs; a verification set has two pictures "
@@ -50,12 +50,13 @@ def _check(distances, issame):
     return issame
 
 
-def _accepted(distances, thresholds):
+def _accepted(distances: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """How many of ``distances`` lie below each threshold."""
     return np.searchsorted(np.sort(distances), thresholds, side="left")
 
 
-def _rates(distances, issame, thresholds):
+def _rates(distances: np.ndarray, issame: np.ndarray,
+           thresholds: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True and false accept rate and accuracy at each threshold; a rate over no pair is 0."""
     same, different = issame.sum(), (~issame).sum()
     true = _accepted(distances[issame], thresholds)
@@ -64,19 +65,23 @@ def _rates(distances, issame, thresholds):
             (true + different - false) / len(distances))
 
 
-def _folds(count, folds):
+def _folds(count: int, folds: int) -> Iterator[Any]:
     if count < folds:
         raise InputError("{} pairs do not make {} folds.".format(count, folds))
     return KFold(folds, shuffle=False).split(np.arange(count))
 
 
-def exact_thresholds(distances):
+def exact_thresholds(distances: np.ndarray) -> np.ndarray:
     """Every threshold that accepts another set of pairs: the distinct distances, and one above."""
     distinct = np.unique(distances)
     return np.append(distinct, np.nextafter(distinct[-1], np.inf))
 
 
-def accuracy_per_fold(distances, issame, folds=10, thresholds=THRESHOLDS):
+def accuracy_per_fold(
+        distances: np.ndarray,
+        issame: np.ndarray,
+        folds: int = 10,
+        thresholds: Optional[np.ndarray] = THRESHOLDS) -> Tuple[np.ndarray, np.ndarray]:
     """Accuracy of each fold at the threshold that is best on the others.
 
     Parameters
@@ -108,7 +113,8 @@ def accuracy_per_fold(distances, issame, folds=10, thresholds=THRESHOLDS):
     return accuracy, best
 
 
-def mean_roc(distances, issame, folds=10, thresholds=THRESHOLDS):
+def mean_roc(distances: np.ndarray, issame: np.ndarray, folds: int = 10,
+             thresholds: np.ndarray = THRESHOLDS) -> Tuple[np.ndarray, np.ndarray]:
     """True and false accept rate at each threshold, averaged over the folds: two (thresholds,)."""
     issame = _check(distances, issame)
     rates = [_rates(distances[test], issame[test], thresholds)[:2]
@@ -116,7 +122,8 @@ def mean_roc(distances, issame, folds=10, thresholds=THRESHOLDS):
     return tuple(np.mean(rates, axis=0))
 
 
-def tar_at_far(distances, issame, far, folds=10, thresholds=FAR_THRESHOLDS):
+def tar_at_far(distances: np.ndarray, issame: np.ndarray, far: float, folds: int = 10,
+               thresholds: np.ndarray = FAR_THRESHOLDS) -> Tuple[float, float, float]:
     """True accept rate at a false accept rate, the reference's way.
 
     The threshold is interpolated on the other folds' false accept rates to meet ``far``, then
@@ -141,12 +148,12 @@ def tar_at_far(distances, issame, far, folds=10, thresholds=FAR_THRESHOLDS):
     return tars.mean(), tars.std(), fars.mean()
 
 
-def mean_norm(embeddings):
+def mean_norm(embeddings: np.ndarray) -> float:
     """Mean L2 norm of embeddings before normalisation (``XNorm`` in InsightFace's logs)."""
     return float(np.mean(np.linalg.norm(np.asarray(embeddings, np.float64), axis=1)))
 
 
-def pca_distances(embeddings, components, folds=10):
+def pca_distances(embeddings: np.ndarray, components: int, folds: int = 10) -> np.ndarray:
     """Pair distances after PCA fitted on the other folds, float64 (folds, pairs).
 
     InsightFace's ``pca`` option: components are fitted on the normalised embeddings of the other
@@ -166,7 +173,8 @@ def pca_distances(embeddings, components, folds=10):
     return distances
 
 
-def evaluate(plain, flipped, issame, folds=10):
+def evaluate(plain: np.ndarray, flipped: np.ndarray, issame: np.ndarray,
+             folds: int = 10) -> EasyDict:
     """The numbers InsightFace logs for one verification set.
 
     Parameters
@@ -200,7 +208,7 @@ class Roc(NamedTuple):
     thresholds: np.ndarray  # a pair is accepted when its distance is below
 
 
-def roc(distances, issame):
+def roc(distances: np.ndarray, issame: np.ndarray) -> "Roc":
     """The ROC curve of all pairs, one point a distinct distance.
 
     Parameters
@@ -224,17 +232,17 @@ def roc(distances, issame):
     return Roc(far, tar, thresholds)
 
 
-def area(curve):
+def area(curve: "Roc") -> float:
     """Area under a :class:`Roc` (AUC), by trapezoids: ties count one half."""
     return float(metrics.auc(curve.far, curve.tar))
 
 
-def equal_error_rate(curve):
+def equal_error_rate(curve: "Roc") -> float:
     """Where a :class:`Roc`, drawn with straight lines, has a false accept rate of 1 - TAR."""
     return float(np.interp(0, curve.far + curve.tar - 1, curve.far))
 
 
-def tar_at(curve, far):
+def tar_at(curve: "Roc", far: float) -> float:
     """The highest true accept rate of a :class:`Roc` whose false accept rate is at most ``far``.
 
     No interpolation: with fewer than ``1 / far`` pairs of two people this is the rate at no false
@@ -243,7 +251,7 @@ def tar_at(curve, far):
     return float(curve.tar[np.searchsorted(curve.far, far, side="right") - 1])
 
 
-def _fold_of(count, folds):
+def _fold_of(count: int, folds: int) -> np.ndarray:
     """The fold in which each pair is tested."""
     result = np.empty(count, np.int64)
     for fold, (_, test) in enumerate(_folds(count, folds)):
@@ -251,7 +259,8 @@ def _fold_of(count, folds):
     return result
 
 
-def _resampled_counts(issame, over, folds, random):
+def _resampled_counts(issame: np.ndarray, over: str, folds: int,
+                      random: np.random.RandomState) -> np.ndarray:
     """How often a bootstrap sample holds each pair."""
     if over == "folds":
         drawn = np.bincount(random.randint(folds, size=folds), minlength=folds)
@@ -268,8 +277,10 @@ def _resampled_counts(issame, over, folds, random):
 BOOTSTRAPS = ("pairs", "folds")
 
 
-def confidence(distances, issame, correct, fars=FARS, *, over="pairs", folds=10, replicates=1000,
-               level=0.95, seed=0):
+def confidence(distances: np.ndarray, issame: np.ndarray, correct: np.ndarray,
+               fars: Tuple[Any, ...] = FARS, *, over: str = "pairs", folds: int = 10,
+               replicates: int = 1000, level: float = 0.95,
+               seed: int = 0) -> Dict[Union[str, float], Tuple[float, float]]:
     """Confidence intervals by the percentile bootstrap.
 
     Parameters
@@ -333,7 +344,8 @@ class Decision(NamedTuple):
     correct: np.ndarray  # bool (pairs,)
 
 
-def decide(embeddings, issame, folds=10, *, exact=False, pca=0):
+def decide(embeddings: np.ndarray, issame: np.ndarray, folds: int = 10, *, exact: bool = False,
+           pca: int = 0) -> "Decision":
     """Decide each pair with a threshold, and a PCA if wanted, learnt on the other folds.
 
     Parameters
@@ -360,13 +372,14 @@ def decide(embeddings, issame, folds=10, *, exact=False, pca=0):
     return Decision(distances, accuracy, best, (distances < best[fold_of]) == issame)
 
 
-def far_name(far):
+def far_name(far: float) -> str:
     """``tar_at_1e-03`` for 0.001: the name of a number of :func:`measure`."""
     return "tar_at_{:.0e}".format(far)
 
 
-def measure(plain, flipped, issame, folds=10, *, exact=False, pca=0, fars=FARS, over="pairs",
-            replicates=1000, seed=0):
+def measure(plain: np.ndarray, flipped: np.ndarray, issame: np.ndarray, folds: int = 10, *,
+            exact: bool = False, pca: int = 0, fars: Any = FARS, over: str = "pairs",
+            replicates: int = 1000, seed: int = 0) -> Iterator[Tuple[Any, ...]]:
     """Every number of the verification protocol, one at a time.
 
     Parameters

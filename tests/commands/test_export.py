@@ -12,7 +12,7 @@ from unequal.commands import cli, export
 from unequal.errors import InputError
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder
-from unequal.symbols import fresnet, networks
+from unequal.symbols import fresnet, layers, networks
 
 
 def parameters(symbol, size):
@@ -66,7 +66,7 @@ def published_prelu(data, channels, name):
     ("r100", 0, "published"), ("r100", 1, "depthwise")))
 def test_same_output_as_mxnet(monkeypatch, network, se, prelu):
     if prelu == "published":
-        monkeypatch.setitem(fresnet.ACTIVATIONS, "prelu", published_prelu)
+        monkeypatch.setitem(layers.ACTIVATIONS, "prelu", published_prelu)
     symbol = networks.get_symbol(network, version_se=se, depthwise_prelu=prelu == "depthwise")
     params = parameters(symbol, (112, 112))
     model = export.to_onnx(symbol, *params)

@@ -5,10 +5,11 @@ exporter, which gives PReLU a slope of a shape that onnxruntime rejects. Checkpo
 one of three forms: MXNet's operator (InsightFace's), and the two of :mod:`unequal.symbols.fresnet`;
 all become the one ONNX operator.
 """
+import argparse
 import ast
 import json
 import logging
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import mxnet as mx
 import numpy as np
@@ -37,13 +38,13 @@ class Constant(NamedTuple):
 class _Graph:
     """ONNX nodes in the making. A value is the name of a tensor, or a :class:`Constant`."""
 
-    def __init__(self, helper):
+    def __init__(self, helper: Any) -> None:
         self._make = helper.make_node
         self.nodes = []
         self.constants = {}  # name -> array, of those a node uses
         self.producer = {}  # tensor -> node
 
-    def node(self, op, name, inputs, **attributes):
+    def node(self, op: Any, name: Any, inputs: Any, **attributes: Any) -> Any:
         """Add a node with one output, ``name``, which is returned."""
         names = [self._use(value) for value in inputs]
         made = self._make(op, names, [name], name=name, **attributes)
@@ -51,13 +52,13 @@ class _Graph:
         self.producer[name] = made
         return name
 
-    def _use(self, value):
+    def _use(self, value: Any) -> Any:
         if isinstance(value, str):
             return value
         self.constants[value.name] = value.array
         return value.name
 
-    def prune(self, output):
+    def prune(self, output: Any) -> None:
         """Drop nodes and constants that ``output`` does not need."""
         needed, kept = {output}, []
         for made in reversed(self.nodes):
@@ -68,11 +69,11 @@ class _Graph:
         self.constants = {name: array for name, array in self.constants.items() if name in needed}
 
 
-def _scalar(op, turned=False):
+def _scalar(op: str, turned: bool = False) -> Callable:
     """``x op scalar``, or ``scalar op x`` when ``turned``."""
     compute = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[op]
 
-    def convert(graph, name, attrs, inputs):
+    def convert(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
         scalar = np.float32(attrs["scalar"])
         if isinstance(inputs[0], Constant):
             operands = (scalar, inputs[0].array) if turned else (inputs[0].array, scalar)
@@ -82,25 +83,25 @@ def _scalar(op, turned=False):
     return convert
 
 
-def _identity(graph, name, attrs, inputs):
+def _identity(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
     return inputs[0]
 
 
-def _reshape(graph, name, attrs, inputs):
+def _reshape(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
     if not isinstance(inputs[0], Constant):
         raise InputError("Layer {}: only parameters can be reshaped.".format(name))
     return Constant(name, inputs[0].array.reshape(_tuple(attrs["shape"])))
 
 
-def _tuple(text):
+def _tuple(text: Any) -> Any:
     return tuple(int(number) for number in ast.literal_eval(text))
 
 
-def _true(attrs, key, default="False"):
+def _true(attrs: Any, key: Any, default: str = "False") -> Any:
     return attrs.get(key, default) in ("True", "1")
 
 
-def _convolution(graph, name, attrs, inputs):
+def _convolution(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
     pad = _tuple(attrs.get("pad", "(0, 0)"))
     return graph.node(
         "Conv", name, inputs, kernel_shape=_tuple(attrs["kernel"]),
@@ -109,7 +110,7 @@ def _convolution(graph, name, attrs, inputs):
         group=int(attrs.get("num_group", 1)))
 
 
-def _batch_norm(graph, name, attrs, inputs):
+def _batch_norm(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
     data, gamma, beta, mean, var = inputs
     if _true(attrs, "fix_gamma", "True"):  # MXNet's default, and then the stored one is not used
         gamma = Constant(name + "_gamma_fixed", np.ones_like(gamma.array))
@@ -117,41 +118,41 @@ def _batch_norm(graph, name, attrs, inputs):
                       epsilon=float(attrs.get("eps", 1e-3)))
 
 
-def _fully_connected(graph, name, attrs, inputs):
+def _fully_connected(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
     data = graph.node("Flatten", name + "_flatten", inputs[:1], axis=1)
     return graph.node("Gemm", name, [data] + inputs[1:], transB=1)
 
 
-def _activation(graph, name, attrs, inputs):
+def _activation(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
     kinds = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
     return graph.node(_known(kinds, attrs["act_type"], name), name, inputs)
 
 
-def _leaky_relu(graph, name, attrs, inputs):
+def _leaky_relu(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
     _known({"prelu": None}, attrs.get("act_type", "leaky"), name)
     return _prelu(graph, name, *inputs)
 
 
-def _prelu(graph, name, data, gamma):
+def _prelu(graph: Any, name: Any, data: Any, gamma: Any) -> Any:
     # The slope needs the shape of one picture's channels to be broadcast along them.
     return graph.node("PRelu", name, [data, Constant(name + "_slope",
                                                      gamma.array.reshape(-1, 1, 1))])
 
 
-def _pooling(graph, name, attrs, inputs):
+def _pooling(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
     _known({"avg": None}, attrs.get("pool_type", "max"), name)
     if not _true(attrs, "global_pool"):
         raise InputError("Layer {}: only global pooling can be exported.".format(name))
     return graph.node("GlobalAveragePool", name, inputs)
 
 
-def _two_tensors(op):
-    def convert(graph, name, attrs, inputs):
+def _two_tensors(op: str) -> Callable:
+    def convert(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
         return graph.node(op, name, inputs)
     return convert
 
 
-def _add(graph, name, attrs, inputs):
+def _add(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
     for find in (_depthwise_prelu, _elementwise_prelu):
         found = find(graph, inputs)
         if found is not None:
@@ -160,13 +161,13 @@ def _add(graph, name, attrs, inputs):
     return graph.node("Add", name, inputs)
 
 
-def _made_by(graph, value, op):
+def _made_by(graph: Any, value: Any, op: Any) -> Any:
     """The node that makes ``value``, when its operator is ``op``; otherwise None."""
     made = graph.producer.get(value) if isinstance(value, str) else None
     return made if made is not None and made.op_type == op else None
 
 
-def _depthwise_prelu(graph, inputs):
+def _depthwise_prelu(graph: Any, inputs: Any) -> Any:
     """``(x, slope)`` when the sum is layers.prelu_depthwise of x, otherwise None."""
     weights = []
     for value in inputs:
@@ -183,7 +184,7 @@ def _depthwise_prelu(graph, inputs):
     return linear.input[0], slope
 
 
-def _elementwise_prelu(graph, inputs):
+def _elementwise_prelu(graph: Any, inputs: Any) -> Any:
     """``(x, slope)`` when the sum is layers.prelu of x, otherwise None."""
     relu, scaled = (_made_by(graph, value, op) for value, op in zip(inputs, ("Relu", "Mul")))
     if relu is None or scaled is None or scaled.input[1] not in graph.constants:
@@ -196,7 +197,7 @@ def _elementwise_prelu(graph, inputs):
     return relu.input[0], slope
 
 
-def _known(table, key, name):
+def _known(table: Any, key: Any, name: Any) -> Any:
     if key not in table:
         raise InputError("Layer {}: {} cannot be exported; known are {}.".format(
             name, key, ", ".join(table)))
@@ -229,7 +230,7 @@ OPERATORS = {
 }
 
 
-def _onnx():
+def _onnx() -> Any:
     try:
         import onnx
         import onnx.checker
@@ -241,7 +242,7 @@ def _onnx():
     return onnx
 
 
-def _fill(graph, symbol, parameters):
+def _fill(graph: Any, symbol: Any, parameters: Any) -> Any:
     """Convert every node of ``symbol`` into ``graph``; return the value of its output."""
     content = json.loads(symbol.tojson())
     values = []
@@ -258,7 +259,7 @@ def _fill(graph, symbol, parameters):
     return values[content["heads"][0][0]]
 
 
-def _normalisation(graph):
+def _normalisation(graph: Any) -> Any:
     """(offset, scale) that the graph itself applies to pixels: ``(x - offset) * scale``."""
     offset, scale, value = 0.0, 1.0, DATA_NAME
     for made in graph.nodes:
@@ -270,7 +271,7 @@ def _normalisation(graph):
     return offset, scale
 
 
-def to_onnx(symbol, arg_params, aux_params, image_size=None):
+def to_onnx(symbol: Any, arg_params: Any, aux_params: Any, image_size: Any = None) -> Any:
     """The embedding network as an ONNX model.
 
     Parameters
@@ -338,7 +339,7 @@ def to_onnx(symbol, arg_params, aux_params, image_size=None):
     return model
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``unequal export``."""
     parser.description = (
         "Write the embedding of a checkpoint, without its training head, as an ONNX model that "
@@ -348,7 +349,7 @@ def configure(parser):
     add_image_size(parser)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     """``unequal export``: write the model, say what it takes and gives.
 
     Raises

@@ -1,5 +1,7 @@
 """``unequal identify``: rank-1, CMC and TAR@FAR among distractors (MF2, MegaFace)."""
+import argparse
 import logging
+from typing import Any, Iterator
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from unequal.report import tables
 logger = logging.getLogger(__name__)
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``unequal identify``."""
     parser.description = (
         "MegaFace's identification protocol on features: .npy or .npz files as `unequal embed` "
@@ -34,7 +36,7 @@ def configure(parser):
     parser.add_argument("--plot", metavar="FILE", help="draw the CMC curve (.png, .svg, .pdf)")
 
 
-def without_noise(opened, path):
+def without_noise(opened: Any, path: Any) -> Any:
     """Features without the pictures a noise list names; says how many these are."""
     if path is None:
         return opened
@@ -44,13 +46,13 @@ def without_noise(opened, path):
     return opened.without(noisy)
 
 
-def joined(several):
+def joined(several: Any) -> Any:
     """Several Features as one."""
     if len({some.size for some in several}) > 1:
         raise InputError("--distractors: {}; all must come from one model.".format(", ".join(
             "{} has features of length {}".format(some.source, some.size) for some in several)))
 
-    def read(count):
+    def read(count: Any) -> Iterator[Any]:
         for some in several:
             yield from some.read(count)
 
@@ -58,12 +60,12 @@ def joined(several):
                              several[0].size, read)
 
 
-def _pictures(path, noise):
+def _pictures(path: Any, noise: Any) -> Any:
     opened = without_noise(features.open_features(path), noise)
     return opened.array(), features.identities(opened.kept_names())
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     """``unequal identify``: print the table, write JSON and plot if asked.
 
     Raises

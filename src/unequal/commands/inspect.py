@@ -1,10 +1,11 @@
 """``unequal inspect``: what is in a record set or verification set, and what is wrong with it."""
+import argparse
 import functools
 import hashlib
 import itertools
 import os
 import shutil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Look(NamedTuple):
     fault: str  # empty: none
 
 
-def _look(records, key, complaints):
+def _look(records: Any, key: Any, complaints: Any) -> Any:
     try:
         label, data = records.image(key)
     except InputError as error:
@@ -52,12 +53,12 @@ def _look(records, key, complaints):
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(directory, stamp):
+def _opened(directory: Any, stamp: Any) -> Any:
     # A worker reads the index once, not once a batch; the stamp tells a set made anew.
     return RecordSet(directory)
 
 
-def _look_at_all(keys, directory, stamp):
+def _look_at_all(keys: Any, directory: Any, stamp: Any) -> Any:
     with images.Complaints() as complaints:
         return [_look(_opened(directory, stamp), key, complaints) for key in keys]
 
@@ -70,7 +71,7 @@ class Report(NamedTuple):
     counts: np.ndarray  # int64: images of each identity that has any
 
 
-def inspect(directory, processes=1):
+def inspect(directory: Any, processes: int = 1) -> Any:
     """Look at every record of a set.
 
     Faults are what training would stumble over or silently suffer from: records that cannot be
@@ -112,14 +113,14 @@ def inspect(directory, processes=1):
         return Report(facts, faults, counts)
 
 
-def _missing_keys(records):
+def _missing_keys(records: Any) -> Any:
     keys = records.image_keys
     gaps = np.flatnonzero(np.diff(keys) != 1)
     return ["{}: no record between keys {} and {}, where every key should be an image; pack the "
             "set again.".format(records.path, keys[gap], keys[gap + 1]) for gap in gaps]
 
 
-def _identity_faults(records, labels):
+def _identity_faults(records: Any, labels: Any) -> Any:
     try:
         ranges = records.identity_ranges
     except InputError as error:
@@ -151,7 +152,7 @@ def _identity_faults(records, labels):
     return faults
 
 
-def _facts(records, classes, counts, size):
+def _facts(records: Any, classes: Any, counts: Any, size: Any) -> Any:
     kind = "with identity records" if len(records.identity_keys) else "plain, no identity records"
     facts = ["{:,} images of {:,} identities, {}x{} pixels, {}".format(
         len(records), len(classes), *records.image_size, kind),
@@ -171,7 +172,7 @@ def _facts(records, classes, counts, size):
     return facts
 
 
-def _duplicates(keys, labels, digests):
+def _duplicates(keys: Any, labels: Any, digests: Any) -> Any:
     order = np.argsort(digests, kind="stable")
     same = digests[order][1:] == digests[order][:-1]
     if not same.any():
@@ -184,7 +185,7 @@ def _duplicates(keys, labels, digests):
                                            keys[order[first + 1]])]
 
 
-def distribution(counts):
+def distribution(counts: Any) -> Any:
     """Identities by number of images, in classes that double: list of (label, identities)."""
     edges = [1]
     while edges[-1] <= counts.max():
@@ -196,7 +197,7 @@ def distribution(counts):
     return list(zip(names, found.tolist()))
 
 
-def draw(rows, width):
+def draw(rows: Any, width: Any) -> Any:
     """Bars of text, ``width`` characters at most."""
     widest = max(len(name) for name, _ in rows)
     figures = max(len("{:,}".format(count)) for _, count in rows)
@@ -207,14 +208,14 @@ def draw(rows, width):
             for name, count in rows]
 
 
-def _drawn(text, font_manager):
+def _drawn(text: str, font_manager: Any) -> str:
     """``text`` for a picture: no formula between dollars, no letters that the font lacks."""
     font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
     return "".join(letter if font.get_char_index(ord(letter)) else ascii(letter)[1:-1]
                    for letter in plain(text)).replace("$", r"\$")
 
 
-def plot(counts, directory, path):
+def plot(counts: Any, directory: Any, path: Any) -> None:
     """Draw images per identity, most frequent first (the long tail), to a picture file.
 
     Raises
@@ -240,7 +241,7 @@ def plot(counts, directory, path):
         figure.savefig(file, format=kind, bbox_inches="tight")
 
 
-def inspect_bin(path):
+def inspect_bin(path: Any) -> Any:
     """Look at a verification set: a :class:`Report` with ``counts`` empty."""
     pictures, issame = load_bin(path)
     faults, sizes, pixels = [], set(), 0
@@ -277,7 +278,7 @@ def inspect_bin(path):
     return Report(facts, faults, np.zeros(0, np.int64))
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Options of ``unequal inspect``."""
     parser.add_argument("directory", metavar="DIR", help="a record set, or a verification set .bin")
     parser.add_argument("--plot", metavar="FILE",
@@ -285,7 +286,7 @@ def configure(parser):
     add_processes(parser)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> Any:
     """``unequal inspect``: facts, then one line for each fault; 1 when there is any."""
     if os.path.isfile(options.directory):
         report = inspect_bin(options.directory)

@@ -4,7 +4,9 @@ A run is a directory with training logs, or with a file ``run.json`` that says m
 (docs/evaluation.md, "A page of a run"); `make demo` writes one. Each section of the page is a
 function of the run that returns its content, or None where the run has nothing for it.
 """
+import argparse
 import os
+from typing import Any, Iterator
 
 from unequal.report import page, stages, tables
 from unequal.report import pictures as report_pictures
@@ -13,7 +15,7 @@ from unequal.report.runs import Run
 from unequal.system.files import replacing
 
 
-def commands(run):
+def commands(run: Any) -> Any:
     """What made the run."""
     lines = run.facts.get("commands")
     return tag("pre", "\n\n".join(map(str, lines))) if lines else None
@@ -31,7 +33,7 @@ SECTIONS = (
 )
 
 
-def render(run):
+def render(run: Run) -> str:
     """The page as text, the same for the same run.
 
     Parameters
@@ -55,7 +57,7 @@ def render(run):
         tag("footer", *_footer(run)))
 
 
-def _footer(run):
+def _footer(run: Run) -> Iterator[str]:
     # Only `unequal synth` writes truth.csv beside the record sets.
     if run.data() and os.path.exists(os.path.join(run.data(), "truth.csv")):
         yield ("All faces on this page are drawn by a program (`unequal synth`): nobody is shown, "
@@ -63,14 +65,14 @@ def _footer(run):
     yield "Made by `unequal report`; the page holds everything it shows and fetches nothing."
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``unequal report``."""
     parser.add_argument("directory", metavar="RUN",
                         help="directory of a run: with training logs, or run.json (`make demo`)")
     parser.add_argument("--out", metavar="FILE", help="page to write (default: RUN/report.html)")
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     """Write the page, print its path."""
     out = options.out or os.path.join(options.directory, "report.html")
     tables.new_figure(out)  # is matplotlib there? Better to know before minutes of embedding

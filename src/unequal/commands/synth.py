@@ -1,9 +1,11 @@
 """``unequal synth``: a drawn data set in MF2's format, with known label noise."""
+import argparse
+
 from unequal.commands import arguments
 from unequal.synthetic import dataset
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``unequal synth``."""
     parser.description = (
         "Draw a data set of cartoon faces in MF2's format, with known label noise, for trying and "
@@ -31,7 +33,7 @@ def configure(parser):
     arguments.add_processes(parser)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     """``unequal synth``: draw the data set and say what it holds."""
     dataset.make_dataset(
         options.directory, seed=options.seed, image_size=options.image_size,

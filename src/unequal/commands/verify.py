@@ -1,5 +1,7 @@
 """``unequal verify``: verification accuracy, ROC and TAR@FAR of a model on ``.bin`` sets."""
+import argparse
 import logging
+from typing import Any, Iterator
 
 from unequal.commands import arguments
 from unequal.data import pictures as images
@@ -14,7 +16,7 @@ logger = logging.getLogger(__name__)
 BOOTSTRAPS = verification.BOOTSTRAPS + ("none",)
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``unequal verify``."""
     parser.description = (
         "Ten-fold verification accuracy of a model, with and without the mirror image, XNorm, and "
@@ -37,7 +39,7 @@ def configure(parser):
     parser.add_argument("--plot", metavar="FILE", help="draw the ROC curves (.png, .svg, .pdf)")
 
 
-def _embedded(options, paths):
+def _embedded(options: argparse.Namespace, paths: Any) -> Iterator[Any]:
     """Yield ``(name, plain, flipped, issame)`` of each set, one in memory at a time."""
     embedder = None
     devices = runtime.devices(options.devices or None)
@@ -50,7 +52,7 @@ def _embedded(options, paths):
         yield name, plain, flipped, issame
 
 
-def _with_interval(numbers, name):
+def _with_interval(numbers: Any, name: Any) -> Any:
     text = tables.percent(numbers[name])
     if name + "_low" in numbers:
         text += " [{}, {}]".format(*(tables.percent(numbers[name + end])
@@ -58,7 +60,7 @@ def _with_interval(numbers, name):
     return text
 
 
-def report(results, fars=verification.FARS):
+def report(results: Any, fars: Any = verification.FARS) -> Any:
     """The tables of ``unequal verify``.
 
     Parameters
@@ -88,7 +90,7 @@ def report(results, fars=verification.FARS):
     return "\n".join(lines)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     """``unequal verify``: embed the sets, print the tables, write JSON and plot if asked.
 
     Raises

@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import re
+from typing import Any, Callable, Iterable, List, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -16,7 +17,7 @@ class Html(str):
     """Text that is markup already; any other text is escaped."""
 
 
-def tag(element, /, *content, **attributes):
+def tag(element: str, /, *content: Any, **attributes: Any) -> "Html":
     """An element.
 
     Parameters
@@ -36,18 +37,18 @@ def tag(element, /, *content, **attributes):
     return Html("{}{}</{}>".format(start, join(*content), element))
 
 
-def join(*content):
+def join(*content: Any) -> "Html":
     """Contents one after the other, escaped where they are not :class:`Html`."""
     return Html("".join(item if isinstance(item, Html) else html.escape(str(item))
                         for item in content))
 
 
-def data_uri(kind, data):
+def data_uri(kind: str, data: bytes) -> str:
     """The bytes of a file as an address."""
     return "data:{};base64,{}".format(kind, base64.b64encode(data).decode("ascii"))
 
 
-def picture(data, source, description):
+def picture(data: Union[bytes, np.ndarray], source: str, description: str) -> "Html":
     """An encoded picture as ``<img>``: a JPEG byte for byte, anything else turned into one.
 
     Parameters
@@ -76,7 +77,7 @@ LINES = len(THEMES["light"][2])
 INK = "ink"  # in place of a line's number: the colour of text
 
 
-def chart(draw, description, size=(3.5, 2.6)):
+def chart(draw: Callable, description: str, size: Tuple[float, float] = (3.5, 2.6)) -> "Html":
     """A chart as ``<picture>``, drawn once for light pages and once for dark ones.
 
     Parameters
@@ -101,7 +102,7 @@ def chart(draw, description, size=(3.5, 2.6)):
                 "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
                 "axes.axisbelow": True, "lines.linewidth": 1.4}
 
-        def color(line, ink=ink, colors=colors):
+        def color(line: Any, ink: Any = ink, colors: Any = colors) -> Any:
             return ink if line == INK else colors[line % len(colors)]
 
         with tables.style("unequal report", look):
@@ -116,13 +117,13 @@ def chart(draw, description, size=(3.5, 2.6)):
                tag("img", src=drawn["light"], alt=description, class_="chart"))
 
 
-def figure(*parts):
+def figure(*parts: Any) -> "Html":
     """A picture or chart and its caption, in the order given; the caption is the text."""
     return tag("figure", *(part if isinstance(part, Html) else tag("figcaption", part)
                            for part in parts))
 
 
-def table(header, rows):
+def table(header: List[str], rows: Iterable[Iterable["Html"]]) -> "Html":
     """A table; ``rows`` of cells that are ``<td>`` already.
 
     On a phone the first cell of a row stands above the others. Below the table is a link to the
@@ -135,7 +136,7 @@ def table(header, rows):
                    download="table.csv", class_="csv"), class_="scroll")
 
 
-def as_csv(header, rows):
+def as_csv(header: List[str], rows: List[List["Html"]]) -> bytes:
     """The text of a table's cells as CSV, UTF-8; the stars of best values are left out."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -145,7 +146,7 @@ def as_csv(header, rows):
     return text.getvalue().encode()
 
 
-def sections(parts):
+def sections(parts: Iterable[Tuple[str, "Html"]]) -> "Html":
     """Sections with a list of links to them; ``parts`` of (heading, content)."""
     parts = list(parts)
     names = ["s{}".format(number) for number in range(len(parts))]
@@ -156,13 +157,14 @@ def sections(parts):
                   for name, (heading, content) in zip(names, parts)))
 
 
-def legend(names):
+def legend(names: List[str]) -> "Html":
     """What the colours of lines 0, 1, ... mean."""
     return tag("ul", *(tag("li", tag("i", class_="line{}".format(line % LINES)), name)
                        for line, name in enumerate(names)), class_="legend")
 
 
-def thinned(x, y, most=300):
+def thinned(x: Sequence[float], y: Sequence[float],
+            most: int = 300) -> Tuple[Sequence[float], Sequence[float]]:
     """At most ``most`` points of a long noisy curve, each the mean of its neighbours."""
     if len(x) <= most:
         return x, y
@@ -171,7 +173,7 @@ def thinned(x, y, most=300):
                  for values in (x, y))
 
 
-def smoothed(values, weight=0.9):
+def smoothed(values: Sequence[float], weight: float = 0.9) -> List[float]:
     """Exponential moving average that begins at the mean of what has been seen (no bias to 0).
 
     Parameters
@@ -188,7 +190,7 @@ def smoothed(values, weight=0.9):
     return result
 
 
-def _variables(theme):
+def _variables(theme: str) -> str:
     ink, grid, colors = THEMES[theme]
     return "--ink:{};--grid:{};{}".format(ink, grid, ";".join(
         "--line{}:{}".format(line, color) for line, color in enumerate(colors)))
@@ -265,7 +267,7 @@ footer{margin-top:3rem;padding-top:1rem;border-top:1px solid var(--grid);font-si
                         for line in range(LINES))}
 
 
-def document(title, *content):
+def document(title: str, *content: Any) -> str:
     """The whole page. It forbids browsers to fetch anything."""
     head = tag(
         "head", tag("meta", charset="utf-8"),

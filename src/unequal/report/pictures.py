@@ -1,5 +1,6 @@
 """Sections of ``unequal report`` that show pictures: suspected labels, confusable identities."""
 from itertools import islice
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 from sklearn.metrics import precision_recall_curve
@@ -9,6 +10,7 @@ from unequal.data.records import RecordSet
 from unequal.models import noise_scan
 from unequal.report import page, tables
 from unequal.report.page import Html, join, tag
+from unequal.report.runs import Run
 from unequal.training import mining, tail
 
 SUSPECTS, PAIRS = 24, 12  # pictures, pairs of identities on the page
@@ -22,12 +24,12 @@ KINDS = {"flip": "wrong label", "split": "second label of a person",
          "outlier": "nobody of the set", "all": "all noise"}
 
 
-def _truth(run):
+def _truth(run: Run) -> Dict[int, Tuple[int, str]]:
     path = run.part("noise", "truth")
     return noise_lists.read_truth(path) if path else {}
 
 
-def suspects(run):
+def suspects(run: Run) -> Optional[Html]:
     """The images that the noise scores find worst."""
     scores, head = run.part("noise", "scores"), run.head
     if not scores or not head:
@@ -52,9 +54,10 @@ def suspects(run):
     return join(tag("p", words), tag("div", *cards, class_="cards"))
 
 
-def _suspect(records, row, typical, truth):
+def _suspect(records: RecordSet, row: Dict[str, float], typical: Dict[int, int],
+             truth: Dict[int, Tuple[int, str]]) -> Html:
     """The card of one image; ``row`` has its scores."""
-    def shown(key, caption):
+    def shown(key: int, caption: str) -> Html:
         source = "{}: record {}".format(records.path, key)
         return page.figure(page.picture(records.image(key)[1], source, caption), caption)
 
@@ -71,7 +74,7 @@ def _suspect(records, row, typical, truth):
     return tag("article", tag("div", *faces, class_="faces"), *lines)
 
 
-def noise_quality(run):
+def noise_quality(run: Run) -> Optional[Html]:
     """Precision and recall of the noise scores, kind by kind, where the truth is known."""
     scores, truth = run.part("noise", "scores"), _truth(run)
     if not scores or not truth:
@@ -94,7 +97,7 @@ def noise_quality(run):
     if not rows:
         return None
 
-    def draw(axes, color):
+    def draw(axes: Any, color: Any) -> None:
         for line, (numbers, precision, recall) in enumerate(curves):
             some = np.unique(np.linspace(0, len(recall) - 1, 400).astype(int))
             axes.plot(100 * recall[some], 100 * precision[some], color=color(line))
@@ -119,7 +122,7 @@ def noise_quality(run):
             class_="sides"))
 
 
-def confusable_pairs(run):
+def confusable_pairs(run: Run) -> Optional[Html]:
     """Pairs of tail identities whose centres are closest, by the last row's model.
 
     Looks at one bag of the recipe: 3,600 images, whatever the size of the tail.
@@ -153,7 +156,7 @@ def confusable_pairs(run):
         tag("div", *cards, class_="cards pairs"))
 
 
-def _identity(records, keys):
+def _identity(records: RecordSet, keys: np.ndarray) -> Html:
     """The images of one identity, and its number."""
     label, pictures = None, Html()
     for key in keys:
@@ -163,7 +166,7 @@ def _identity(records, keys):
     return page.figure(tag("div", pictures, class_="row"), "identity {}".format(label))
 
 
-def embedding_map(run):
+def embedding_map(run: Run) -> Optional[Html]:
     """Where the pictures of a few people of the head lie: the embedding's two main directions."""
     row = next((row for row in reversed(run.rows) if row.get("model")), None)
     if not run.head or row is None:
@@ -185,7 +188,7 @@ def embedding_map(run):
     points = features @ axes.T
     wrong = np.array([truth.get(int(key), (0, "clean"))[1] != "clean" for key in shown])
 
-    def draw(plot, color):
+    def draw(plot: Any, color: Any) -> None:
         start = 0
         for line, (group, label) in enumerate(zip(groups, labels)):
             part = slice(start, start + len(group))

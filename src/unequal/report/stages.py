@@ -1,29 +1,31 @@
 """Sections of ``unequal report`` on how well the stages did: accuracies, learning curves, ROC."""
 import math
 import os
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from unequal.eval import verification
 from unequal.report import page, tables
 from unequal.report.page import INK, Html, join, tag
+from unequal.report.runs import Run
 
 # What a stage does, by the step its log names and the options it ran with.
 LOSSES = {0: "Softmax", 1: "SphereFace", 2: "Cosine margin", 4: "ArcFace", 5: "Combined margin"}
 
 
-def _step_2(options, loss):
+def _step_2(options: Dict[str, Any], loss: str) -> str:
     return "{} on the head identities".format(loss)
 
 
-def _step_3(options, loss):
+def _step_3(options: Dict[str, Any], loss: str) -> str:
     return ("Noise-robust loss on the head identities{}; {:.0%} of it asks for the given label, "
             "the rest for the label that the model itself predicts".format(
                 " without the noise list" if options.get("noise_list") else "",
                 options["noise_beta"]))
 
 
-def _step_4(options, loss):
+def _step_4(options: Dict[str, Any], loss: str) -> str:
     return ("{} head and {} tail images a batch; {} on the head, and a loss that drives apart the "
             "centres of tail identities {}".format(
                 options["batch_size1"], options["batchsize_id"],
@@ -36,7 +38,7 @@ STEPS = {"softmax": _step_2, "nra_save": _step_3, "nra": _step_3, "unequal": _st
 TITLES = {"step 2": "softmax", "step 3": "nra", "step 4": "unequal"}
 
 
-def _origin(options, rows):
+def _origin(options: Dict[str, Any], rows: List[Dict[str, Any]]) -> str:
     """Where a stage's weights come from, in words."""
     weights = str(options.get("interweight", "")).split(",")
     if len(weights) > 1 and not options["prefix"].endswith("_w{:g}".format(float(weights[0]))):
@@ -49,7 +51,7 @@ def _origin(options, rows):
     return "From " + "/".join(options["pretrained"].split("/")[-2:])
 
 
-def described(events, rows):
+def described(events: List[Any], rows: List[Any]) -> Optional[str]:
     """One sentence on what a stage did, from its log; None where the log does not tell."""
     try:
         options = events[0]["options"]
@@ -61,7 +63,7 @@ def described(events, rows):
         return None
 
 
-def accuracy_table(run):
+def accuracy_table(run: Run) -> Html:
     """Accuracies, the best of each column marked, and what each row is."""
     if not run.targets:
         return None
@@ -78,7 +80,7 @@ def accuracy_table(run):
     lead = ranked[-1] - (ranked[-2] if len(ranked) > 1 else 0)
     best = (printed == ranked[-1]) & (printed >= 0) & (lead > clear)
 
-    def cell(value, marked):
+    def cell(value: float, marked: bool) -> Html:
         text = tables.percent(value)
         return tag("td", "★ " + text, class_="best") if marked else tag("td", text)
 
@@ -97,7 +99,7 @@ def accuracy_table(run):
         tag("dl", *(join(tag("dt", name), tag("dd", text)) for name, text in words if text)))
 
 
-def _chance(run, target, column):
+def _chance(run: Run, target: Optional[str], column: np.ndarray) -> float:
     """How large a lead may be chance: the 95% half-width of an accuracy over the pairs.
 
     Below 0 where the pairs are not known, so that the best is starred. The rows are measured on
@@ -112,7 +114,7 @@ def _chance(run, target, column):
     return 1.96 * math.sqrt(max(mean * (1 - mean), 0) / pairs)
 
 
-def duration(events):
+def duration(events: List[Any]) -> Optional[float]:
     """Seconds from a stage's start to its last event; None where the log does not tell.
 
     A resumed stage counts the time it stood still, which the log cannot tell from work.
@@ -121,7 +123,7 @@ def duration(events):
     return times[-1] - times[0] if len(times) > 1 and times[-1] >= times[0] else None
 
 
-def clock(seconds):
+def clock(seconds: Optional[float]) -> str:
     if seconds is None or math.isnan(seconds):
         return "-"
     minutes, seconds = divmod(round(seconds), 60)
@@ -130,7 +132,7 @@ def clock(seconds):
             else "{} min {:02d} s".format(minutes, seconds))
 
 
-def _uncertainty(run, mean):
+def _uncertainty(run: Run, mean: float) -> Html:
     """How large a difference may be chance."""
     pairs = sum(len(issame) for _, issame in run.sets.values())
     if set(run.sets) != set(run.targets) or not 0 < mean < 1:
@@ -141,7 +143,7 @@ def _uncertainty(run, mean):
                         196 * math.sqrt(mean * (1 - mean) / pairs)), class_="quiet")
 
 
-def learning_curves(run):
+def learning_curves(run: Run) -> Optional[Html]:
     """Loss and verification of each stage over its batches."""
     verified = [_accuracies(events, run.targets) for events in run.logs]
     seen = np.concatenate([rates.ravel() for _, rates in verified])
@@ -168,7 +170,7 @@ SHOWN_LOSSES = ({"loss": "loss on the head", "softmaxloss": "loss on the head"},
                 {"interloss": "loss on the tail, with its weight"})
 
 
-def _loss_charts(events):
+def _loss_charts(events: List[Dict[str, Any]]) -> List[Html]:
     trained = [event for event in events if event["event"] == "train"]
     charts = []
     for losses in SHOWN_LOSSES:
@@ -186,7 +188,7 @@ def _loss_charts(events):
     return charts
 
 
-def _accuracies(events, targets):
+def _accuracies(events: List[Dict[str, Any]], targets: List[str]) -> Tuple[List[int], np.ndarray]:
     """Steps, and percent (steps, targets)."""
     verified = [event for event in events if event["event"] == "verify"]
     return [event["step"] for event in verified], np.array(
@@ -194,10 +196,11 @@ def _accuracies(events, targets):
           for target in targets] for event in verified]).reshape(len(verified), len(targets))
 
 
-def _verification_chart(events, curve, limits):
+def _verification_chart(events: List[Dict[str, Any]], curve: Tuple[List[int], np.ndarray],
+                        limits: Optional[Tuple[int, int]]) -> Html:
     steps, rates = curve
 
-    def draw(axes, color):
+    def draw(axes: Any, color: Any) -> None:
         for line, values in enumerate(rates.T):
             axes.plot(steps, values, color=color(line), marker=".", linewidth=1)
         axes.plot(steps, rates.mean(axis=1), color=color(rates.shape[1]), marker=".", linewidth=2)
@@ -209,10 +212,11 @@ def _verification_chart(events, curve, limits):
     return _over_batches(title, events, "accuracy, %", draw)
 
 
-def _over_batches(title, events, ylabel, draw):
+def _over_batches(title: str, events: List[Dict[str, Any]], ylabel: str,
+                  draw: Callable[..., Any]) -> Html:
     falls = [event["step"] for event in events if event["event"] == "lr"]
 
-    def drawn(axes, color):
+    def drawn(axes: Any, color: Any) -> None:
         draw(axes, color)
         for step in falls:
             axes.axvline(step, color=color(INK), linestyle=":", linewidth=0.8)
@@ -221,7 +225,7 @@ def _over_batches(title, events, ylabel, draw):
     return page.figure(title, page.chart(drawn, "{} over batches".format(title)))
 
 
-def roc_curves(run):
+def roc_curves(run: Run) -> Optional[Html]:
     """ROC of every row's model on every verification set of the data."""
     sets = run.sets
     models = [(line, row) for line, row in enumerate(run.rows) if row.get("model")]
@@ -248,11 +252,11 @@ def roc_curves(run):
         page.table(["area under the curve, %"] + list(sets), rows))
 
 
-def _roc_chart(name, curves, issame):
+def _roc_chart(name: str, curves: Dict[int, verification.Roc], issame: np.ndarray) -> Html:
     # A curve has as many steps as there are pairs: read off no more than can be seen.
     fars = np.geomspace(1 / (~issame).sum(), 1, 150)
 
-    def draw(axes, color):
+    def draw(axes: Any, color: Any) -> None:
         for line, curve in curves.items():
             axes.plot(fars, [verification.tar_at(curve, far) for far in fars], color=color(line),
                       drawstyle="steps-post")

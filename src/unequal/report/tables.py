@@ -2,12 +2,13 @@
 import json
 import math
 import os
+from typing import Any, Dict, List, Tuple
 
 from unequal.errors import InputError
 from unequal.system.files import replacing
 
 
-def text_table(header, rows):
+def text_table(header: List[str], rows: List[List[str]]) -> str:
     """Rows of strings in aligned columns, the first to the left, the others to the right."""
     lines = [header] + rows
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
@@ -17,25 +18,26 @@ def text_table(header, rows):
         for line in lines)
 
 
-def percent(value, digits=2):
+def percent(value: float, digits: int = 2) -> str:
     """A rate as a percentage; ``-`` when it is not a number."""
     return "-" if math.isnan(value) else "{:.{}f}".format(100 * value, digits)
 
 
-def write_json(path, value):
+def write_json(path: str, value: Any) -> None:
     """Write ``value`` as JSON; NaN, which JSON lacks, becomes null."""
     with replacing(path) as file:
         json.dump(_without_nan(value), file, indent=2)
         file.write("\n")
 
 
-def _without_nan(value):
+def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def plot_lines(path, curves, *, xlabel, ylabel, log_x=True):
+def plot_lines(path: str, curves: Dict[str, Tuple[Any, Any]], *, xlabel: str, ylabel: str,
+               log_x: bool = True) -> None:
     """Draw one line a curve.
 
     Parameters
@@ -64,12 +66,12 @@ def plot_lines(path, curves, *, xlabel, ylabel, log_x=True):
         figure.savefig(file, format=kind)
 
 
-def check_plot(path):
+def check_plot(path: str) -> None:
     """Raise what :func:`plot_lines` would, before the work whose result it is to draw."""
     _figure(path)
 
 
-def _figure(path):
+def _figure(path: str) -> Tuple[Any, str]:
     """A new figure, and the format that ``path`` asks for."""
     figure = new_figure(path)
     kind = os.path.splitext(path)[1][1:].lower()
@@ -78,7 +80,7 @@ def _figure(path):
     return figure, kind
 
 
-def _matplotlib(what):
+def _matplotlib(what: str) -> Any:
     try:
         import matplotlib
         import matplotlib.backends.backend_agg
@@ -89,7 +91,7 @@ def _matplotlib(what):
     return matplotlib
 
 
-def new_figure(what, size=(6.4, 4.8)):
+def new_figure(what: str, size: Tuple[float, float] = (6.4, 4.8)) -> Any:
     """An empty matplotlib figure of ``size`` inches.
 
     Raises
@@ -104,7 +106,7 @@ def new_figure(what, size=(6.4, 4.8)):
     return figure
 
 
-def style(what, parameters):
+def style(what: str, parameters: Dict[str, Any]) -> Any:
     """Context in which figures are made and saved with other matplotlib parameters.
 
     Raises as :func:`new_figure`.

@@ -10,6 +10,7 @@ half-height is 1, so chin and crown are at y = 1 and y = -1.
 """
 import functools
 from collections import namedtuple
+from typing import Any, Callable, List, Tuple, Union
 
 import cv2
 import numpy as np
@@ -59,7 +60,7 @@ View = namedtuple("View", [
 _COVERS = ("none", "glasses", "sunglasses", "mask", "cap", "block")
 
 
-def sample_identity(rng):
+def sample_identity(rng: np.random.Generator) -> np.ndarray:
     """Draw a person.
 
     Parameters
@@ -89,7 +90,7 @@ _SITUATIONS = {
 SITUATIONS = tuple(_SITUATIONS)
 
 
-def sample_view(rng, situation="any"):
+def sample_view(rng: np.random.Generator, situation: str = "any") -> "View":
     """Draw the circumstances of one picture.
 
     Parameters
@@ -122,18 +123,18 @@ def sample_view(rng, situation="any"):
         seed=int(rng.integers(2**31)))
 
 
-def _skin(light, warm):
+def _skin(light: float, warm: float) -> np.ndarray:
     return np.array((62 + 195 * light + 8 * warm, 28 + 185 * light,
                      6 + 170 * light - 22 * warm))
 
 
-def _hair(light, warm, grey):
+def _hair(light: float, warm: float, grey: float) -> np.ndarray:
     own = np.array((20 + 200 * light + 30 * warm * light, 16 + 165 * light,
                     14 + 120 * light - 40 * warm * light))
     return own + grey * (np.array((190, 190, 190)) - own)
 
 
-def _traits_at(identity, view):
+def _traits_at(identity: np.ndarray, view: "View") -> "_Traits":
     """The person's traits as age, weight, hairdresser, razor and mood have left them."""
     traits = _Traits(*(_MEAN + _SPREAD * np.clip(identity, -2.5, 2.5)))
     old = view.age - 0.5
@@ -161,7 +162,7 @@ def _traits_at(identity, view):
     )
 
 
-def _rotation(yaw, pitch):
+def _rotation(yaw: float, pitch: float) -> np.ndarray:
     (cy, cp), (sy, sp) = np.cos((yaw, pitch)), np.sin((yaw, pitch))
     turn = np.array(((cy, 0, sy), (0, 1, 0), (-sy, 0, cy)))
     nod = np.array(((1, 0, 0), (0, cp, -sp), (0, sp, cp)))
@@ -169,7 +170,7 @@ def _rotation(yaw, pitch):
 
 
 @functools.lru_cache(maxsize=4)
-def _pixel_grid(canvas):
+def _pixel_grid(canvas: Any) -> Any:
     centre = (np.arange(canvas, dtype=np.float32) + 0.5) / canvas - 0.5
     return np.meshgrid(centre, centre)
 
@@ -183,7 +184,7 @@ class _Head:
 
     DEPTH = 0.86  # half-axis along z
 
-    def __init__(self, traits, view, canvas):
+    def __init__(self, traits: "_Traits", view: "View", canvas: int) -> None:
         self.canvas = canvas
         self.taper, self.cheek = traits.taper, traits.cheek
         self.axes = np.array((traits.width, 1.0, self.DEPTH))
@@ -198,16 +199,16 @@ class _Head:
         # Towards the viewer, in the space where the ellipsoid is the unit sphere.
         self.towards = (self.rotation.T @ (0, 0, 1)) / self.axes
 
-    def _narrowing(self, down):
+    def _narrowing(self, down: np.ndarray) -> np.ndarray:
         lower = np.maximum(down - 0.05, 0)
         return 1 - self.taper * lower * lower + self.cheek * np.exp(-((down - 0.25) * 4) ** 2)
 
-    def to_pixels(self, flat):
+    def to_pixels(self, flat: np.ndarray) -> np.ndarray:
         """Positions in the upright picture plane (n, 2) to pixel coordinates (n, 2)."""
         placed = (flat - self.focus) @ self.roll.T * self.scale + self.shift
         return (placed + 0.5) * self.canvas
 
-    def project(self, points):
+    def project(self, points: np.ndarray) -> np.ndarray:
         """Pixel coordinates (n, 2) of points (n, 3): x, y on the front of the head, and height
         above it. A point turned out of sight stops at the outline."""
         sphere = np.empty((len(points), 3))
@@ -224,7 +225,7 @@ class _Head:
         flat[:, 0] *= self._narrowing(flat[:, 1])
         return self.to_pixels(flat)
 
-    def surface(self):
+    def surface(self) -> Tuple[np.ndarray, List[np.ndarray], List[np.ndarray], np.ndarray]:
         """What each pixel shows.
 
         Returns
@@ -258,12 +259,13 @@ class _Head:
         return inside, sphere, [n / length for n in normal], down
 
 
-def _step(values, sharpness):
+def _step(values: np.ndarray, sharpness: int) -> np.ndarray:
     """0 below zero, 1 above, soft over 1 / sharpness."""
     return np.clip(values * sharpness + 0.5, 0, 1)
 
 
-def _spot(x, y, centre_x, centre_y, radius_x, radius_y):
+def _spot(x: np.ndarray, y: np.ndarray, centre_x: float, centre_y: float, radius_x: float,
+          radius_y: float) -> np.ndarray:
     return np.exp(-((x - centre_x) / radius_x) ** 2 - ((y - centre_y) / radius_y) ** 2)
 
 
@@ -271,13 +273,14 @@ _ROUND = np.linspace(0, 2 * np.pi, 14, endpoint=False)
 _COS, _SIN = np.cos(_ROUND), np.sin(_ROUND)
 
 
-def _points(x, y, height=0.0):
+def _points(x: np.ndarray, y: Union[float, np.ndarray], height: float = 0.0) -> np.ndarray:
     points = np.empty((max(np.size(x), np.size(y)), 3))
     points[:, 0], points[:, 1], points[:, 2] = x, y, height
     return points
 
 
-def _features(traits, view, skin, hair):
+def _features(traits: "_Traits", view: "View", skin: np.ndarray,
+              hair: np.ndarray) -> List[Tuple[Any, ...]]:
     """Features from back to front as (points (n, 3), colour, line width or None for a filled
     polygon); a line width is in fractions of the picture."""
     drawn = []
@@ -296,7 +299,8 @@ def _features(traits, view, skin, hair):
     return drawn
 
 
-def _eye(traits, view, skin, hair, side):
+def _eye(traits: "_Traits", view: "View", skin: np.ndarray, hair: np.ndarray,
+         side: int) -> List[Tuple[Any, ...]]:
     """An eye with its brow; ``side`` is -1 or 1."""
     dark = 0.35 * skin
     # Hue 0 is brown; blue and green on either side.
@@ -329,7 +333,7 @@ def _eye(traits, view, skin, hair, side):
     return drawn
 
 
-def _nose(traits, view, skin):
+def _nose(traits: "_Traits", view: "View", skin: np.ndarray) -> List[Tuple[Any, ...]]:
     """The nose, and the folds that age draws beside it."""
     drawn = []
     tip_y = traits.eye_y + traits.nose_len
@@ -352,7 +356,7 @@ def _nose(traits, view, skin):
     return drawn
 
 
-def _mouth(traits, view, skin):
+def _mouth(traits: "_Traits", view: "View", skin: np.ndarray) -> List[Tuple[Any, ...]]:
     """Lips, and teeth or the dark between them."""
     lips = skin * (1 - traits.lip_red * np.array((0.10, 0.45, 0.40))) * 0.92
     drawn = []
@@ -375,7 +379,7 @@ def _mouth(traits, view, skin):
     return drawn
 
 
-def _cover_shapes(view, traits, rng):
+def _cover_shapes(view: "View", traits: "_Traits", rng: np.random.Generator) -> List[Any]:
     """What lies on the face, in the form of ``_features``."""
     colour = rng.uniform(10, 240, 3)
     if view.cover in ("glasses", "sunglasses"):
@@ -396,7 +400,7 @@ def _cover_shapes(view, traits, rng):
     return []
 
 
-def _paint(image, shapes, project):
+def _paint(image: np.ndarray, shapes: List[Any], project: Callable) -> None:
     """Draw shapes with anti-aliasing; all their points are projected in one go."""
     if not shapes:
         return
@@ -415,7 +419,7 @@ def _paint(image, shapes, project):
                           max(1, int(round(width * image.shape[0]))), cv2.LINE_AA, 4)
 
 
-def _backdrop(rng, canvas):
+def _backdrop(rng: np.random.Generator, canvas: int) -> np.ndarray:
     """A soft pattern of random colours with a few shapes: uint8 (canvas, canvas, 3)."""
     coarse = rng.uniform(0, 255) + 45 * rng.standard_normal((4, 4, 3))
     image = cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (canvas, canvas),
@@ -427,7 +431,8 @@ def _backdrop(rng, canvas):
     return image
 
 
-def _finish(image, size, exposure, tint, blur, grain, rng):
+def _finish(image: np.ndarray, size: int, exposure: float, tint: np.ndarray, blur: float,
+            grain: float, rng: np.random.Generator) -> np.ndarray:
     """Camera and compression-free picture: exposure, colour, reduction, blur, grain."""
     image = image * np.float32(exposure * np.asarray(tint))
     image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
@@ -437,7 +442,8 @@ def _finish(image, size, exposure, tint, blur, grain, rng):
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)
 
 
-def _surface_colours(traits, view, skin, hair, place, rng):
+def _surface_colours(traits: "_Traits", view: "View", skin: np.ndarray, hair: np.ndarray,
+                     place: List[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Colour of each pixel of the head, float32 (H, W, 3), before light; ``place`` is (x, y, z)."""
     px, py, pz = place
     # Soft parts, pixel by pixel, on the front of the head.
@@ -467,7 +473,8 @@ def _surface_colours(traits, view, skin, hair, place, rng):
     return skin_plane
 
 
-def _behind(traits, view, skin, hair, head, rng):
+def _behind(traits: "_Traits", view: "View", skin: np.ndarray, hair: np.ndarray, head: "_Head",
+            rng: np.random.Generator) -> List[Tuple[np.ndarray, np.ndarray, None]]:
     """The person without the head's surface: hair behind, neck, shoulders, ears, as shapes."""
     outline = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     wide = np.hypot(traits.width * np.cos(np.radians(view.yaw)),
@@ -490,7 +497,7 @@ def _behind(traits, view, skin, hair, head, rng):
     return behind
 
 
-def _shade(view, normal):
+def _shade(view: "View", normal: List[np.ndarray]) -> np.ndarray:
     """Brightness of each pixel of the head, float32 (H, W); ``normal`` is its surface's."""
     nx, ny, nz = normal
     light = np.array((view.light_x, view.light_y, 1.0))
@@ -499,7 +506,7 @@ def _shade(view, normal):
     return np.float32(view.ambient) + np.float32(1.15 * (1 - view.ambient)) * lit
 
 
-def draw_face(identity, view, size=32):
+def draw_face(identity: np.ndarray, view: "View", size: int = 32) -> np.ndarray:
     """Draw one picture of one person.
 
     Parameters
@@ -551,7 +558,7 @@ def draw_face(identity, view, size=32):
     return _finish(image, size, view.exposure, view.tint, view.blur, view.grain, rng)
 
 
-def draw_clutter(rng, size=32):
+def draw_clutter(rng: np.random.Generator, size: int = 32) -> np.ndarray:
     """Draw a picture without a face: shapes on a backdrop.
 
     Parameters

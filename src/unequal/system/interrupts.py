@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from contextlib import contextmanager
+from typing import Iterator, Optional
 
 logger = logging.getLogger(__name__)
 
@@ -19,19 +20,19 @@ class Interrupted(Exception):
     """A signal asks to stop; the text says by which, and what was saved."""
 
 
-def pending():
+def pending() -> Optional[str]:
     """Name of the signal that has come; None without one."""
     return _received[0] if _received else None
 
 
-def check():
+def check() -> None:
     """Raise :class:`Interrupted` once a signal has come; long work calls this now and then."""
     if _received and not _postponed:
         raise Interrupted("stopped by {}".format(_received[0]))
 
 
 @contextmanager
-def postponed(postpone=True):
+def postponed(postpone: bool = True) -> Iterator[None]:
     """In this block :func:`check` does nothing: workers of one job must stop at the same point."""
     if postpone:
         _postponed.append(True)
@@ -42,7 +43,7 @@ def postponed(postpone=True):
             _postponed.pop()
 
 
-def _watch(reader):
+def _watch(reader: int) -> None:
     while True:
         number = os.read(reader, 1)
         if not number:
@@ -57,7 +58,7 @@ def _watch(reader):
 
 
 @contextmanager
-def caught():
+def caught() -> Iterator[None]:
     """In this block a signal is noted for :func:`check`, and a second one ends the process at once
     with 128 + its number. Only for the main thread.
 

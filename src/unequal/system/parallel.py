@@ -5,18 +5,20 @@ import signal
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Callable, Iterable, Iterator
 
 import cv2
 
 from unequal.errors import ArgumentError
 
 
-def _prepare():
+def _prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     cv2.setNumThreads(1)  # the processes are the parallelism
 
 
-def ordered_map(function, items, processes):
+def ordered_map(function: Callable[[Any], Any], items: Iterable[Any],
+                processes: int) -> Iterator[Any]:
     """Yield ``function(item)`` for each item, in order; at most 4 a process wait to be fetched.
 
     Workers come from a fork server: forking this process would copy MXNet's and OpenCV's threads

@@ -2,6 +2,7 @@
 import logging
 import sys
 import time
+from typing import Any, Iterable, Iterator, Optional
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -13,7 +14,7 @@ _SECONDS_BETWEEN_LINES = 30
 bars = True  # False in workers of a job that share a terminal with worker 0
 
 
-def end_time(seconds):
+def end_time(seconds: float) -> str:
     """Local time ``seconds`` from now, to the minute; with the day when it is not today."""
     end = time.localtime(time.time() + seconds)
     today = end[:3] == time.localtime()[:3]
@@ -38,7 +39,7 @@ class Bar:
         False where the work logs lines of its own: then nothing but the bar.
     """
 
-    def __init__(self, total, label, unit, lines=True):
+    def __init__(self, total: Optional[int], label: str, unit: str, lines: bool = True) -> None:
         self._total, self._label, self._unit, self._lines = total, label, unit, lines
         self._done = 0
         self._start = self._last = time.monotonic()
@@ -48,7 +49,7 @@ class Bar:
             self._redirect.__enter__()
             self._bar = tqdm(total=total, desc=label, unit=" " + unit, leave=False)
 
-    def update(self, count=1):
+    def update(self, count: int = 1) -> None:
         """``count`` more are done."""
         self._done += count
         if self._bar is not None:
@@ -62,16 +63,16 @@ class Bar:
                 self._total, end_time((self._total - self._done) / speed)))
             logger.info("%s: %d%s (%.1f %s/s)", self._label, self._done, rest, speed, self._unit)
 
-    def __enter__(self):
+    def __enter__(self) -> "Bar":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         if self._bar is not None:
             self._bar.close()
             self._redirect.__exit__(None, None, None)
 
 
-def track(items, what, total=None):
+def track(items: Iterable[Any], what: str, total: Optional[int] = None) -> Iterator[Any]:
     """Yield ``items``, counting them in a :class:`Bar`.
 
     Parameters
