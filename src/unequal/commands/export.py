@@ -140,10 +140,14 @@ def _prelu(graph: Any, name: Any, data: Any, gamma: Any) -> Any:
 
 
 def _pooling(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
-    _known({"avg": None}, attrs.get("pool_type", "max"), name)
-    if not _true(attrs, "global_pool"):
-        raise InputError("Layer {}: only global pooling can be exported.".format(name))
-    return graph.node("GlobalAveragePool", name, inputs)
+    kind = attrs.get("pool_type", "max")
+    if _true(attrs, "global_pool"):
+        return graph.node(_known({"avg": "GlobalAveragePool"}, kind, name), name, inputs)
+    _known({"valid": None}, attrs.get("pooling_convention", "valid"), name)  # sizes rounded down
+    pad = _tuple(attrs.get("pad", "(0, 0)"))
+    return graph.node(_known({"max": "MaxPool"}, kind, name), name, inputs,
+                      kernel_shape=_tuple(attrs["kernel"]),
+                      strides=_tuple(attrs.get("stride", "(1, 1)")), pads=pad + pad)
 
 
 def _two_tensors(op: str) -> Callable:
