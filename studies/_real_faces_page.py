@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from real_faces import TARGETS, Key, unpacked
+from real_faces import LISTS, TARGETS, Key, unpacked
 
 MARK = "<!-- written by studies/real_faces.py --page -->\n"
 CONTROL = "continued"  # as many updates as the other arms, every label trusted
@@ -129,7 +129,7 @@ def lists(lines: Lines) -> str:
     """Precision and recall of the noise lists."""
     rows = []
     for kind, rate in cells(lines):
-        for name in ("margin", "reference"):
+        for name in LISTS:
             found = {}
             for key, line in sorted(lines.items()):
                 if (key.kind, key.rate) == (kind, rate) and name in line["lists"]:

@@ -63,6 +63,8 @@ class Arm(NamedTuple):
         A method of :class:`Cell` that makes the training set and returns its directory.
     noise_list : str, optional
         A method of :class:`Cell` that makes the list of the images to leave out.
+    start : str, optional
+        A method of :class:`Cell` that makes the checkpoint to start from of the parent's.
     tail : bool
     """
 
@@ -71,6 +73,7 @@ class Arm(NamedTuple):
     flags: Tuple[str, ...]
     data: str = "noisy"
     noise_list: Optional[str] = None
+    start: Optional[str] = None
     tail: bool = False
 
 
@@ -86,6 +89,7 @@ def _tail(weights: str, *flags: str) -> Arm:
                data="without_list", tail=True)
 
 
+LISTS = ("margin", "reference", "sub-centers")  # noise lists, by what makes them
 BETAS = ("0.9", "0.8", "0.7", "0.5", "0.3")
 ARMS: Dict[str, Arm] = {
     "margin 0": Arm(None, "train_softmax.py", WARM),
@@ -101,6 +105,12 @@ ARMS: Dict[str, Arm] = {
     "list relabelled": Arm("ArcFace", "train_softmax.py", FINE, data="relabelled"),
     "NRA 0.5, list dropped": _nra("0.5", True, noise_list="margin_list"),
     "NRA 0.5, reference's list dropped": _nra("0.5", True, noise_list="reference_list"),
+    # Sub-center ArcFace (Deng et al., ECCV 2020), and its drop of centres and images.
+    "margin 0, 3 sub-centers": Arm(None, "train_softmax.py", WARM + ("--sub-centers", "3")),
+    "3 sub-centers": Arm("margin 0, 3 sub-centers", "train_softmax.py",
+                         ARCFACE + ("--sub-centers", "3")),
+    "3 sub-centers, dropped": Arm("3 sub-centers", "train_softmax.py", FINE,
+                                  data="without_sub_center_list", start="dominant_centers"),
     "tail, weight 0": _tail("0"),
     "tail, random, weight 1": _tail("1", "--mining", "0"),
     "tail, weight 1": _tail("1"),
@@ -114,7 +124,8 @@ _HEAD = ("margin 0", "ArcFace", "continued", "NRA 0.5", "NRA 0.3", "NRA 0.9", "l
 _REFERENCE = tuple("NRA {}, reference's scale".format(beta) for beta in ("0.5", "0.3", "0.9"))
 _TAIL = ("tail, weight 0", "tail, weight 1", "tail, random, weight 1", "tail, weights 1, 5, 10",
          "tail, weights 1, 5", "tail as classes")
-_REST = ("NRA 1", "list relabelled", "reference's list dropped",
+_REST = ("NRA 1", "list relabelled", "margin 0, 3 sub-centers", "3 sub-centers",
+         "3 sub-centers, dropped", "reference's list dropped",
          "NRA 0.5, reference's list dropped", "NRA 0.8", "NRA 0.7",
          "NRA 0.8, reference's scale", "NRA 0.7, reference's scale")
 SEEDS = (0, 1, 2)
@@ -223,8 +234,9 @@ def measure_training(checkpoint: str, directory: str) -> Tuple[Dict[str, Any], D
     with RecordSet(directory) as records:
         embeddings, _ = Embedder(symbol, arg_params, aux_params, records.image_size).embed(records)
         labels, keys = records.labels(), records.image_keys
-    plain, harder = (Classifier(arg_params, Margin(4, SCALE, margin), mx.cpu())(embeddings, labels)
-                     for margin in (0.0, MARGIN))
+        centers = len(arg_params["fc7_weight"]) // records.num_classes
+    plain, harder = (Classifier(arg_params, Margin(4, SCALE, margin, sub_centers=centers),
+                                mx.cpu())(embeddings, labels) for margin in (0.0, MARGIN))
     truth = noise_lists.read_truth(os.path.join(directory, "truth.csv"))
     true = np.array([truth[int(key)][0] for key in keys])
     kinds = np.array([truth[int(key)][1] for key in keys])
@@ -305,13 +317,13 @@ class Cell:
             self.study.unequal("corrupt", self.study.path("head"), out, *flags)
         return out
 
-    def _list(self, name: str) -> str:
-        """The images to leave out by ArcFace's own scores, in the reference's format."""
+    def _list(self, name: str, model: str) -> str:
+        """The images to leave out by a model's own scores, in the reference's format."""
         from unequal.data import noise_lists
 
         path = self.path(name + ".txt")
         if not os.path.exists(path):
-            _, arrays = measure_training(self.study.checkpoint(self, "ArcFace"), self.noisy())
+            _, arrays = measure_training(model, self.noisy())
             listed = arrays["score"] < 0
             if name == "reference":
                 # The largest probability, as many images as the other list: no threshold of the
@@ -334,16 +346,27 @@ class Cell:
 
     def margin_list(self) -> str:
         """Images whose label is not the likeliest one."""
-        return self._list("margin")
+        return self._list("margin", self.study.checkpoint(self, "ArcFace"))
 
     def reference_list(self) -> str:
         """The reference's rule, with a threshold that lists as many."""
-        return self._list("reference")
+        return self._list("reference", self.study.checkpoint(self, "ArcFace"))
+
+    def dominant_centers(self, model: str) -> str:
+        """A model of several centres a class with the dominant ones only."""
+        out = self.path("dominant", "model")
+        if not os.path.exists(out + "-0000.params"):
+            self.study.unequal("drop-centers", model, out, "--data-dir", self.noisy())
+        return out + ",0"
+
+    def without_sub_center_list(self) -> str:
+        model = self.dominant_centers(self.study.checkpoint(self, "3 sub-centers"))
+        return self._denoised(self._list("sub-centers", model), "without-sub-center-list")
 
     def list_facts(self) -> Dict[str, Dict[str, float]]:
         """Precision and recall of the lists that were made."""
         found = {}
-        for name in ("margin", "reference"):
+        for name in LISTS:
             path = Path(self.path(name + ".txt.json"))
             if path.exists():
                 facts = json.loads(path.read_text(encoding="utf-8"))
@@ -389,7 +412,8 @@ class Cell:
                  self.study.path("validation"), "--target", ",".join(TARGETS), "--seed",
                  str(self.seed), "--prefix", prefix]
         if arm.parent:
-            flags += ["--pretrained", self.study.checkpoint(self, arm.parent)]
+            start = self.study.checkpoint(self, arm.parent)
+            flags += ["--pretrained", getattr(self, arm.start)(start) if arm.start else start]
         if arm.script == "train_relusoft.py":
             flags += ["--bin-dir", str(folder), "--truth", self.noisy() + "/truth.csv"]
             if arm.data == "with_tail_classes":

@@ -79,6 +79,15 @@ def test_lfw(lfw, archive):
     assert not (out / "lfw_dev_train.bin").exists()
 
 
+@pytest.mark.parametrize("name", ["lfw", "cfp"])
+def test_a_protocol_folder_without_the_lists(lfw, name, capsys):
+    source = lfw / "down" if name == "lfw" else make_cfp(lfw / "cfp", 2, 1)
+    (lfw / "empty").mkdir()
+    assert run(name, source, lfw / "out", "--protocol", lfw / "empty") == 1
+    assert "--protocol" in capsys.readouterr().err
+    assert not (lfw / "out").exists()
+
+
 def test_lfw_people_with_one_picture(lfw):
     assert run("lfw", lfw / "down", lfw / "out", "--max-images", "1") == 0
     assert packed(lfw / "out") == [(0, "Di_Wu/Di_Wu_0001.jpg")]

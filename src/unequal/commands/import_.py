@@ -128,10 +128,7 @@ def choose(source: Source, minimum: int = 1, maximum: int = 0,
 def protocol_folder(path: str, given: Optional[str], file: str) -> Optional[str]:
     """The folder that holds the protocol's ``file``: below ``given``, or below or beside ``path``.
 
-    Raises
-    ------
-    InputError
-        When ``given`` does not hold it.
+    Returns None when it is nowhere.
     """
     beside = os.path.dirname(os.path.abspath(path))
     places = [given] if given else [
@@ -140,10 +137,13 @@ def protocol_folder(path: str, given: Optional[str], file: str) -> Optional[str]
         for inner in ("", "Protocol", "protocol", "cfp", os.path.join("cfp-dataset", "Protocol")):
             if os.path.isfile(os.path.join(place, inner, file)):
                 return os.path.join(place, inner)
-    if given:
-        raise InputError("{}: {} is not there; give the folder with the published lists.".format(
-            given, file))
     return None
+
+
+def _check_found(options: argparse.Namespace, found: bool) -> None:
+    if options.protocol and not found:
+        raise InputError("--protocol {}: holds none of the published lists of {}; give the folder "
+                         "they are in.".format(options.protocol, options.set))
 
 
 def cfp_pairs(folder: str, kind: str, splits: Sequence[int]) -> List[Tuple[str, str, bool]]:
@@ -203,11 +203,14 @@ def _lfw(options: argparse.Namespace, settings: Settings) -> None:
             raise InputError("{}: {} people are not in the set, {} first; give LFW's folder names "
                              "in the last column.".format(options.without, len(unknown),
                                                           unknown[0]))
+        folders = {name: protocol_folder(options.source, options.protocol, file)
+                   for name, file in _LFW_LISTS.items()}
+        _check_found(options, any(folders.values()))
         chosen = choose(source, options.min_images, options.max_images, without)
         count = write_people(source, options.directory, settings, options.processes, chosen)
         print("{}: {} images of {} people".format(options.directory, *count))
         for name, file in _LFW_LISTS.items():
-            folder = protocol_folder(options.source, options.protocol, file)
+            folder = folders[name]
             if folder is None:
                 log.warning("%s: not found, so no %s.bin; --protocol names its folder", file, name)
                 continue
@@ -222,6 +225,8 @@ def _lfw(options: argparse.Namespace, settings: Settings) -> None:
 def _cfp(options: argparse.Namespace, settings: Settings) -> None:
     with opened(options.source, _CFP, "001/frontal/01.jpg") as source:
         low, high = options.people or (1, 999)
+        folder = protocol_folder(options.source, options.protocol, "Pair_list_F.txt")
+        _check_found(options, folder is not None)
         chosen = [who for who in choose(source, options.min_images, options.max_images)
                   if low <= int(who) <= high]
         if not chosen:
@@ -229,7 +234,6 @@ def _cfp(options: argparse.Namespace, settings: Settings) -> None:
                 low, high, options.source, min(source.people), max(source.people)))
         count = write_people(source, options.directory, settings, options.processes, chosen)
         print("{}: {} images of {} people".format(options.directory, *count))
-        folder = protocol_folder(options.source, options.protocol, "Pair_list_F.txt")
         if folder is None:
             log.warning("Pair_list_F.txt: not found, so no .bin; --protocol names its folder")
             return
