@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import struct
+import zipfile
 import zlib
 
 import cv2
@@ -12,7 +13,8 @@ import mxnet as mx
 import numpy as np
 from _mutations import EXTREMES, NAMES, NUMBERS, damage, damage_json, damage_text
 
-from unequal.data import convert
+from unequal.commands.cli import main
+from unequal.data import convert, noise_lists
 from unequal.eval.bins import save_bin
 from unequal.eval.features import mat_bytes, write_features
 from unequal.models import checkpoints, untrusted
@@ -141,6 +143,24 @@ class Sound:
         self.features[".bin"] = mat_bytes(features)
         self.feature_names = read(folder, "features.npy.txt")
         self.feature_noise = b"# bad\nid1/1.jpg\nid2/2\n1\tid3/3\n"
+        made = os.path.join(folder, "run", "model")
+        if main(self.training(os.path.join(folder, "set0"), made, 2)):
+            raise RuntimeError("the run that the fuzzer damages does not run")
+        with np.load(made + "-resume.npz") as arrays:
+            self.state = dict(arrays)
+        self.log = read(folder, "run/model-trainlog.jsonl")
+        main(["report", os.path.join(folder, "run")])  # matplotlib makes a list of fonts once
+        self.scores = noise_lists.scores_head("0") + noise_lists.score_rows((
+            labels, list(keys), *np.full((2, len(labels)), 0.25),
+            np.arange(len(labels)) / len(labels), labels))
+
+    @staticmethod
+    def training(directory, prefix, steps, *more):
+        """A command that trains for so many batches."""
+        return ["train", "softmax", "--network", "n8", "--emb-size", str(SIZE), "--data-dir",
+                directory, "--eval-dir", directory, "--target", "pairs", "--per-batch-size", "8",
+                "--lr", "0.01", "--lr-steps", "100", "--verbose", "1", "--patience", "0",
+                "--max-steps", str(steps), "--prefix", prefix, *more]
 
 
 def write(folder, name, data):
@@ -504,8 +524,6 @@ def features(case):
 
 def _hostile_npz(random):
     """Members that say other sizes than they have, or hold far more than the file."""
-    import zipfile
-
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("features.npy", "names.npy"):
@@ -569,9 +587,152 @@ def pairs_list(case):
              "--size", str(SIDE), "--processes", "1"]]
 
 
+def _zip_of_arrays(arrays):
+    """As numpy.savez, any text for a name; checksums are right."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays:
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array)
+            archive.writestr(name + ".npy", member.getvalue())
+    return content.getvalue()
+
+
+_HEADER_VALUES = {
+    "keys": ["version", "identity", "position", "step", "saves", "best", "log", "verified"],
+    "texts": list(NUMBERS) + [name for name in NAMES if "\0" not in name],
+}
+
+
+def _change_array(random, arrays):
+    """Other weights, momenta or header than the run has, each a sound array."""
+    place = random.randrange(len(arrays))
+    name, array = arrays[place]
+    way = random.randrange(9)
+    if way == 0:
+        del arrays[place]
+    elif way == 1:
+        arrays.append((random.choice(("arg:extra", "extra", "aux:", ":", "momentum:data", "tail",
+                                      "../escaped", name)), array))
+    elif way == 2:
+        array = array.astype(random.choice(("f8", "f2", "i4", "u1", "c8", "U5", "S3", ">f4", "?")))
+    elif way == 3:
+        array = array.reshape(-1)[:random.choice((0, 1, array.size))]
+    elif way == 4 and array.dtype.kind == "f" and array.size:
+        array = array.copy()
+        array.flat[random.randrange(array.size)] = random.choice((np.nan, np.inf, 3e38))
+    elif way == 5:
+        array = np.zeros(random.choice(((), (0,), (1 << 24,), (1,) * 20, (2, 0, 3))), array.dtype)
+    elif way == 6:
+        array = np.asfortranarray(array[None])
+    if way >= 7:
+        place = next(place for place, (name, _) in enumerate(arrays) if name == "header")
+        header = arrays[place][1].tobytes()
+        header = damage_json(random, header, _HEADER_VALUES) if way == 7 else damage(random, header)
+        if not random.randrange(20):
+            header = b"[" * 100000
+        arrays[place] = "header", np.frombuffer(header, np.uint8)
+    elif way >= 2:
+        arrays[place] = name, array
+
+
+def state(case):
+    """A state that is no damaged archive: its arrays and its header are what is wrong."""
+    random = case.random
+    files = dict(case.sound.sets[0], **{"pairs.bin": case.sound.bins[0]})
+    for name, data in files.items():
+        case.put("set/" + name, data)
+    arrays = list(case.sound.state.items())
+    for _ in range(random.choice((1, 1, 2))):
+        _change_array(random, arrays)
+    data = _zip_of_arrays(arrays)
+    if not random.randrange(5):
+        data = damage(random, data)
+    write(case.out, "model-resume.npz", data)
+    write(case.out, "model-trainlog.jsonl", case.sound.log if random.randrange(3) else
+          case.text(case.sound.log))
+    return [case.sound.training(os.path.join(case.inside, "set"), case.to("model"), 3,
+                                "--resume")]
+
+
+_RUN_VALUES = {
+    "keys": ["title", "data", "seed", "seconds", "commands", "rows", "name", "model", "log",
+             "accuracies", "noise", "list", "scores", "truth", "tail", "directory", "lfw"],
+    "texts": list(NUMBERS) + list(NAMES) + ["model,7", "model-trainlog.jsonl", "set", "list.txt"],
+}
+_LOG_VALUES = {
+    "keys": ["event", "step", "metrics", "results", "lr", "time", "speed", "epoch", "stage",
+             "options", "accuracy_flip", "best_epoch", "prefix", "pretrained"],
+    "texts": list(NUMBERS) + list(NAMES) + ["start", "train", "verify", "save", "end", "lr"],
+}
+
+
+def _log(case):
+    """Lines of a training log, some of them with other values."""
+    lines = case.sound.log.splitlines()
+    for _ in range(case.random.choice((1, 2, 4))):
+        place = case.random.randrange(len(lines))
+        lines[place] = damage_json(case.random, lines[place], _LOG_VALUES)
+    data = b"\n".join(lines) + b"\n"
+    return case.text(data) if case.random.randrange(4) == 0 else data
+
+
+def run(case):
+    """A run's directory, with or without run.json."""
+    random = case.random
+    facts = {"title": "a run", "seed": 0, "seconds": 8.5, "commands": ["make demo"], "rows": [
+        {"name": "step 2", "log": "model-trainlog.jsonl", "accuracies": {"lfw": 0.7}},
+        {"name": "again", "log": "model-trainlog.jsonl", "accuracies": {"lfw": 0.8}}]}
+    if not random.randrange(4):
+        for name, data in case.sound.sets[0].items():
+            case.put("run/MF2_pic9_head/" + name, data)
+        facts.update(data=".", noise={"list": "list.txt", "scores": "scores.csv",
+                                      "truth": "truth.csv"})
+        for name, data in (("list.txt", case.sound.noise_list), ("scores.csv", case.sound.scores),
+                           ("truth.csv", case.sound.truth)):
+            case.put("run/" + name, data if random.randrange(4) else case.text(data))
+    what = random.randrange(3)
+    case.put("run/model-trainlog.jsonl", case.sound.log if what == 0 else _log(case))
+    if what < 2:
+        data = json.dumps(facts).encode()
+        for _ in range(random.choice((1, 1, 3)) if what == 0 else 0):
+            data = damage_json(random, data, _RUN_VALUES)
+        case.put("run/run.json", damage(random, data) if not random.randrange(8) else data)
+    return [["report", os.path.join(case.inside, "run"), "--out", case.to("report.html")]]
+
+
+def _folder_name(random):
+    """A name that a file system allows, and that a terminal or a table might obey."""
+    letters = "".join(random.choice((
+        "\x1b[2J", "\n", "\r", "\t", "\x07", "\u202e", "\u2028", "\x9b", "\udcff", "\udc80", "=",
+        "-", "+", "@", "'", '"', ",", ";", "$", "\\", "\\x1b", "\\frac", "\u4eba", "\U0001f600",
+        "\xa0", "error: ", "a", " ", "%s", "{}", "..", "\ufeff", "\U000e0001"))
+        for _ in range(random.randrange(1, 6)))
+    return letters if letters not in (".", "..") else "a"
+
+
+def names(case):
+    """Folders and pictures of any name, packed, looked at, split and unpacked."""
+    random = case.random
+    chosen = [_folder_name(random) for _ in range(4)]
+    for number, folder in enumerate(chosen):
+        for place in range(2 + 2 * (number % 2)):
+            name = _folder_name(random)[:20] + "{}.jpg".format(place)
+            data = case.sound.pictures["id0/0.jpg"]
+            case.put(os.path.join("pictures", folder, name),
+                     data if random.randrange(6) else damage(random, data))
+    made = case.to("set")
+    return [["pack", os.path.join(case.inside, "pictures"), made, "--size", str(SIDE),
+             "--processes", "1"],
+            ["inspect", made, "--processes", "1"],
+            ["split", made, case.to("head"), case.to("tail"), "--head-min-images", "3"],
+            ["unpack", made, case.to("unpacked")]]
+
+
 # Format -> function of a Case: writes the damaged files, returns the commands that read them.
 FORMATS = {
     "rec": rec, "idx": idx, "property": property_file, "lst": lst, "bin": bin_file,
     "params": params, "symbol": symbol, "noise-list": noise_list, "truth": truth_csv,
     "identities": identities_csv, "features": features, "picture": picture, "pairs": pairs_list,
+    "state": state, "run": run, "names": names,
 }

@@ -17,7 +17,8 @@ NAMES = ("../escaped", "../../escaped", "a/../../escaped", "{outside}/escaped", 
          "..", "", " ", "~/escaped", "$HOME/escaped", "`touch {outside}/escaped`",
          "| touch {outside}/escaped", "x\0y", "../escaped\0.jpg", "x" * 300, "y/" * 300,
          "z" * 70000, "..\\escaped", "C:\\escaped", "file://{outside}/escaped", "\u202egpj.x",
-         "a\nb", "a\rb",
+         "a\nb", "a\rb", "\x1b[2J", "a\nerror: x", "\x9b31m", "=1+1", "-1+1", "@x", "'=x", "\u2028",
+         "$\\frac$", "\u4eba", "\U0010ffff",
          "-o", "--help", "%s%n", "{0}", "0", "00", "\udcff", "CON", "./a", "a/", "a//b")
 
 

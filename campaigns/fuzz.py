@@ -1,6 +1,7 @@
 """Damaged and hostile files for every command that reads files from elsewhere.
 
     python campaigns/fuzz.py [--inputs 1000] [--formats rec,bin] [--workers 2] [--seed 0]
+    python campaigns/fuzz.py --valgrind --inputs 20 --formats rec,picture,params
 
 Each input is damaged by a generator seeded with its number and read, as users do it, by the
 commands that read its format. A worker process handles many; the parent kills it when an input
@@ -8,7 +9,13 @@ takes too long, starts another when it dies, and blames the input. An input pass
 command ends with exit code 0 or 1, what it says on failure is one line that begins with
 ``error: ``, and nothing else happened: no signal, no traceback, no warning, no time or memory
 beyond the limit, no program started, no file touched outside of the output folder, no temporary
-file left. Exit code 1 when any input fails; its number repeats it alone: ``--first N --inputs 1``.
+file left, nothing on the terminal that it would obey. In every format one input in thirty has a
+pipe, a folder, an endless device or gigabytes of nothing in place of one of its files. Time and
+memory are measured for each command. Exit code 1 when any input fails; its number repeats it alone:
+``--first N --inputs 1``.
+
+``--valgrind`` runs the workers under valgrind's memcheck, some thirty times slower: what the C
+libraries (decoders, MXNet) read and write outside of their allocations is a finding then.
 
 The format ``defects`` holds inputs that misbehave in each of these ways, and the run begins with
 them: a fuzzer that finds nothing must be known to look.
@@ -94,17 +101,44 @@ def complaints(code, said):
         yield "no answer: " + lines[-1][:300]
     if code not in (0, 1):
         yield "exit code {}: {}".format(code, said[-300:])
+    obeyed = [letter for letter in said if not letter.isprintable() and letter not in "\n\t"]
+    if obeyed:
+        yield "terminal text: {}".format(ascii("".join(obeyed))[:100])
     failures = [line for line in lines if line.startswith("error: ")]
     if len(failures) > 1 or code == 0 and failures:
         yield "{} errors".format(len(failures))
 
 
+def forget_memory():
+    """Have :func:`held_memory` begin anew."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
 def held_memory():
-    """Bytes this process has held at most."""
+    """Bytes this process has held at most since :func:`forget_memory`."""
     # Not ru_maxrss, which begins with the memory of the process that started this one.
     with open("/proc/self/status", encoding="ascii") as status:
         peak, = (line for line in status if line.startswith("VmHWM:"))
     return int(peak.split()[1]) * 1024
+
+
+def replace_one(random, folder):
+    """Put something in place of one of the files below ``folder`` that is no plain, short file."""
+    files = sorted(os.path.join(place, name) for place, _, names in os.walk(folder)
+                   for name in names)
+    path = random.choice(files)
+    what = random.choice(("pipe", "folder", "device", "nothing", "hole", "hole", "loop"))
+    if what == "hole":
+        os.truncate(path, random.choice((1 << 31, 6 << 30)))
+        return
+    os.remove(path)
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        os.mkdir(path)
+    elif what != "nothing":
+        os.symlink("/dev/zero" if what == "device" else os.path.basename(path), path)
 
 
 class Worker:
@@ -120,13 +154,15 @@ class Worker:
         import _fuzz_formats  # isort: skip
         from _mutations import seeded  # isort: skip
 
+        cli.setup_logging()  # to stderr, whichever command comes first
         self.formats, self.seeded, self.main = _fuzz_formats.FORMATS, seeded, cli.main
         self._case = _fuzz_formats.Case
         self._sound = _fuzz_formats.Sound(os.path.join(root, "sound"))
         # What a command wrote to its streams, the libraries' in C included.
         self._said = os.open(os.path.join(temporary, "said"), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         self.watch = Watch([os.path.join(root, "out"), temporary])
-        cli.setup_logging()
+        self._log, self._log_place = os.environ.get("FUZZ_VALGRIND_LOG"), 0
+        self._memcheck()  # of the imports
         self._defects_memory = held_memory() + (100 << 20)
 
     def _run(self, command):
@@ -135,7 +171,8 @@ class Worker:
         sys.stderr.flush()
         real = os.dup(2)
         os.dup2(self._said, 2)
-        sys.stdout = open(os.devnull, "w")
+        # As a terminal's: what UTF-8 cannot hold is an error.
+        sys.stdout = open(os.dup(2), "w", encoding="utf-8")
         self.watch.active = True
         try:
             code = command() if callable(command) else self.main(command)
@@ -166,14 +203,18 @@ class Worker:
         else:
             random = self.seeded(self.seed, name, number)
             commands = self.formats[name](self._case(random, self._sound, inside, out, outside))
+            if not random.randrange(30):
+                replace_one(random, inside)
         hidden = (out, os.path.join(self.root, "temporary"))
         before = listing(self.root, hidden)
         codes, wrong = [], []
         for command in commands:
             self.watch.seen = []
+            forget_memory()
+            begin = time.monotonic()
             code, said = self._run(command)
             label = command[0] if isinstance(command, list) else "defect"
-            codes.append((label, code))
+            codes.append((label, code, time.monotonic() - begin, held_memory()))
             problems = list(complaints(code, said)) + self.watch.seen
             problems += ["left " + place for place, _, names in os.walk(out) for entry in names
                          if re.fullmatch(r"\..*\.\d+", entry)]
@@ -181,10 +222,22 @@ class Worker:
         after = listing(self.root, hidden)
         if after != before:
             wrong.append("changed outside: {}".format(sorted(set(after) ^ set(before))[:3]))
-        held = held_memory()
+        wrong += self._memcheck()
+        held = max(memory for *_, memory in codes)
         if held > (self._defects_memory if name == "defects" else MEMORY):
             wrong.append("held {:.1f} GB".format(held / 2 ** 30))
         return codes, wrong
+
+    def _memcheck(self):
+        """What valgrind has said since it was asked last."""
+        if not self._log:
+            return []
+        with open(self._log, errors="replace") as log:
+            log.seek(self._log_place)
+            new = log.read()
+            self._log_place = log.tell()
+        return ["memcheck: " + " ".join(found.split()) for found in re.findall(
+            r"Invalid (?:read|write|free|jump)[^\n]*(?:\n[^\n]*(?:at|by) 0x[^\n]*){0,4}", new)]
 
 
 def _write(path):
@@ -210,9 +263,10 @@ DEFECTS = (
     lambda worker: lambda: sys.stderr.write("error: unexpected ValueError: x\n") and 1,
     lambda worker: lambda: bytearray(b"x") * (300 << 20) and 0,
     lambda worker: lambda: 139,
+    lambda worker: lambda: print("fault: \x1b[2J") or 0,
 )
 SIGNS = ("signal 6", "time", "traceback", "open", "changed outside", "os.system", "warning",
-         "no answer", "held", "exit code 139")
+         "no answer", "held", "exit code 139", "terminal text")
 
 
 def work(root, seed):
@@ -226,8 +280,6 @@ def work(root, seed):
         name, number = line.split()
         answers.write(json.dumps(worker.handle(name, int(number))) + "\n")
         answers.flush()
-        if held_memory() > MEMORY:
-            break
     shutil.rmtree(root, ignore_errors=True)
 
 
@@ -237,18 +289,27 @@ def work(root, seed):
 class Process:
     """A worker process, and when to give it up."""
 
-    def __init__(self, seed, limit):
+    def __init__(self, seed, limit, valgrind=False):
         self.root = tempfile.mkdtemp(prefix="fuzz-")
         environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1",
                            HOME=os.path.join(self.root, "home"))
         self._log = tempfile.TemporaryFile("w+")
+        before = []
+        if valgrind:
+            log = os.path.join(self.root, "valgrind")
+            # Python's own allocator hides what is beside an object; AVX-512 is not known there.
+            environment.update(PYTHONMALLOC="malloc", FUZZ_VALGRIND_LOG=log,
+                               OPENBLAS_CORETYPE="Haswell")
+            before = ["valgrind", "--undef-value-errors=no", "--leak-check=no", "--num-callers=8",
+                      "--error-limit=no", "--trace-children=no", "--log-file=" + log]
         self._process = subprocess.Popen(
-            [sys.executable, os.path.abspath(__file__), "--work", self.root, "--seed", str(seed)],
+            before + [sys.executable, os.path.abspath(__file__), "--work", self.root, "--seed",
+                      str(seed)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
             env=environment, cwd=self.root)
         self._limit, self._lines, self.handled = limit, queue.Queue(), 0
         threading.Thread(target=self._read, daemon=True).start()
-        if self._take(300) != "ready\n":
+        if self._take(3000 if valgrind else 300) != "ready\n":
             self._log.seek(0)
             raise RuntimeError("the worker does not start:\n" + self._log.read()[-3000:])
 
@@ -285,7 +346,7 @@ class Process:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def fuzz(jobs, seed, limit, workers, report):
+def fuzz(jobs, seed, limit, workers, report, valgrind=False):
     """Handle ``jobs`` (format, number); ``report(name, number, codes, wrong)`` for each."""
     waiting, lock, failures = iter(jobs), threading.Lock(), []
 
@@ -298,7 +359,7 @@ def fuzz(jobs, seed, limit, workers, report):
                 if job is None:
                     return
                 if process is None:
-                    process = Process(seed, limit)
+                    process = Process(seed, limit, valgrind)
                 codes, wrong, alive = process.handle(*job)
                 with lock:
                     report(*job, codes, wrong)
@@ -321,7 +382,7 @@ def fuzz(jobs, seed, limit, workers, report):
 
 
 FORMATS = ("rec", "idx", "property", "lst", "bin", "params", "symbol", "noise-list", "truth",
-           "identities", "features", "picture", "pairs")
+           "identities", "features", "picture", "pairs", "state", "run", "names")
 
 
 def main():
@@ -332,12 +393,16 @@ def main():
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--limit", type=float, default=60, help="seconds an input may take")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--valgrind", action="store_true", help="look for memory errors in C")
     parser.add_argument("--no-defects", action="store_true", help="do not try the fuzzer itself")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         return work(options.work, options.seed)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if options.valgrind:
+        options.limit *= 60
+        options.no_defects = True  # their times and memory are others there
     if not options.no_defects:
         noticed = {}
         fuzz([("defects", number) for number in range(len(DEFECTS))], options.seed, 8,
@@ -349,13 +414,15 @@ def main():
             print("missed: {} ({})".format(missed, noticed))
             return 1
     names = options.formats.split(",")
-    counts = {name: [0, 0, 0, 0] for name in names}  # inputs, commands that succeed, refuse, wrong
+    # Inputs, commands that succeed, refuse, wrong inputs; most seconds and bytes of one command.
+    counts = {name: [0, 0, 0, 0, 0, 0] for name in names}
     accepted = {}  # (format, command) -> how often
 
     def report(name, number, codes, wrong):
         row = counts[name]
         row[0] += 1
-        for command, code in codes:
+        for command, code, seconds, memory in codes:
+            row[4:] = max(row[4], seconds), max(row[5], memory)
             row[1] += code == 0
             row[2] += code == 1
             accepted[name, command] = accepted.get((name, command), 0) + (code == 0)
@@ -368,11 +435,13 @@ def main():
     begin = time.time()
     fuzz([(name, number) for name in names
           for number in range(options.first, options.first + options.inputs)],
-         options.seed, options.limit, options.workers, report)
-    print("{:12} {:>7} {:>9} {:>9} {:>6}".format(
-        "format", "inputs", "accepted", "refused", "wrong"))
+         options.seed, options.limit, options.workers, report, options.valgrind)
+    print("{:12} {:>7} {:>9} {:>9} {:>6} {:>7} {:>7}".format(
+        "format", "inputs", "accepted", "refused", "wrong", "most s", "most MB"))
     for name in names:
-        print("{:12} {:7} {:9} {:9} {:6}".format(name, *counts[name]))
+        row = counts[name]
+        print("{:12} {:7} {:9} {:9} {:6} {:7.1f} {:7.0f}".format(
+            name, *row[:5], row[5] / 1e6))
     print("{} inputs in {:.0f} s (accepted and refused count commands)".format(
         sum(row[0] for row in counts.values()), time.time() - begin))
     for (name, command), count in accepted.items():

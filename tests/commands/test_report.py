@@ -2,6 +2,7 @@ import base64
 import json
 import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -403,3 +404,17 @@ def test_thinned_keeps_the_mean():
     assert len(short_x) == 100
     assert short_y[3] == pytest.approx(y[30:40].mean()) and short_x[3] == pytest.approx(34.5)
     assert page.thinned([1], [2]) == ([1], [2])
+
+
+def test_a_log_without_steps_or_sets(tmp_path):
+    """An event that says not when, and a verification of nothing."""
+    path = tmp_path / "m-trainlog.jsonl"
+    start = {"event": "start", "stage": "step 2", "options": {}}
+    path.write_text("\n".join(map(json.dumps, [start, {"event": "lr", "lr": 0.1}, start])) + "\n")
+    assert cli.main(["report", str(tmp_path)]) == 1
+    path.write_text("\n".join(map(json.dumps, [
+        start, {"event": "train", "step": 1, "metrics": {"loss": 2}},
+        {"event": "verify", "step": 1, "results": {}}])) + "\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cli.main(["report", str(tmp_path)]) == 0

@@ -7,17 +7,21 @@ from helpers import ROOT
 
 SCRIPT = ROOT / "campaigns" / "fuzz.py"
 INPUTS = 8  # a format
+FORMATS = ("rec,idx,property,lst,bin,params,symbol,noise-list,truth,identities,features,picture,"
+           "pairs,run,names")
 
 
 def test_damaged_files_of_every_format(tmp_path):
-    done = subprocess.run([sys.executable, str(SCRIPT), "--inputs", str(INPUTS), "--limit", "120"],
+    done = subprocess.run([sys.executable, str(SCRIPT), "--inputs", str(INPUTS), "--limit", "120",
+                           "--formats", FORMATS],
                           cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True)
     assert done.returncode == 0, done.stdout
     # What must not happen is noticed when it does.
-    assert "defects noticed: 10 of 10" in done.stdout
-    rows = re.findall(r"^([a-z-]+) +(\d+) +(\d+) +(\d+) +(\d+)$", done.stdout, re.MULTILINE)
-    assert len(rows) == 13, done.stdout
+    assert "defects noticed: 11 of 11" in done.stdout
+    rows = re.findall(r"^([a-z-]+) +(\d+) +(\d+) +(\d+) +(\d+) +[\d.]+ +\d+$", done.stdout,
+                      re.MULTILINE)
+    assert len(rows) == 15, done.stdout
     for name, inputs, accepted, refused, wrong in rows:
         assert (int(inputs), int(wrong)) == (INPUTS, 0), name
         assert int(accepted) + int(refused) >= INPUTS, name

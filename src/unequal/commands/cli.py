@@ -138,6 +138,12 @@ class _OneLine(logging.Formatter):
         return "\t".join(map(plain, super().formatMessage(record).split("\t")))
 
 
+def _prepare_output() -> None:
+    """Have stdout take any name: one that is no UTF-8 would end a command after its work."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def setup_logging(stream: Optional[TextIO] = None) -> None:
     """Messages as plain lines; on stderr unless told, since stdout carries results."""
     handler = logging.StreamHandler(stream or sys.stderr)
@@ -153,6 +159,7 @@ def run_script(main, config_class, description):
     """
     from unequal.training import config, flags
 
+    _prepare_output()
     options = flags.parser(description.splitlines()[0], config_class,
                            arguments.Parser).parse_args()
     setup_logging(sys.stdout)
@@ -186,6 +193,7 @@ def _configure(parser, module):
 
 def main(words=None):
     """Entry point of ``unequal``; returns the exit code (0, 1 bad input, 2 bad usage)."""
+    _prepare_output()
     words = sys.argv[1:] if words is None else words
     # The subcommands' modules import MXNet; not doctor's, which says why it does not import, nor
     # launch's, which would do nothing with it.

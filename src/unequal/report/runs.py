@@ -22,6 +22,7 @@ HEAD = "MF2_pic9_head"  # as `unequal synth` and the recipe name it
 LOG_ENDING = "-trainlog.jsonl"
 _MAX_BYTES = 1 << 28  # of a log; MF2's longest stage writes some 30 MB
 _MAX_LOGS = 100
+_STEPS = ("train", "verify", "lr")  # events that are drawn at their batch
 
 Event = Dict[str, Any]
 
@@ -51,7 +52,7 @@ def _checked(event: Any) -> Event:
     if not isinstance(event, dict) or not isinstance(event["event"], str):
         raise ValueError
     if event["event"] != "start":
-        step = event.get("step", 0)
+        step = event["step"] if event["event"] in _STEPS else event.get("step", 0)
         if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 1 << 53:
             raise ValueError
     for name in ("time", "lr", "speed"):
