@@ -96,6 +96,8 @@ class Findings(NamedTuple):
         float64 (n, k): their out-of-sample probabilities; rows sum to at most 1.
     own : numpy.ndarray
         float64 (n,): the given label's out-of-sample probability.
+    every : numpy.ndarray or None
+        float64 (n, classes): all probabilities of a small set.
     """
 
     kinds: np.ndarray
@@ -105,6 +107,7 @@ class Findings(NamedTuple):
     nearest: np.ndarray
     probabilities: np.ndarray
     own: np.ndarray
+    every: Optional[np.ndarray]
 
 
 def _without_itself(sums: np.ndarray, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -296,22 +299,26 @@ def class_distances(features: np.ndarray, labels: np.ndarray, classes: int,
                     own: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """For each class the nearest earlier one, and how near in widths of the two classes.
 
-    A class's width is the mean distance (1 - cosine) of its images to the centre of the others.
-    Memory: a block of 1,024 classes against all.
+    A class's width is the median distance (1 - cosine) of its images to the centre of the others:
+    wrong labels among them do not move it much. Memory: a block of 1,024 classes against all.
 
     Returns
     -------
     partner : numpy.ndarray
         int64 (classes,): class of a smaller number; -1 for none.
     ratio : numpy.ndarray
-        float64 (classes,): distance of the two centres over the mean of the widths; inf for none.
+        float64 (classes,): distance of the two centres over the mean of the widths; inf for none,
+        as for classes of fewer than three images.
     """
     sums = class_centres(features, labels, classes)
     length = np.linalg.norm(sums, axis=1)
     centres = sums / np.maximum(length, 1e-12)[:, None]
-    judged = np.isfinite(own)
+    judged = np.flatnonzero(np.isfinite(own))
     counts = np.bincount(labels[judged], minlength=classes)
-    width = np.bincount(labels[judged], 1 - own[judged], classes) / np.maximum(counts, 1)
+    ordered = judged[np.lexsort((own[judged], labels[judged]))]
+    width = np.zeros(classes)
+    present = np.flatnonzero(counts)
+    width[present] = 1 - own[ordered[np.cumsum(counts)[present] - (counts[present] + 1) // 2]]
     usable = counts >= 3
     partner, ratio = np.full(classes, -1), np.full(classes, np.inf)
     for start in range(0, classes, 1024):
@@ -325,6 +332,17 @@ def class_distances(features: np.ndarray, labels: np.ndarray, classes: int,
         ratio[part] = np.where(usable[part], ratios[np.arange(len(part)), best], np.inf)
         partner[part] = np.where(np.isfinite(ratio[part]), best, -1)
     return partner, ratio
+
+
+def _same_person(partner: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """Classes that are nearer to an earlier one than the two are wide, and than classes usually
+    are: far outside of the ratios' own distribution. int64."""
+    known = np.isfinite(ratio)
+    if known.sum() < 4:
+        return np.zeros(0, np.int64)
+    logs = np.log(np.maximum(ratio, 1e-6))
+    middle, width = _spread(logs[known])
+    return np.flatnonzero(known & (ratio < 1) & (logs < middle - 3 * width))
 
 
 def _in_widths(scores: np.ndarray) -> np.ndarray:
@@ -381,26 +399,35 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
         raise ValueError("all images have one label; there is nothing to compare")
     rows = np.arange(len(labels))
     own, nearest, cosines, place = centre_cosines(features, labels, classes, top)
-    centred = own - cosines[:, 0] + 0.5 * own
-    combined = _in_widths(centred)
-    suggested = nearest[:, 0].copy()
+    partner, ratio = class_distances(features, labels, classes, own)
+    same = _same_person(partner, ratio)
+    # Of the two labels of one person neither is wrong: their images are compared with the others.
+    twins = np.full(classes, -1)
+    twins[partner[same]] = same
+    twins[same] = partner[same]
+    second = (nearest[:, 0] == twins[labels]) & (nearest.shape[1] > 1)
+    best_other = np.where(second, cosines[:, min(1, cosines.shape[1] - 1)], cosines[:, 0])
+    combined = _in_widths(own - best_other + 0.5 * own)
+    suggested = np.where(second, nearest[:, min(1, nearest.shape[1] - 1)], nearest[:, 0])
     if len(labels) * classes <= small:
         logits = folds_logits(features, labels, classes, seed=seed)
         others = logits.copy()
         others[rows, labels] = -np.inf
+        paired = rows[twins[labels] >= 0]
+        others[paired, twins[labels[paired]]] = -np.inf
         judged = np.isfinite(logits[rows, labels])
         with np.errstate(invalid="ignore"):
             log_odds = np.where(judged, logits[rows, labels] - others.max(axis=1), np.nan)
         combined = combined + _in_widths(log_odds)
         suggested = others.argmax(axis=1)
-        every = softmax(logits, axis=1)
+        whole = every = softmax(_sharpness(logits, labels) * logits, axis=1)
         own_probability = every[rows, labels]
         best = np.argsort(-every, axis=1, kind="stable")[:, :top]
         probabilities = np.take_along_axis(every, best, 1)
     else:
         near = np.column_stack((np.nan_to_num(own, nan=-1.0), cosines))
         scale = _temperature(near)
-        every = softmax(scale * near, axis=1)
+        whole, every = None, softmax(scale * near, axis=1)
         own_probability = every[:, 0]
         order = np.argsort(-every, axis=1, kind="stable")[:, :top]
         best = np.take_along_axis(np.column_stack((labels, nearest)), order, 1)
@@ -411,7 +438,7 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     # Of the listed, those that are near nobody else, by what the unlisted are to their own.
     usual = own[~listed & np.isfinite(own)]
     middle, width = _spread(usual) if len(usual) > 3 else (0.0, 1.0)
-    stranger = listed & (cosines[:, 0] < middle - 3 * width)
+    stranger = listed & (best_other < middle - 4 * width)
     kinds[listed] = "flip"
     kinds[stranger] = "outlier"
     confidence = np.where(listed, surely, 0.0)
@@ -421,30 +448,39 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     kinds[again] = "duplicate"
     confidence[again] = np.where(distance[again] == 0, 1.0, 0.9)
 
-    partner, ratio = class_distances(features, labels, classes, np.where(listed, np.nan, own))
-    logs = np.log(np.maximum(ratio[np.isfinite(ratio)], 1e-6))
-    same = np.zeros(classes, bool)
-    if len(logs) > 3:
-        center, spread = _spread(logs)
-        same = (ratio < 1) & (np.log(np.maximum(ratio, 1e-6)) < center - 3 * spread)
-    merged = same[labels] & (kinds == "")
+    merged = np.isin(labels, same) & (kinds == "")
     kinds[merged] = "split"
     confidence[merged] = 1 - 0.5 * ratio[labels[merged]]
 
     suggested = np.where(kinds == "flip", suggested, -1)
     suggested[merged] = partner[labels[merged]]
     suggested[again] = labels[twin[again]]
-    worst = {"flip": combined, "outlier": own + cosines[:, 0],
+    worst = {"flip": combined, "outlier": own + best_other,
              "split": ratio[labels], "duplicate": distance}
     scores = {kind: np.nan_to_num(score, nan=_most(score), posinf=_most(score))
               for kind, score in worst.items()}
-    return Findings(kinds, suggested, confidence, scores, best, probabilities, own_probability)
+    return Findings(kinds, suggested, confidence, scores, best, probabilities,
+                    own_probability, whole)
 
 
 def _most(scores: np.ndarray) -> float:
     """For images that cannot be judged: as unsuspicious as the best."""
     known = scores[np.isfinite(scores)]
     return float(known.max()) if len(known) else 0.0
+
+
+def _sharpness(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The factor of logits at which softmax explains most labels best: a discriminant of few
+    images is surer than it should be."""
+    known = np.flatnonzero(np.isfinite(logits[np.arange(len(labels)), labels]))
+    sample = known[:: max(1, len(known) // 2000)]
+    if not len(sample):
+        return 1.0
+    factors = np.geomspace(0.005, 1, 25)
+    return float(factors[np.argmax([
+        np.mean(np.log(np.maximum(
+            softmax(factor * logits[sample], axis=1)[np.arange(len(sample)), labels[sample]],
+            1e-3))) for factor in factors])])
 
 
 def _temperature(cosines: np.ndarray) -> float:

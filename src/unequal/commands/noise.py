@@ -1,23 +1,42 @@
-"""``unequal noise``: score every image of a record set for label noise and list the worst."""
+"""``unequal noise``: the images of a record set that look mislabelled, and why."""
+import logging
+
+import numpy as np
+
 from unequal.commands import arguments
 from unequal.data import noise_lists
 from unequal.data.records import RecordSet
+from unequal.errors import ArgumentError
 from unequal.eval import noise_scores
 from unequal.models import noise_scan
 from unequal.symbols import margins
 from unequal.system import runtime
 from unequal.training import config, flags
 
+logger = logging.getLogger(__name__)
+
 
 def configure(parser):
     """Arguments of ``unequal noise``."""
+    parser.description = (
+        "Without --method and --threshold: finds wrong labels (flip), pictures of nobody in the "
+        "set (outlier), one person under two labels (split) and duplicates, each image judged by "
+        "what was fitted without it, with thresholds from the scores' own distribution; F.csv "
+        "says which is which. With them: the reference's list.")
     parser.add_argument("directory", metavar="DIR", help="record set")
-    parser.add_argument("--pretrained", required=True, metavar="P,E", help="model trained on it")
-    parser.add_argument("--threshold", type=arguments.real(), required=True,
+    parser.add_argument("--pretrained", metavar="P,E",
+                        help="a model; with --method or --threshold one trained on DIR")
+    parser.add_argument("--features", metavar="F",
+                        help="instead of a model: the images' features by any other "
+                             "(`unequal embed`'s forms)")
+    parser.add_argument("--threshold", type=arguments.real(),
                         help="list images whose score is below (the authors' default: 0.007)")
-    parser.add_argument("--method", choices=sorted(noise_scores.METHODS), default="max-probability",
-                        help="default: %(default)s, the reference's")
-    parser.add_argument("--out", required=True, metavar="F", help="the noise list to write")
+    parser.add_argument("--method", choices=sorted(noise_scores.METHODS),
+                        help="default with --threshold: max-probability, the reference's")
+    parser.add_argument("--out", required=True, metavar="F",
+                        help="the noise list to write, and F.csv")
+    parser.add_argument("--probabilities", metavar="F.npz",
+                        help="also write labels, features and out-of-sample probabilities")
     parser.add_argument("--scores", metavar="F", help="also keep every image's score")
     parser.add_argument("--truth", metavar="F", help="truth.csv: report how good the list is")
     arguments.add_inference(parser)
@@ -27,20 +46,60 @@ def configure(parser):
 
 def run(args):
     """Write the list; print how many, and with ``--truth`` how good."""
+    by_threshold = args.threshold is not None or args.method is not None
+    if by_threshold:
+        if args.threshold is None:
+            raise ArgumentError("threshold is missing: a method lists what is below one (leave "
+                                "out both to let the scores choose).", "threshold")
+        for name in ("features", "probabilities"):
+            if getattr(args, name):
+                raise ArgumentError(f"{name} does not go with a threshold; leave out one of "
+                                    "them.", name)
+    elif args.scores:
+        raise ArgumentError("scores are kept with a threshold only; probabilities are what there "
+                            "is without.", "scores")
+    if not args.pretrained and not args.features:
+        raise ArgumentError("pretrained is missing: name a model (`unequal train auto DIR --prefix "
+                            "P` makes one), or features that another made.", "pretrained")
+    if args.pretrained and args.features:
+        raise ArgumentError("features are given, so pretrained is not needed; leave out one of "
+                            "them.", "features", "pretrained")
+    with RecordSet(args.directory) as records:
+        listed, quality = (_below_threshold if by_threshold else _found)(args, records)
+    print("{}: {} of {} images listed".format(args.out, int(listed.sum()), len(listed)))
+    if not listed.any():
+        logger.warning("%s: is empty; a set without what is on it is the set as it is",
+                       args.out)
+    if args.truth:
+        print("{:10s}{:>8s}{:>11s}{:>9s}{:>19s}".format(
+            "kind", "images", "precision", "recall", "average precision"))
+        for kind, numbers in quality(noise_lists.read_truth(args.truth)):
+            print("{:10s}{count:8d}{precision:11.3f}{recall:9.3f}{average_precision:19.3f}".format(
+                kind, **numbers))
+
+
+def _below_threshold(args, records):
     for row in flags.rows(config.Config):
         if row.name in margins.Margin._fields:
             row.check(getattr(args, row.name))
     settings = margins.Margin(**{name: getattr(args, name) for name in margins.Margin._fields})
-    with RecordSet(args.directory) as records:
-        columns, listed = noise_scan.make_list(
-            records, args.pretrained, settings, args.threshold, args.out, method=args.method,
-            devices=runtime.devices(args.devices or None), batch_size=args.batch_size,
-            scores=args.scores)
-    print("{}: {} of {} images listed".format(args.out, int(listed.sum()), len(listed)))
-    if args.truth:
-        print("{:10s}{:>8s}{:>11s}{:>9s}{:>19s}".format(
-            "kind", "images", "precision", "recall", "average precision"))
-        for kind, numbers in noise_scan.quality(
-                columns, listed, noise_lists.read_truth(args.truth)):
-            print("{:10s}{count:8d}{precision:11.3f}{recall:9.3f}{average_precision:19.3f}".format(
-                kind, **numbers))
+    columns, listed = noise_scan.make_list(
+        records, args.pretrained, settings, args.threshold, args.out,
+        method=args.method or "max-probability", devices=runtime.devices(args.devices or None),
+        batch_size=args.batch_size, scores=args.scores)
+    return listed, lambda truth: noise_scan.quality(columns, listed, truth)
+
+
+def _found(args, records):
+    labels, features, found = noise_scan.find(
+        records, args.pretrained, args.features,
+        devices=runtime.devices(args.devices or None), batch_size=args.batch_size)
+    noise_scan.write_findings(args.out, records, labels, found)
+    if args.probabilities:
+        noise_scan.write_probabilities(args.probabilities, records.image_keys, labels, features,
+                                       found)
+    kinds, counts = np.unique(found.kinds[found.kinds != ""], return_counts=True)
+    print("{}.csv: {}".format(args.out, ", ".join(
+        f"{count} {kind}" for kind, count in zip(kinds, counts)) or "nothing found"))
+    return found.kinds != "", lambda truth: noise_scan.quality_of_kinds(
+        records.image_keys, found, truth)

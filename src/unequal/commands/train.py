@@ -4,8 +4,10 @@ A step is a function of its configuration (:mod:`unequal.training.config`). :dat
 table of sub-commands; one that is not a script of the reference brings its own arguments.
 """
 import argparse
+import json
 import logging
 import os
+import time
 from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
@@ -13,9 +15,9 @@ import numpy as np
 from unequal.commands import arguments
 from unequal.data import noise_lists
 from unequal.data.records import RecordSet
-from unequal.errors import ArgumentError
+from unequal.errors import ArgumentError, InputError
 from unequal.models import checkpoints, noise_scan
-from unequal.training import config, flags, setup, stages, state
+from unequal.training import auto, config, flags, setup, stages, state
 from unequal.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -124,6 +126,51 @@ def unequal(args):
                 prepared = prepared._replace(arg_params=parameters[0], aux_params=parameters[1])
 
 
+def _configure_auto(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="the record set")
+    parser.add_argument("--prefix", required=True, metavar="P",
+                        help="of the checkpoints; the model is P,best")
+    parser.add_argument("--seed", type=arguments.integer(0), default=0,
+                        help="of the order, the augmentation and the initial weights")
+    parser.add_argument("--devices", default="",
+                        help="cpu, cpu:N or gpu:0,1; default by CUDA_VISIBLE_DEVICES")
+
+
+def auto_settings(options: argparse.Namespace) -> None:
+    """Step 2 with settings from the set's size; the last checkpoint is the one called best."""
+    with RecordSet(options.directory) as records:
+        images, classes = len(records), records.num_classes
+    if classes < 2:
+        raise InputError(f"{options.directory}: has pictures of one class only; training needs "
+                         "at least two people.")
+    # Pairs of people held out (`unequal pack --verify`) are measured, but do not choose: the
+    # length is chosen so that the last model has not learnt the wrong labels.
+    target = "verify" if os.path.exists(os.path.join(options.directory, "verify.bin")) else ""
+    chosen = auto.settings(options.directory, options.prefix, images, classes, seed=options.seed,
+                           devices=options.devices, target=target, debug=options.debug)
+    words = " ".join(f"{row.spelling} {getattr(chosen, row.name)}" for row in flags.rows(chosen)
+                     if row.name in _CHOSEN)
+    logger.info("chosen for %d pictures of %d people: %s", images, classes, words)
+    softmax(chosen)
+    log = options.prefix + "-trainlog.jsonl"
+    with open(log, encoding="utf-8") as lines:
+        last = max((event["epoch"] for event in map(json.loads, lines)
+                    if event["event"] == "save"), default=0)
+    if not last:
+        raise InputError(f"{log}: says that no checkpoint was saved; was the training stopped? "
+                         "Start it again.")
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": "end", "time": round(time.time(), 3),
+                               "step": chosen.max_steps, "reason": "train auto: the last one",
+                               "best_epoch": last, "best_mean": 0.0}) + "\n")
+    logger.info("the model: %s,best (%s)", options.prefix,
+                checkpoints.params_path(options.prefix, last))
+
+
+_CHOSEN = ("network", "emb_size", "margin_m", "margin_s", "per_batch_size", "lr", "lr_steps",
+           "max_steps")
+
+
 class Step(NamedTuple):
     """One sub-command of ``unequal train``."""
 
@@ -136,6 +183,8 @@ class Step(NamedTuple):
 
 
 STEPS = {
+    "auto": Step("step 2 with settings chosen from the set's size", auto_settings,
+                 configure=_configure_auto),
     "softmax": Step("step 2: ArcFace (or another margin) on the head identities", softmax,
                     config.SoftmaxConfig),
     "relusoft-savemodel": Step("step 3.1: that model saved anew with the head of step 3",

@@ -75,6 +75,17 @@ def write_list(path, columns, listed):
                 float(columns["max_probability"][row]), float(columns["label_probability"][row])))
 
 
+TABLE = ("key", "path", "label", "kind", "suggested_label", "confidence")
+
+
+def write_table(path, rows):
+    """Write what was found and as which kind, a row an image, under the header :data:`TABLE`."""
+    with replacing(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TABLE)
+        writer.writerows(rows)
+
+
 def scores_head(fingerprint):
     """How a file of scores begins: what it belongs to, and the names of its columns."""
     return "# {}\n{}\n".format(fingerprint, ",".join(COLUMNS)).encode()

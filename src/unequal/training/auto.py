@@ -1,0 +1,42 @@
+"""Settings of a training that suit a set's size: ``unequal train auto``."""
+import math
+
+from unequal.training.config import SoftmaxConfig
+from unequal.training.config import replace as replace
+
+_SMALL = 20_000  # pictures up to which the small network learns as much as a set can teach
+
+
+def settings(directory: str, prefix: str, images: int, classes: int, *, seed: int = 0,
+             devices: str = "", target: str = "", debug: bool = False) -> SoftmaxConfig:
+    """The configuration of step 2 for a set of so many images and classes.
+
+    A model that is to find wrong labels must not learn them: it is stopped after nine epochs, when
+    faces are told apart and single wrong labels are not yet known by heart (on 300 photographs of
+    30 people with 45 wrong labels: docs/clean-your-photos.md). Larger sets get more epochs, since
+    a network needs some hundred updates, or fewer from where that many epochs would take longer.
+
+    Parameters
+    ----------
+    directory, prefix : str
+    images, classes : int
+    seed, devices, target, debug
+        As the flags of those names.
+
+    Returns
+    -------
+    SoftmaxConfig
+    """
+    small = images <= _SMALL
+    # A tenth of the set, so that an epoch has ten updates or more.
+    batch = min(128, max(8, 2 ** int(math.log2(max(8, images // 9)))))
+    steps = max(90, math.ceil((9 if small else 20) * images / batch))
+    return SoftmaxConfig(
+        data_dir=directory, prefix=prefix, seed=seed, devices=devices, target=target, debug=debug,
+        network="n8" if small else "r18" if images <= 500_000 else "r50",
+        emb_size=128 if small else 512,
+        # The usual scale 64 and margin 0.5 do not begin to learn in so few updates.
+        margin_s=16.0 if small else 32.0 if classes < 10_000 else 64.0,
+        margin_m=0.3 if small else 0.5,
+        per_batch_size=batch, max_steps=steps,
+        lr_steps=f"{steps * 2 // 3},{steps * 8 // 9}", verbose=steps, ckpt=2, patience=0)

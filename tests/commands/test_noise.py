@@ -1,0 +1,87 @@
+"""`unequal noise` without method or threshold, on features that another model made."""
+import csv
+
+import numpy as np
+import pytest
+
+from tests.eval.test_noise_scores import drawn
+from unequal.commands import cli
+from unequal.data.noise_lists import read_list
+from unequal.data.records import RecordWriter
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """A set, its features by another model, and what is wrong in it; a name with a comma."""
+    directory = tmp_path_factory.mktemp("noise")
+    features, labels, kinds, _ = drawn()
+    order = np.argsort(labels, kind="stable")
+    features, labels, kinds = features[order], labels[order], kinds[order]
+    with RecordWriter(str(directory / "set"), (8, 8)) as writer:
+        keys = [writer.add(label, b"picture %d" % row, "Jürgen, %d/a b.jpg" % row)
+                for row, label in enumerate(labels)]
+    np.savez(str(directory / "features.npz"), features=features.astype(np.float32),
+             names=np.array(["%d/%d" % pair for pair in zip(labels, keys)])[::-1])
+    np.savez(str(directory / "backwards.npz"), features=features[::-1].astype(np.float32),
+             names=np.array(["%d/%d" % pair for pair in zip(labels, keys)])[::-1])
+    np.savez(str(directory / "paths.npz"), features=features.astype(np.float32),
+             names=np.array(["Jürgen, %d/a b.jpg" % row for row in range(len(keys))]))
+    return directory, keys, labels, kinds
+
+
+def noise(directory, *arguments):
+    return cli.main(["noise", str(directory / "set"), *map(str, arguments)])
+
+
+def test_list_table_and_probabilities(people, tmp_path, capsys):
+    directory, keys, labels, kinds = people
+    out = tmp_path / "list"
+    assert noise(directory, "--features", directory / "backwards.npz", "--out", out,
+                 "--probabilities", tmp_path / "p.npz") == 0
+    assert "images listed" in capsys.readouterr().out
+    _, listed = read_list(str(out))
+    with open(str(out) + ".csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["key", "path", "label", "kind", "suggested_label", "confidence"]
+    assert sorted(int(row["key"]) for row in rows) == listed.tolist()
+    truth = dict(zip(keys, kinds))
+    assert np.mean([truth[int(row["key"])] != "" for row in rows]) >= 0.9
+    for row in rows:
+        assert row["path"] == "Jürgen, %d/a b.jpg" % (int(row["key"]) - 1)
+        assert int(row["label"]) == labels[int(row["key"]) - 1]
+    assert [float(row["confidence"]) for row in rows] == sorted(
+        (float(row["confidence"]) for row in rows), reverse=True)
+    with np.load(str(tmp_path / "p.npz")) as arrays:
+        assert (arrays["labels"] == labels).all() and (arrays["keys"] == keys).all()
+        assert arrays["probabilities"].shape == (len(keys), labels.max() + 1)
+        np.testing.assert_allclose(arrays["probabilities"].sum(axis=1), 1)
+
+
+def test_rows_are_found_by_key_or_by_path(people, tmp_path):
+    directory = people[0]
+    for name in ("backwards", "paths"):
+        assert noise(directory, "--features", directory / (name + ".npz"), "--out",
+                     tmp_path / name) == 0
+    assert (tmp_path / "backwards").read_bytes() == (tmp_path / "paths").read_bytes()
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ((), "--pretrained is missing"),
+    (("--features", "F.npz", "--pretrained", "m,1"), "leave out one"),
+    (("--pretrained", "m,1", "--method", "label-margin"), "--threshold is missing"),
+    (("--pretrained", "m,1", "--scores", "s"), "--scores"),
+    (("--features", "F.npz", "--threshold", "0.1"), "--features does not go"),
+])
+def test_what_does_not_go_together(people, tmp_path, capsys, arguments, said):
+    assert noise(people[0], "--out", tmp_path / "list", *arguments) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "list").exists()
+
+
+def test_features_of_another_set(people, tmp_path, capsys):
+    directory = people[0]
+    np.savez(str(tmp_path / "few.npz"), features=np.eye(3, dtype=np.float32),
+             names=np.array(["a", "b", "c"]))
+    assert noise(directory, "--features", tmp_path / "few.npz", "--out", tmp_path / "list") == 1
+    assert "has 3 features, but" in capsys.readouterr().err
