@@ -353,6 +353,35 @@ def _in_widths(scores: np.ndarray) -> np.ndarray:
     return (scores - middle) / width
 
 
+def _by_folds(features: np.ndarray, labels: np.ndarray, classes: int, twins: np.ndarray,
+              seed: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-odds of the label against the best other (nan: not judged), which one, probabilities.
+
+    The class ``twins`` gives for a label is no other: it is the same person.
+    """
+    logits = folds_logits(features, labels, classes, seed=seed)
+    rows = np.arange(len(labels))
+    others = logits.copy()
+    others[rows, labels] = -np.inf
+    paired = rows[twins[labels] >= 0]
+    others[paired, twins[labels[paired]]] = -np.inf
+    judged = np.isfinite(logits[rows, labels])
+    with np.errstate(invalid="ignore"):
+        log_odds = np.where(judged, logits[rows, labels] - others.max(axis=1), np.nan)
+    return (log_odds, others.argmax(axis=1),
+            softmax(_sharpness(logits, labels) * logits, axis=1))
+
+
+def _by_centres(labels: np.ndarray, own: np.ndarray, nearest: np.ndarray, cosines: np.ndarray
+                ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The label's probability, the most probable classes and their probabilities (n, top)."""
+    near = np.column_stack((np.nan_to_num(own, nan=-1.0), cosines))
+    every = softmax(_temperature(near) * near, axis=1)
+    order = np.argsort(-every, axis=1, kind="stable")[:, :cosines.shape[1]]
+    return (every[:, 0], np.take_along_axis(np.column_stack((labels, nearest)), order, 1),
+            np.take_along_axis(every, order, 1))
+
+
 def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = None,
          digests: Optional[Sequence[bytes]] = None, certainty: float = 0.8, small: int = 20_000_000,
          top: int = 10, seed: int = 0) -> Findings:
@@ -409,29 +438,15 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     best_other = np.where(second, cosines[:, min(1, cosines.shape[1] - 1)], cosines[:, 0])
     combined = _in_widths(own - best_other + 0.5 * own)
     suggested = np.where(second, nearest[:, min(1, nearest.shape[1] - 1)], nearest[:, 0])
+    whole = None
     if len(labels) * classes <= small:
-        logits = folds_logits(features, labels, classes, seed=seed)
-        others = logits.copy()
-        others[rows, labels] = -np.inf
-        paired = rows[twins[labels] >= 0]
-        others[paired, twins[labels[paired]]] = -np.inf
-        judged = np.isfinite(logits[rows, labels])
-        with np.errstate(invalid="ignore"):
-            log_odds = np.where(judged, logits[rows, labels] - others.max(axis=1), np.nan)
+        log_odds, suggested, whole = _by_folds(features, labels, classes, twins, seed)
         combined = combined + _in_widths(log_odds)
-        suggested = others.argmax(axis=1)
-        whole = every = softmax(_sharpness(logits, labels) * logits, axis=1)
-        own_probability = every[rows, labels]
-        best = np.argsort(-every, axis=1, kind="stable")[:, :top]
-        probabilities = np.take_along_axis(every, best, 1)
+        own_probability = whole[rows, labels]
+        best = np.argsort(-whole, axis=1, kind="stable")[:, :top]
+        probabilities = np.take_along_axis(whole, best, 1)
     else:
-        near = np.column_stack((np.nan_to_num(own, nan=-1.0), cosines))
-        scale = _temperature(near)
-        whole, every = None, softmax(scale * near, axis=1)
-        own_probability = every[:, 0]
-        order = np.argsort(-every, axis=1, kind="stable")[:, :top]
-        best = np.take_along_axis(np.column_stack((labels, nearest)), order, 1)
-        probabilities = np.take_along_axis(every, order, 1)
+        own_probability, best, probabilities = _by_centres(labels, own, nearest, cosines)
     surely = suspicion(combined)
     listed = surely >= certainty
     kinds = np.full(len(labels), "", "U9")
