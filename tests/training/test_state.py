@@ -1,5 +1,6 @@
 import errno
 import io
+import json
 import os
 import resource
 import zipfile
@@ -16,6 +17,8 @@ from unequal.training import metrics as measures
 from unequal.training import state, trainer
 from unequal.training.observers import EventLog
 
+POSITION = {"step": 1, "verified": 1, "saves": 1, "log": ["log", 5],
+            "best": {"first": 0.5, "last": 0.5, "mean": 0.5, "epoch": 1, "stale": 0}}
 WITH_DROPOUT = ("--version-output", "E", "--lr", "0.05")
 
 
@@ -336,7 +339,7 @@ def test_leftovers_of_this_prefix_only_are_removed(tmp_path):
 
 def test_the_file_is_a_zip_of_plain_arrays(tmp_path):
     """What docs/reliability.md says of it: readable without this package, with checksums."""
-    shape = state.State({"step": 1}, {"w": mx.nd.ones((2, 3))}, {}, {},
+    shape = state.State(POSITION, {"w": mx.nd.ones((2, 3))}, {}, {},
                         {"tail": np.arange(6).reshape(2, 3)})
     prefix = str(tmp_path / "model")
     state.save(prefix, {"a": 1}, shape)
@@ -345,8 +348,8 @@ def test_the_file_is_a_zip_of_plain_arrays(tmp_path):
         assert sorted(archive.namelist()) == ["arg:w.npy", "header.npy", "tail.npy"]
         np.testing.assert_array_equal(np.load(io.BytesIO(archive.read("tail.npy"))),
                                       shape.data["tail"])
-    found = state.find(prefix, "must", {"a": 1})
-    assert found.position == {"step": 1} and found.data["tail"].dtype == np.int64
+    found = state.find(prefix, "must", {"a": 1}, {"arg:w": ((2, 3), np.float32)}, lambda data: None)
+    assert found.position == POSITION and found.data["tail"].dtype == np.int64
     assert found.arg_params["w"].asnumpy().tolist() == [[1.0] * 3] * 2
 
 
@@ -356,3 +359,125 @@ def test_identity_names_flags_as_they_are_typed():
         batch_size1=1, batchsize_id=2, verbose=3))
     assert facts == {"--batch-size1": 1, "--batchsize_id": 2, "the stage": "s",
                      "the images": "3 batches", "the number of devices": 1}
+
+
+def rewritten(name, change, **how):
+    """Write a state anew, checksums and all, with its members changed."""
+    with np.load(name) as arrays:
+        members = {key: arrays[key] for key in arrays.files}
+    header = json.loads(members["header"].tobytes())
+    change(members, header)
+    if isinstance(header, dict):
+        header = json.dumps(header)
+    members["header"] = np.frombuffer(header.encode(), np.uint8)
+    with zipfile.ZipFile(name, "w", **how) as archive:
+        for key, array in members.items():
+            with archive.open(key + ".npy", "w") as member:
+                np.lib.format.write_array(member, array)
+
+
+def in_header(*path, value):
+    def change(members, header):
+        for key in path[:-1]:
+            header = header[key]
+        header[path[-1]] = value
+    return change
+
+
+WRONG = {
+    "fc7_weight is missing": lambda members, _: members.pop("arg:fc7_weight"),
+    "momentum:fc7_weight is missing": lambda members, _: members.pop("momentum:fc7_weight"),
+    "momentum:.* is missing": lambda members, _: [
+        members.pop(key) for key in list(members) if key.startswith("momentum:")],
+    "arg:more is not of this network": lambda members, _: members.update(
+        {"arg:more": np.zeros(3, np.float32)}),
+    "is of float64, not float32": lambda members, _: members.update(
+        {"arg:fc7_weight": members["arg:fc7_weight"].astype(float)}),
+    r"is of shape \(16, 4\), not \(4, 16\)": lambda members, _: members.update(
+        {"arg:fc7_weight": members["arg:fc7_weight"].T.copy()}),
+    "huge.* is of float32, not int64": lambda members, _: members.update(
+        huge=np.zeros(3, np.float32)),
+    "step is 'True'": in_header("position", "step", value=True),
+    "step is '-1'": in_header("position", "step", value=-1),
+    "best mean is 'nan'": in_header("position", "best", "mean", value=float("nan")),
+    "best +has": in_header("position", "best", value={"mean": 1}),
+    "saves is": in_header("position", "saves", value="9"),
+    "log is": in_header("position", "log", value=["x", -3]),
+    "verified after its last": in_header("position", "verified", value=99),
+    "RecursionError|recursion": None,
+}
+
+
+@pytest.fixture(scope="module")
+def whole_state(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    args = resumable(directory, "--max-steps", "1", "--ckpt", "0")
+    train(args, Batches())
+    return directory / "m" / "model-resume.npz"
+
+
+def no_data(arrays):
+    if arrays:
+        raise ValueError("{} is not of this data".format(", ".join(arrays)))
+
+
+def made_by(path):
+    """What the run and the network of a state are: identity and expected arrays."""
+    with np.load(path) as arrays:
+        identity = json.loads(arrays["header"].tobytes())["identity"]
+        expected = {key: (arrays[key].shape, arrays[key].dtype)
+                    for key in arrays.files if ":" in key}
+    return identity, expected
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_state_that_is_not_this_networks_is_refused(whole_state, tmp_path, text):
+    identity, expected = made_by(whole_state)
+    path = tmp_path / "model-resume.npz"
+    path.write_bytes(whole_state.read_bytes())
+    if WRONG[text] is None:
+        with zipfile.ZipFile(path, "w") as archive, archive.open("header.npy", "w") as member:
+            np.lib.format.write_array(member, np.frombuffer(b"[" * 10 ** 6, np.uint8))
+    else:
+        rewritten(path, WRONG[text])
+    with pytest.raises(InputError, match="not the state of a run, or damaged .*(" + text + ")"):
+        state.find(str(tmp_path / "model"), "must", identity, expected, no_data)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_compressed_members_are_refused(whole_state, tmp_path, method):
+    identity, expected = made_by(whole_state)
+    path = tmp_path / "model-resume.npz"
+    path.write_bytes(whole_state.read_bytes())
+    rewritten(path, lambda members, header: None, compression=method)
+    with pytest.raises(InputError, match="header.npy is compressed or encrypted"):
+        state.find(str(tmp_path / "model"), "must", identity, expected, lambda data: None)
+
+
+def test_a_long_zip_directory_is_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "model-resume.npz", "w") as archive:
+        for number in range(100):
+            archive.writestr(str(number) * 10 + "x" * 60000, b"")
+    with pytest.raises(InputError, match="too many arrays"):
+        state.find(str(tmp_path / "model"), "must", {}, {}, lambda data: None)
+
+
+def test_the_state_before_a_damaged_one_is_used(tmp_path, caplog):
+    args = resumable(tmp_path, "--max-steps", "4", "--verbose", "2")
+    train(args, Batches())
+    newest, before = (tmp_path / "m" / f"model-resume{end}.npz" for end in ("", ".1"))
+    damage(newest, "a bit")
+    args.resume = "auto"
+    with caplog.at_level("INFO"):
+        train(args, Batches())
+    assert "continuing from the state before it" in caplog.text
+    assert [event["step"] for event in events(args, "resume")] == [2]
+    whole = resumable(tmp_path / "whole", "--max-steps", "4", "--verbose", "2")
+    train(whole, Batches())
+    for name, value in saved(whole).items():
+        if name != "header":
+            np.testing.assert_array_equal(saved(args)[name], value, err_msg=name)
+    damage(newest, "half")
+    damage(before, "empty")
+    with pytest.raises(InputError, match="model-resume.npz: not the state of a run"):
+        train(args, Batches())

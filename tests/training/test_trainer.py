@@ -61,6 +61,9 @@ class Counter(Learner):
             self.speed = saved.momenta["w"].asnumpy()
         assert self.weight[0] == step
 
+    def expected(self):
+        return {"arg:w": ((1,), np.float32), "momentum:w": ((1,), np.float64)}
+
     def learn(self, batch, step):
         assert step == self.weight[0]
         self.weight, self.speed = self.weight + 1, self.speed + 2

@@ -58,7 +58,7 @@ def _clean_keys(args, run):
             raise ArgumentError("pretrained is missing: step 3.2 starts from the model of step "
                                 "3.1 (train_relusoft_savemodel.py).", "pretrained")
         path = os.path.join(args.bin_dir or os.path.dirname(args.prefix), noise_lists.NAME)
-        if args.resume and os.path.exists(state.path(args.prefix)) and os.path.exists(path):
+        if args.resume and state.exists(args.prefix) and os.path.exists(path):
             logger.info("%s: the list of the run to be continued", path)  # no second pass
         elif run.workers.rank == 0:
             _make_list(args, run, path)
@@ -99,7 +99,7 @@ def _at_weight(settings, weights, several):
             settings, prefix="{}_w{:g}".format(settings.prefix, weights[-1]),
             # A list may be made longer before a resume, not changed in front.
             interweight=",".join(map("{:g}".format, weights)))
-    if not os.path.exists(state.path(settings.prefix)) and (
+    if not state.exists(settings.prefix) and (
             len(weights) > 1 or settings.resume != "must"):
         settings = config.replace(settings, resume="")  # nothing to continue
     return settings

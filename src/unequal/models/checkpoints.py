@@ -167,7 +167,7 @@ def clean(prefix):
     """Remove what a killed run of this prefix was writing, its state (.npz) included."""
     directory, name = os.path.split(prefix)
     remove_leftovers(directory, re.escape(name)
-                     + r"-(?:\d{4,}\.params|symbol\.json|resume\.npz)")
+                     + r"-(?:\d{4,}\.params|symbol\.json|resume(?:\.1)?\.npz)")
 
 
 def load(prefix, epoch):

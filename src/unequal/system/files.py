@@ -118,6 +118,27 @@ def _flush_directory(path):
         os.close(descriptor)
 
 
+def keep_as(path: str, older: str) -> None:
+    """Give the file at ``path``, if there is one, the name ``older`` too: it is about to be
+    replaced. Where the file system has no second names it is renamed."""
+    if not os.path.exists(path):
+        return
+    directory, name = os.path.split(older)
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}")
+    try:
+        with suppress(FileNotFoundError):
+            os.remove(temporary)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            os.replace(path, older)
+        else:
+            os.replace(temporary, older)
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
 def remove_leftovers(directory, names):
     """Remove the temporary files of writers that were killed.
 

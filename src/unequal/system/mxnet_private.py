@@ -23,6 +23,16 @@ def set_argument(module, name, value):
         executor.arg_dict[name][:] = value
 
 
+def parameters(module):
+    """``({"arg:NAME" or "aux:NAME": (shape, dtype)}, [names of those with a gradient])``."""
+    executor = module._exec_group.execs[0]
+    arrays = {"arg:" + name: (executor.arg_dict[name].shape, executor.arg_dict[name].dtype)
+              for name in module._exec_group.param_names}
+    arrays.update({"aux:" + name: (value.shape, value.dtype)
+                   for name, value in executor.aux_dict.items()})
+    return arrays, [name for name, values in gradients(module) if values[0] is not None]
+
+
 def gradients(module):
     """``[(parameter, [gradient of each device])]`` of a bound Module; None where there is none."""
     group = module._exec_group

@@ -32,6 +32,11 @@ class Learner:
         """Be ready to learn batch ``step`` (from 0), from a saved state when there is one."""
         raise NotImplementedError
 
+    def expected(self) -> Dict[str, Tuple[tuple, Any]]:
+        """Shape and dtype of each array that a state of this learner has: ``arg:NAME``,
+        ``aux:NAME`` and ``momentum:NAME``."""
+        raise NotImplementedError
+
     def learn(self, batch: Any, step: int) -> None:
         """One update (all). ``step`` batches were learnt before; its random numbers are its own."""
         raise NotImplementedError
@@ -130,6 +135,13 @@ class ModuleLearner(Learner):
         initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
         self.module.init_params(initializer, arg_params=arg_params, aux_params=aux_params,
                                 allow_missing=True, allow_extra=True)
+
+    def expected(self) -> Dict[str, Tuple[tuple, Any]]:
+        """Of the bound module; there are momenta unless ``mom`` is 0."""
+        arrays, learnt = mxnet_private.parameters(self.module)
+        if self._run.config.mom:
+            arrays.update({"momentum:" + name: arrays["arg:" + name] for name in learnt})
+        return arrays
 
     def learn(self, batch: Any, step: int) -> None:
         """Forward, backward, the gradients' sum over the workers, update; does not wait."""

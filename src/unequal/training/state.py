@@ -5,8 +5,11 @@ whenever the process is killed. Checkpoints (PREFIX-NNNN.params) are for everybo
 
 The file is a zip of ``.npy`` arrays, as numpy.savez makes it (no pickle, a checksum each):
 ``arg:NAME``, ``aux:NAME`` and ``momentum:NAME`` of each parameter, ``tail`` (step 4: the epoch's
-tail keys) and ``header``, UTF-8 JSON. It takes as much room as two checkpoints; while it is
-replaced, four.
+tail keys) and ``header``, UTF-8 JSON. It takes as much room as two checkpoints; with
+the one before it, ``PREFIX-resume.1.npz``, four; while it is replaced, six.
+
+A state may come from anyone: names, shapes and dtypes are compared with the network's before an
+array is read, so that reading takes no more memory than the network has.
 
 What is not in it follows from the batches done: the learning rate, loss type 1's annealing, the
 order of the pictures (:meth:`unequal.data.batches.FaceIter.seek`), their augmentation and the
@@ -14,21 +17,27 @@ random numbers of dropout, which the loop seeds for each batch.
 """
 import json
 import logging
+import math
 import os
+import struct
 import zipfile
 import zlib
-from typing import Any, Dict, NamedTuple, Optional
+from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import mxnet as mx
 import numpy as np
 
 from unequal.errors import InputError
 from unequal.models import checkpoints
+from unequal.system import files
 from unequal.training import config
 
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
+
+# ``arg:NAME``, ``aux:NAME`` and ``momentum:NAME`` -> shape and dtype.
+Expected = Dict[str, Tuple[tuple, Any]]
 
 
 class State(NamedTuple):
@@ -41,12 +50,22 @@ class State(NamedTuple):
     data: Dict[str, np.ndarray]  # what the stage's data saves (step 4: `tail`)
 
 
-def path(prefix):
+def path(prefix: str) -> str:
     """``prefix-resume.npz``."""
     return prefix + "-resume.npz"
 
 
-def identity(stage, run, options):
+def exists(prefix: str) -> bool:
+    """Whether there is a state to continue from."""
+    return os.path.exists(path(prefix)) or os.path.exists(previous(prefix))
+
+
+def previous(prefix: str) -> str:
+    """``prefix-resume.1.npz``, the state before the last one."""
+    return prefix + "-resume.1.npz"
+
+
+def identity(stage: Any, run: Any, options: Any) -> Dict[str, Any]:
     """What must be the same for a run to be continued: ``{name: value}``, fit for JSON.
 
     ``--data-dir`` and ``--devices`` are compared by what they mean: the images, the number.
@@ -57,8 +76,8 @@ def identity(stage, run, options):
     return json.loads(json.dumps(facts))
 
 
-def save(prefix, facts, state):
-    """Replace the state of a run, all at once.
+def save(prefix: str, facts: dict, state: State) -> None:
+    """Replace the state of a run, all at once; the one before it stays as :func:`previous`.
 
     Parameters
     ----------
@@ -74,7 +93,7 @@ def save(prefix, facts, state):
     """
     header = {"version": _VERSION, "identity": facts, "position": state.position}
 
-    def arrays():
+    def arrays() -> Iterator[Tuple[str, np.ndarray]]:
         yield "header", np.frombuffer(json.dumps(header).encode(), np.uint8)
         for kind, values in (("arg:", state.arg_params), ("aux:", state.aux_params),
                              ("momentum:", state.momenta)):
@@ -82,18 +101,20 @@ def save(prefix, facts, state):
                 yield kind + name, value.asnumpy() if hasattr(value, "asnumpy") else value
         yield from state.data.items()
 
-    def write(temporary):
+    def write(temporary: str) -> None:
         # As numpy.savez, which holds all arrays at once, and on a full disk complains once more
         # when its archive is collected.
         with zipfile.ZipFile(temporary, "w") as archive:
             for name, array in arrays():
                 with archive.open(name + ".npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
+        files.keep_as(path(prefix), previous(prefix))
 
     checkpoints.publish(path(prefix), write)
 
 
-def find(prefix, resume, facts):
+def find(prefix: str, resume: str, facts: dict, expected: Expected,
+         restore: Callable[[Dict[str, np.ndarray]], None]) -> Optional[State]:
     """The state to continue from, or None to start anew.
 
     Parameters
@@ -103,59 +124,190 @@ def find(prefix, resume, facts):
         ``--resume``: ``""`` start anew, ``"must"``, or ``"auto"``: when there is one.
     facts : dict
         :func:`identity`.
+    expected : dict
+        :meth:`unequal.training.learner.Learner.expected`.
+    restore : callable
+        Takes the data's arrays; ValueError when they are not its own.
 
     Raises
     ------
     InputError
-        When there is none but must be, when it cannot be read, or when it belongs to another run;
-        the text says what differs.
+        When there is none but must be, when neither the last state nor the one before it can be
+        used, or when it belongs to another run; the text says what differs.
     """
-    there = os.path.exists(path(prefix))
+    there = [name for name in (path(prefix), previous(prefix)) if os.path.exists(name)]
     if not resume:
         if there:
             logger.warning("%s of an earlier run will be replaced; stop and add --resume to "
-                           "continue that run instead", path(prefix))
+                           "continue that run instead", there[0])
         return None
     if not there:
         if resume == "must":
-            raise InputError("--resume: {}: no such file; nothing was saved under this --prefix "
-                             "(--resume auto would start anew).".format(path(prefix)))
+            raise InputError(f"--resume: {path(prefix)}: no such file; nothing was saved under "
+                             "this --prefix (--resume auto would start anew).")
         logger.info("%s: no such file, so this run starts anew", path(prefix))
         return None
-    found, state = _load(path(prefix))
-    differing = ["{} was {}, is {}".format(name, found.get(name, "not given"),
-                                           facts.get(name, "not given"))
-                 for name in sorted({**found, **facts}) if found.get(name) != facts.get(name)]
+    damaged = None
+    for name in there:
+        try:
+            state = _load(name, facts, expected)
+            restore(state.data)
+        except _ERRORS as error:
+            damaged = damaged or (name, error)
+            continue
+        if damaged:
+            logger.warning("%s: damaged (%s); continuing from the state before it, %s",
+                           damaged[0], _words(damaged[1]), name)
+        return state
+    name, error = damaged
+    raise InputError(f"--resume: {name}: not the state of a run, or damaged ({_words(error)}); "
+                     "start from a checkpoint with --pretrained instead.") from error
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error)[:300]}"
+
+
+# What zipfile, numpy, json and our checks raise for bytes that we did not write.
+_ERRORS = (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, MemoryError,
+           RecursionError, NotImplementedError, RuntimeError, OverflowError, zipfile.BadZipFile,
+           zlib.error, struct.error)
+_MAX_DIRECTORY = 1 << 22  # bytes of a zip directory: 40,000 arrays of usual names
+_MAX_HEADER = 1 << 24  # bytes of an array's header and of ours
+_MAX_DATA = 1 << 30  # bytes of an array of the data (8 a tail picture of an epoch)
+
+
+def _load(name: str, facts: dict, expected: Expected) -> State:
+    """The state in a file that may be anybody's; memory: what ``expected`` takes."""
+    with files.open_input(name) as file:
+        _check_directory(file)
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+            if len(members) < len(archive.infolist()):
+                raise ValueError("an array is in it twice")
+            header = json.loads(_read(archive, members.pop("header.npy"), None, np.uint8,
+                                      _MAX_HEADER).tobytes())
+            if header["version"] != _VERSION:
+                raise ValueError(f"of version {header['version']}")
+            _check_identity(name, header["identity"], facts)
+            position = _checked_position(header["position"])
+            names = _checked_names(members, expected, position["step"])
+            kinds: Dict[str, Dict[str, Any]] = {"arg": {}, "aux": {}, "momentum": {}}
+            data = {}
+            for key in names:
+                kind, _, parameter = key.partition(":")
+                info = members[key + ".npy"]
+                if parameter:
+                    shape, dtype = expected[key]
+                    value = _read(archive, info, shape, dtype, _MAX_HEADER)
+                    kinds[kind][parameter] = mx.nd.array(value, dtype=value.dtype)
+                else:
+                    data[key] = _read(archive, info, None, np.int64, _MAX_DATA)
+    return State(position, kinds["arg"], kinds["aux"], kinds["momentum"], data)
+
+
+def _check_directory(file: IO[bytes]) -> None:
+    """Refuse a zip directory that takes long to read: zipfile reads it whole, 600 bytes an entry.
+    """
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 98))
+    tail = file.read(98)
+    if tail[-22:-18] != b"PK\5\6":
+        raise ValueError("no zip archive ends here")
+    sizes = [struct.unpack("<L", tail[-10:-6])[0]]
+    if tail[-42:-38] == b"PK\6\7" and tail[:4] == b"PK\6\6":  # zip64
+        sizes = [struct.unpack("<Q", tail[40:48])[0]]
+    if sizes[0] > _MAX_DIRECTORY:
+        raise ValueError("too many arrays")
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: Optional[tuple], dtype: Any,
+          limit: int) -> np.ndarray:
+    """An array whose shape (None: any of up to ``limit`` bytes) and dtype are known beforehand."""
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        raise ValueError(f"{info.filename} is compressed or encrypted")
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version != (1, 0):
+            raise ValueError(f"{info.filename} has a header of version {version}")
+        found, fortran, kind = np.lib.format.read_array_header_1_0(member)
+        if kind != dtype or fortran:
+            raise ValueError(f"{info.filename} is of {kind}, not {np.dtype(dtype)}")
+        if shape is not None and found != tuple(shape):
+            raise ValueError(f"{info.filename} is of shape {found}, not {tuple(shape)}")
+        size = int(math.prod(found)) * kind.itemsize
+        if (shape is None and size > limit) or not size <= info.file_size <= size + 65546:
+            raise ValueError(f"{info.filename} says {found}, but has {info.file_size} bytes")
+        array = np.empty(found, kind)
+        view = memoryview(array.reshape(-1).view(np.uint8))
+        done = 0
+        while done < size:
+            block = member.read(min(1 << 20, size - done))
+            if not block:
+                raise EOFError(f"{info.filename} ends early")
+            view[done:done + len(block)] = block
+            done += len(block)
+        if member.read(1):  # at the end, so that zipfile compares the checksum
+            raise ValueError(f"{info.filename} is too long")
+    return array
+
+
+def _check_identity(name: str, found: Any, facts: dict) -> None:
+    """InputError when the state is of another run."""
+    if not isinstance(found, dict):
+        raise ValueError("the identity is no table")
+    differing = ["{} was {}, is {}".format(fact, found.get(fact, "not given"),
+                                           facts.get(fact, "not given"))
+                 for fact in sorted({**found, **facts}) if found.get(fact) != facts.get(fact)]
     if differing:
         raise InputError("--resume: {} belongs to another run: {}; give what it was made with, or "
                          "another --prefix, or leave --resume out.".format(
-                             path(prefix), "; ".join(differing)))
-    return state
+                             name, "; ".join(differing)))
 
 
-def _load(name):
-    """``(identity, State)`` of a file that may be anybody's."""
-    kinds = {"arg": {}, "aux": {}, "momentum": {}}
-    try:
-        with np.load(name, allow_pickle=False) as arrays:
-            header = json.loads(arrays["header"].tobytes())
-            if header["version"] != _VERSION:
-                raise ValueError("of version {}".format(header["version"]))
-            data = {}
-            for key in arrays.files:
-                kind, _, parameter = key.partition(":")
-                value = arrays[key]
-                if parameter:
-                    kinds[kind][parameter] = mx.nd.array(value, dtype=value.dtype)
-                elif key != "header":
-                    data[key] = value
-            return header["identity"], State(header["position"], kinds["arg"], kinds["aux"],
-                                             kinds["momentum"], data)
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, MemoryError,
-            NotImplementedError, zipfile.BadZipFile, zlib.error, mx.base.MXNetError) as error:
-        raise InputError("--resume: {}: not the state of a run, or damaged ({}: {}); start from a "
-                         "checkpoint with --pretrained instead.".format(
-                             name, type(error).__name__, error)) from error
+def _checked_position(position: Any) -> Dict[str, Any]:
+    """``State.position`` with the types it was written with."""
+    def count(value: Any) -> bool:
+        return type(value) is int and 0 <= value < 1 << 53
+
+    def number(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    checks = {"step": count, "verified": count, "saves": count,
+              "log": lambda log: (type(log) is list and len(log) == 2 and type(log[0]) is str
+                                  and count(log[1])),
+              "best": lambda best: type(best) is dict}
+    best = {"first": number, "last": number, "mean": number, "stale": count,
+            "epoch": lambda epoch: epoch is None or count(epoch)}
+    for table, values, where in ((checks, position, ""), (best, position["best"], "best ")):
+        if type(values) is not dict or values.keys() != table.keys():
+            raise ValueError(f"{where or 'the position'} has {sorted(values)}")
+        for name, check in table.items():
+            if not check(values[name]):
+                raise ValueError(f"{where}{name} is {str(values[name])[:100]!r}")
+    if position["verified"] > position["step"]:
+        raise ValueError("it was verified after its last batch")
+    return position
+
+
+def _checked_names(members: Dict[str, zipfile.ZipInfo], expected: Expected,
+                   step: int) -> List[str]:
+    """The arrays' names: all of the network's (momenta come with the first batch), and few of the
+    data's."""
+    names = [name[:-len(".npy")] for name in members if name.endswith(".npy")]
+    if len(names) < len(members):
+        raise ValueError("there is more than arrays in it")
+    own = {name for name in names if ":" in name}
+    missing = {name for name in set(expected) - own
+               if step or not name.startswith("momentum:")}
+    if missing:
+        raise ValueError(f"{min(missing)} is missing")
+    if own - set(expected):
+        raise ValueError(f"{min(own - set(expected))[:100]} is not of this network")
+    if len(names) - len(own) > 16:
+        raise ValueError("too many arrays")
+    return names
+
 
 
 class RunStore:
@@ -182,9 +334,10 @@ class RunStore:
         """Of the state."""
         return path(self.prefix)
 
-    def find(self, resume: str) -> Optional[State]:
+    def find(self, resume: str, expected: Expected,
+             restore: Callable[[Dict[str, np.ndarray]], None]) -> Optional[State]:
         """:func:`find`."""
-        return find(self.prefix, resume, self.facts)
+        return find(self.prefix, resume, self.facts, expected, restore)
 
     def save_model(self, epoch: int, params: Any) -> None:
         """PREFIX-NNNN.params and PREFIX-symbol.json."""

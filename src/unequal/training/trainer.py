@@ -145,7 +145,9 @@ class Trainer:
         """The state of an earlier run where ``--resume`` asks for one, else the first batch (all).
         """
         stage, settings = self.stage, self.config
-        saved = self.store.find(settings.resume)
+        if self.learner is None:
+            self.learner = ModuleLearner(stage, self.run)
+        saved = self.store.find(settings.resume, self.learner.expected(), stage.data.restore)
         log_position = None
         if saved:
             position = dict(saved.position)
@@ -162,11 +164,8 @@ class Trainer:
         if self.leading and self.verifier is None:
             self.verifier = Verifier(settings, stage.symbol, self.run.records.image_size,
                                      self.run.devices)
-        if self.learner is None:
-            self.learner = ModuleLearner(stage, self.run)
         self.learner.start(self.progress.step, saved)
         if saved:
-            stage.data.restore(saved.data)
             stage.data.seek(*divmod(self.progress.step, stage.data.batches))
         self._check_workers()
         self.limit = self._step_limit()
