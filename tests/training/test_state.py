@@ -481,3 +481,14 @@ def test_the_state_before_a_damaged_one_is_used(tmp_path, caplog):
     damage(before, "empty")
     with pytest.raises(InputError, match="model-resume.npz: not the state of a run"):
         train(args, Batches())
+
+
+def test_the_log_is_flushed_with_what_it_tells_of(tmp_path, monkeypatch):
+    flushed = []
+    log = EventLog(str(tmp_path / "new" / "log.jsonl"))
+    monkeypatch.setattr(os, "fsync", lambda _: flushed.append(
+        (tmp_path / "new" / "log.jsonl").read_text().splitlines()[-1].split('"')[3]))
+    for event in ("start", "train", "verify", "save", "lr", "stop", "end"):
+        log.notify(event, step=1)
+    log.close()
+    assert flushed == ["verify", "save", "stop", "end"]

@@ -1,4 +1,5 @@
 """The loop by itself, over a learner without a network: what it counts, saves, resumes, tells."""
+import os
 from argparse import Namespace
 
 import numpy as np
@@ -219,3 +220,21 @@ def test_what_an_epoch_begins_with(tmp_path):
     make(tmp_path, stage=dict(before_epoch=lambda epoch, arg, aux: seen.append(
         (epoch, float(arg["w"][0]))))).fit()
     assert seen == [(0, 0), (1, 5), (2, 10)]
+
+
+def test_a_second_run_on_one_prefix_is_refused(tmp_path):
+    """While the first one trains; when it has ended, however it did, the next may come."""
+    def second(epoch, *params):
+        with pytest.raises(InputError) as error:
+            make(tmp_path).fit()
+        assert str(error.value).startswith(
+            f"prefix {tmp_path}/model: another run has it (process {os.getpid()} on ")
+        refused.append(epoch)
+
+    refused = []
+    make(tmp_path, max_steps=3, stage=dict(before_epoch=second)).fit()
+    with pytest.raises(InputError, match="finite"):
+        make(tmp_path, learner=Counter(finite=1)).fit()
+    make(tmp_path, max_steps=1).fit()
+    assert refused == [0] and not (tmp_path / "model.lock").exists()
+    assert [event["step"] for event in events(tmp_path, "end")] == [3, 1]

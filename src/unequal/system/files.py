@@ -1,5 +1,7 @@
 """Files: opened so that no one else's can hold us up, written so that no one meets half of one."""
+import fcntl
 import io
+import logging
 import os
 import re
 import stat
@@ -7,6 +9,8 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, Iterator, Optional
 
 from unequal.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 MAX_TABLE = 1 << 28  # bytes of a list or table that is kept in memory
 MAX_LINE = 1 << 18  # characters; a path has at most 4096 bytes, a cell of a CSV file 131,072
@@ -94,8 +98,7 @@ def replacing_path(path):
     leaves the temporary file too: :func:`remove_leftovers`.
     """
     directory, name = os.path.split(path)
-    if directory:
-        os.makedirs(directory, exist_ok=True)
+    make_directory(directory)
     temporary = os.path.join(directory, ".{}.{}".format(name, os.getpid()))
     try:
         yield temporary
@@ -106,6 +109,75 @@ def replacing_path(path):
     finally:
         with suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def make_directory(path: str) -> None:
+    """Make a directory and those above it where they are missing, and have their names survive a
+    power failure."""
+    made = []
+    while path and not os.path.isdir(path):
+        made.append(path)
+        path = os.path.dirname(path)
+    for one in reversed(made):
+        with suppress(FileExistsError):  # another process was faster, or it is `a/..`
+            os.mkdir(one)
+        _flush_directory(os.path.dirname(one) or os.curdir)
+
+
+class Taken(Exception):
+    """Another process holds a lock; the text says which, as far as it is known."""
+
+
+class Lock:
+    """A lock that ends with the process that holds it, whatever ends that: `flock` on a file.
+
+    The file holds the host and the process, and is removed when the lock is given back; a process
+    that was killed leaves it, unlocked. On a network file system the lock is held between hosts
+    where its server does so (NFS since Linux 2.6.12); where there are no locks it says so and goes
+    on without one.
+
+    Parameters
+    ----------
+    path : str
+        Its directory is made.
+
+    Raises
+    ------
+    Taken
+        When another process has it.
+    """
+
+    def __init__(self, path: str) -> None:
+        make_directory(os.path.dirname(path))
+        self._path = path
+        while True:
+            # O_NOFOLLOW, as who can write here could have it point elsewhere.
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK,
+                                       0o666)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                words = os.read(self._descriptor, 300).decode("ascii", "replace").split()
+                os.close(self._descriptor)
+                raise Taken("process {1} on {0}".format(*words) if len(words) == 2
+                            else "another process") from None
+            except OSError as error:
+                logger.warning("%s: cannot be locked here (%s); nothing prevents a second run",
+                               path, error.strerror)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._descriptor), os.stat(path)):
+                    break
+            os.close(self._descriptor)  # the holder removed it meanwhile
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, f"{os.uname().nodename} {os.getpid()}\n".encode())
+
+    def release(self) -> None:
+        """Give it back; may be called again."""
+        if self._descriptor >= 0:
+            with suppress(OSError):
+                os.remove(self._path)
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def _flush_directory(path):

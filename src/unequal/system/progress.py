@@ -15,8 +15,12 @@ bars = True  # False in workers of a job that share a terminal with worker 0
 
 
 def end_time(seconds: float) -> str:
-    """Local time ``seconds`` from now, to the minute; with the day when it is not today."""
-    end = time.localtime(time.time() + seconds)
+    """Local time ``seconds`` from now, to the minute; with the day when it is not today; `never`
+    when that is beyond the calendar's years."""
+    try:
+        end = time.localtime(time.time() + seconds)
+    except (OverflowError, ValueError, OSError):  # beyond the calendar, or no number
+        return "never"
     today = end[:3] == time.localtime()[:3]
     return time.strftime("%H:%M" if today else "%a %d %b %H:%M", end)
 

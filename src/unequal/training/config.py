@@ -17,6 +17,7 @@ from dataclasses import replace as replace  # the way to another configuration
 from typing import Any, Dict, Type, TypeVar
 
 from unequal.errors import ArgumentError
+from unequal.system import files
 from unequal.training.flags import (
     ANYWHERE,
     AT_RESUME,
@@ -261,7 +262,7 @@ def check_prefix(prefix: str) -> None:
     """
     directory, name = os.path.split(prefix)
     try:
-        os.makedirs(directory or ".", exist_ok=True)
+        files.make_directory(directory)
         # As long a name as a checkpoint has while it is being written.
         with tempfile.NamedTemporaryFile(prefix=f".{name}-0000.params.", dir=directory or "."):
             pass

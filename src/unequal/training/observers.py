@@ -25,7 +25,7 @@ import time
 from typing import Any, Dict, List, Optional
 
 from unequal.errors import InputError
-from unequal.system import progress
+from unequal.system import files, progress
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class EventLog(Observer):
     """The machine-readable log: one JSON object a line, written at once.
 
     Every event has ``event`` (start, train, lr, verify, save, stop, resume, end), ``time`` (seconds
-    since the epoch) and, but for start, ``step`` (batches done).
+    since the epoch) and, but for start, ``step`` (batches done). A power failure loses no more than
+    what was written since the last verification.
 
     Parameters
     ----------
@@ -54,9 +55,11 @@ class EventLog(Observer):
     """
 
     EVENTS = frozenset(("start", "resume", "train", "lr", "verify", "save", "stop", "end"))
+    # After these the log is flushed to disk: what they tell of is there too.
+    FLUSHED = frozenset(("verify", "save", "stop", "end"))
 
     def __init__(self, path: str, position: Optional[List[Any]] = None) -> None:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        files.make_directory(os.path.dirname(path))
         self._path = os.path.abspath(path)
         self._file = open(path, "ab", buffering=0)
         if position is not None and position[0] == self._path and (
@@ -82,6 +85,8 @@ class EventLog(Observer):
         line = json.dumps(record).encode() + b"\n"
         try:
             whole = self._file.write(line) == len(line)
+            if event in self.FLUSHED:
+                os.fsync(self._file.fileno())
         except OSError:
             whole = False
         if not whole:

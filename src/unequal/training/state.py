@@ -27,7 +27,7 @@ from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 import mxnet as mx
 import numpy as np
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.models import checkpoints
 from unequal.system import files
 from unequal.training import config
@@ -326,8 +326,30 @@ class RunStore:
 
     def __init__(self, prefix: str, facts: dict, symbol: Any, leading: bool = True) -> None:
         self.prefix, self.facts, self._symbol, self._leading = prefix, facts, symbol, leading
-        if leading:
-            checkpoints.clean(prefix)
+        self._lock: Optional[files.Lock] = None
+
+    def open(self) -> None:
+        """Keep other runs off the prefix, and remove what a killed one was writing.
+
+        Raises
+        ------
+        ArgumentError
+            When another run has the prefix.
+        """
+        if not self._leading:
+            return
+        try:
+            self._lock = files.Lock(self.prefix + ".lock")
+        except files.Taken as other:
+            raise ArgumentError(
+                f"prefix {self.prefix}: another run has it ({other}); wait for its end, or give "
+                "another one.", "prefix") from None
+        checkpoints.clean(self.prefix)
+
+    def close(self) -> None:
+        """Let other runs have the prefix."""
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def path(self) -> str:

@@ -116,7 +116,8 @@ class Trainer:
         Interrupted
             A signal asked to stop, and the state is saved.
         """
-        with closing(self.observers):
+        with closing(self.store), closing(self.observers):
+            self.store.open()
             self.restore_or_start()
             with interrupts.postponed(self.workers.count > 1):
                 try:
