@@ -7,8 +7,9 @@
         --pretrained ../models/NRA_r50pic9/model,xx --prefix ../models/model_all/model
 
 `--interweight 1,5,10` raises the weight by itself: a weight ends when verification no longer rises
-(--patience); the next starts from the best model so far. Checkpoints of a weight w of such a list
-are PREFIX_ww-NNNN.params. --resume skips the weights that have ended.
+(--patience; after 5,000 batches at the earliest by default: 100 verifications of 50); the next
+starts from the best model so far. Checkpoints of a weight w of such a list are
+PREFIX_ww-NNNN.params. --resume skips the weights that have ended.
 """
 import sys
 

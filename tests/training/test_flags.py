@@ -25,7 +25,8 @@ REFERENCE = {
     "--rand-mirror": 1, "--cutoff": 0, "--bndrop": 0, "--target": "lfw,cfp_fp,agedb_30",
     "--log-file": "trainlog", "--log-dir": "",
 }
-OURS = {"--seed": 0, "--patience": 10, "--eval-dir": "", "--save-floor": 0.0, "--devices": "",
+OURS = {"--seed": 0, "--patience": 10,
+        "--select": "mean", "--eval-dir": "", "--save-floor": 0.0, "--devices": "",
         "--kv-store": "device", "--compress-gradients": 0.0,
         "--sub-centers": 1, "--resume": ""}
 NRA = {"--noise-beta": 1.0, "--bin-dir": "", "--batch_size_mining": 20}
@@ -37,8 +38,8 @@ TAIL = {"--noise": 1, "--noise-beta": 0.9, "--batch-size1": 90, "--batchsize_id"
 FREE = {
     "resume", "debug", "kv_store", "prefix", "data_dir", "data_dir_interclass", "eval_dir",
     "log_file", "log_dir", "bin_dir", "noise_list", "truth", "devices", "batch_size_mining",
-    "verbose", "ckpt", "save_floor", "patience", "max_steps", "end_epoch"}
-SHARED = {"prefix", "verbose", "ckpt", "patience", "max_steps", "end_epoch"}
+    "verbose", "ckpt", "save_floor", "patience", "select", "max_steps", "end_epoch"}
+SHARED = {"prefix", "verbose", "ckpt", "patience", "select", "max_steps", "end_epoch"}
 
 
 def flags(script):
@@ -55,7 +56,8 @@ def flags(script):
     ("train_relusoft.py", {**REFERENCE, **NRA},
      {**OURS, "--mean-loss": 0, "--gate": 0.0, "--truth": "", "--noise-threshold": 0.0,
       "--noise-list": ""}),
-    ("train_unequal.py", {**REFERENCE, **TAIL}, {**OURS, "--mining": 1, "--bags": 100}),
+    ("train_unequal.py", {**REFERENCE, **TAIL},
+     {**OURS, "--mining": 1, "--bags": 100, "--patience": 100}),
 ])
 def test_the_scripts_have_the_references_flags_and_ours(script, reference, ours):
     expected = {**reference, **ours}

@@ -492,3 +492,14 @@ def test_the_log_is_flushed_with_what_it_tells_of(tmp_path, monkeypatch):
         log.notify(event, step=1)
     log.close()
     assert flushed == ["verify", "save", "stop", "end"]
+
+
+def test_a_state_of_before_a_flag_has_its_default(whole_state, tmp_path):
+    identity, expected = made_by(whole_state)
+    path = tmp_path / "model-resume.npz"
+    path.write_bytes(whole_state.read_bytes())
+    rewritten(path, lambda _, header: [header["identity"].pop(name) for name in ("--mom", "--wd")])
+    assert state.find(str(tmp_path / "model"), "must", identity, expected, no_data)
+    changed = {**identity, "--mom": 0.5}
+    with pytest.raises(InputError, match="--mom was 0.9, is 0.5;"):
+        state.find(str(tmp_path / "model"), "must", changed, expected, no_data)

@@ -1,15 +1,16 @@
 """The loop by itself, over a learner without a network: what it counts, saves, resumes, tells."""
+import csv
 import os
 from argparse import Namespace
 
 import numpy as np
 import pytest
 
-from helpers import scripts
+from helpers import TESTS, scripts
 from unequal.cluster.workers import Workers
 from unequal.errors import InputError
 from unequal.training import state, trainer
-from unequal.training.config import SoftmaxConfig
+from unequal.training.config import SoftmaxConfig, UnequalConfig
 from unequal.training.learner import Learner, NotFinite
 from unequal.training.metrics import Metric
 from unequal.training.observers import Observer
@@ -238,3 +239,54 @@ def test_a_second_run_on_one_prefix_is_refused(tmp_path):
     make(tmp_path, max_steps=1).fit()
     assert refused == [0] and not (tmp_path / "model.lock").exists()
     assert [event["step"] for event in events(tmp_path, "end")] == [3, 1]
+
+
+def test_a_plateau_before_the_last_fall_of_the_learning_rate_ends_nothing(tmp_path):
+    flat = [0.5] * 20
+    make(tmp_path, flat, patience=2, max_steps=40, stage=dict(last_fall=9)).fit()
+    assert events(tmp_path, "end")[0]["step"] == 12  # 10 and 12 did not rise
+    make(tmp_path, [0.5] * 5, patience=0, max_steps=10).fit()
+    assert events(tmp_path, "end")[1]["reason"] == "--max-steps 10"
+
+
+def test_a_target_chooses_the_best_model(tmp_path):
+    """The mean rises at the third verification, lfw at the second."""
+    values = iter([(0.5, 0.5), (0.6, 0.1), (0.5, 0.9)])
+
+    def verifier(*params):
+        pair = next(values)
+        return {name: Result(xnorm=1, accuracy=one, accuracy_std=0, accuracy_flip=one,
+                             accuracy_flip_std=0) for name, one in zip(("lfw", "cfp"), pair)}
+
+    run = make(tmp_path, select="lfw", patience=1)
+    run.verifier = verifier
+    best = run.fit()
+    assert (best.mean, best.epoch) == (0.6, 2)
+    reason = events(tmp_path, "end")[0]["reason"]
+    assert reason.startswith("the accuracy on lfw has not risen for 1")
+
+
+def replayed(weight, patience):
+    """``(last batch, batch of the best)`` of the authors' step 4 at one weight under our rule."""
+    with open(TESTS / "golden" / "step4_accuracies.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["interweight"] == str(weight)]
+    best, at = trainer.Best(), 0
+    for row in rows[1:]:  # the verification after batch 1 does not count
+        before = best.mean
+        best.update([float(row[name]) for name in ("lfw", "cfp_fp", "agedb_30")], 0)
+        at = int(row["batch"]) if best.mean > before else at
+        if 0 < patience <= best.stale:
+            break
+    return int(row["batch"]), at
+
+
+@pytest.mark.parametrize("weight, handed_on, ran_to, best, with_10", [
+    (1, 4900, 6950, 4900, 950), (5, 10050, 10450, 8800, 1100), (10, 6500, 6900, 6500, 850)])
+def test_the_authors_step_4_would_not_have_been_cut_short(weight, handed_on, ran_to, best, with_10):
+    """Their 490 verifications: the default reaches the end of each log; the earlier default, 10,
+    was a seventh of the way. The first row is of batch 1; the last of interweight 5 is of batch
+    10,450, of 10,500 that they ran."""
+    assert replayed(weight, UnequalConfig().patience) == (ran_to, best)
+    assert handed_on <= ran_to
+    assert replayed(weight, 10)[0] == with_10
+    assert replayed(10, 90)[0] < 6500  # the longest wait for a new best is of 90 verifications

@@ -52,6 +52,8 @@ class Stage(NamedTuple):
     before_batch : callable, optional
         Called with the :class:`unequal.training.learner.Learner` and the number of batches done
         (loss type 1's annealing).
+    last_fall : int
+        Batches after which ``patience`` counts: the learning rate's last fall.
     log_every : int
         Batches between log lines (the reference's Speedometer).
     saved_symbol : mxnet.symbol.Symbol, optional
@@ -69,6 +71,7 @@ class Stage(NamedTuple):
     stop_after_first: bool = False
     before_epoch: Optional[Callable[[int, dict, dict], None]] = None
     before_batch: Optional[Callable[[Any, int], None]] = None
+    last_fall: int = 0
     log_every: int = 20
     saved_symbol: Optional[mx.sym.Symbol] = None
 
@@ -86,16 +89,28 @@ def _face_iter(run: Run, augmentation: Augmentation, keys: Optional[np.ndarray] 
         keys=keys, seed=config.seed, num_parts=run.workers.count, part_index=run.workers.rank)
 
 
+def _last_fall(run: Run, lr_steps: Sequence[int], batches: int) -> int:
+    """Batches until the last fall of the learning rate that the run's length lets come; 0: none.
+
+    ``batches`` of the data are an epoch.
+    """
+    config = run.config
+    limit = config.max_steps or batches * config.end_epoch
+    return max((config.beta_freeze + step for step in lr_steps
+                if config.beta_freeze + step < limit), default=0)
+
+
 def softmax_stage(run: Run) -> Stage:
     """Step 2: a margin softmax over the head identities."""
     config = run.config
     default_steps = (16000, 24000) if config.loss_type == 0 else (32000, 48000, 60000)
+    data = _face_iter(run, Augmentation())
+    lr_steps = setup.lr_steps(config, default_steps, _batch_size(run) * run.workers.count)
     return Stage(
         "softmax", "step 2",
         heads.softmax_head(run.embedding, run.label, run.num_classes, config.emb_size,
                            run.margin, index=False),
-        _face_iter(run, Augmentation()),
-        setup.lr_steps(config, default_steps, _batch_size(run) * run.workers.count),
+        data, lr_steps, last_fall=_last_fall(run, lr_steps, data.batches),
         metrics=[Metric("acc", ["label_probability", "largest_probability"], accuracy),
                  Metric("softmaxloss", ["label_probability"], cross_entropy)],
         before_batch=setup.sphere_annealing(config))
@@ -146,15 +161,21 @@ def nra_stage(run: Run, keys: Optional[np.ndarray] = None, people: Optional[Dict
     if people is not None:
         metrics.append(Metric("right", ["prediction", LABEL, KEY], _right_when_it_differs(people)))
     name, title = ("nra_save", "step 3.1") if only_save else ("nra", "step 3.2")
+    data = _face_iter(run, COLOR, keys)
+    lr_steps = setup.lr_steps(config, (100000, 140000, 160000), total)
     return Stage(
-        name, title, symbol, _face_iter(run, COLOR, keys),
-        setup.lr_steps(config, (100000, 140000, 160000), total), metrics, loss_name="loss",
+        name, title, symbol, data, lr_steps, metrics, loss_name="loss",
+        last_fall=_last_fall(run, lr_steps, data.batches),
         verify_first=True, stop_after_first=only_save,
         before_batch=setup.sphere_annealing(config), saved_symbol=saved_symbol)
 
 
 def unequal_stage(run: Run, tail: RecordSet, weight: float) -> Stage:
-    """Step 4 at one weight of the center-dispersed loss."""
+    """Step 4 at one weight of the center-dispersed loss.
+
+    Patience counts from the start unless ``--lr-steps`` says otherwise: the authors ended each
+    weight at a twentieth of the way to the default schedule's first fall.
+    """
     config, devices = run.config, run.num_devices
     identities = config.batchsize_id // config.images_per_identity
     data = UnequalIter(
@@ -184,9 +205,10 @@ def unequal_stage(run: Run, tail: RecordSet, weight: float) -> Stage:
                             run.devices, config.batch_size2)
         data.tail = miner.mined(epoch, embedder, run.workers)
 
+    lr_steps = setup.lr_steps(config, (100000, 140000, 160000), config.batch_size1)
     return Stage(
-        "unequal", "step 4, interweight {:g}".format(weight), symbol, data,
-        setup.lr_steps(config, (100000, 140000, 160000), config.batch_size1),
+        "unequal", "step 4, interweight {:g}".format(weight), symbol, data, lr_steps,
+        last_fall=_last_fall(run, lr_steps, data.batches) if config.lr_steps else 0,
         metrics=[Metric("acc", LOGS, accuracy),
                  Metric("softmaxloss", ["label_log_probability"], np.negative),
                  Metric("interloss", ["tail_loss"], np.ravel)],

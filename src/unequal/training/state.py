@@ -256,6 +256,7 @@ def _check_identity(name: str, found: Any, facts: dict) -> None:
     """InputError when the state is of another run."""
     if not isinstance(found, dict):
         raise ValueError("the identity is no table")
+    found = {**config.defaults(facts), **found}  # it may be older than some flags
     differing = ["{} was {}, is {}".format(fact, found.get(fact, "not given"),
                                            facts.get(fact, "not given"))
                  for fact in sorted({**found, **facts}) if found.get(fact) != facts.get(fact)]

@@ -28,17 +28,18 @@ class Best:
 
     first: float = 0.0
     last: float = 0.0
-    mean: float = 0.0
+    mean: float = 0.0  # or the accuracy that ``--select`` names
     epoch: Optional[int] = None  # of the checkpoint with the best mean
     stale: int = 0  # verifications since the mean rose
 
-    def update(self, accuracies: Sequence[float], floor: float) -> bool:
+    def update(self, accuracies: Sequence[float], floor: float,
+               selected: Optional[float] = None) -> bool:
         """Take the targets' accuracies; return whether this model is worth keeping.
 
         The reference keeps one when the first target rises, or the last does not fall; we also keep
-        the best mean, which is what ends a stage (``--patience``).
+        the best mean (or ``selected``, in its place), which is what ends a stage (``--patience``).
         """
-        mean = float(np.mean(accuracies))
+        mean = float(np.mean(accuracies)) if selected is None else selected
         better = (accuracies[0] > self.first or accuracies[-1] >= self.last or mean > self.mean)
         self.stale = 0 if mean > self.mean else self.stale + 1
         self.first = max(self.first, accuracies[0])
@@ -272,26 +273,33 @@ class Trainer:
         params = self.params()
         self.store.save_model(0, params)
         accuracies: List[float] = []
+        selected: Optional[float] = None
         if self.leading:
             results = self.verifier(*params)
             # Only now: interrupted while verifying, a resumed run does (and logs) both again.
             self.notify("save", epoch=0)
             self.notify("verify", results=results)
             accuracies = [result.accuracy_flip for result in results.values()]
-        accuracies = self.workers.broadcast(accuracies)
+            if self.config.select != "mean":
+                selected = results[self.config.select].accuracy_flip
+        accuracies, selected = self.workers.broadcast([accuracies, selected])
         if self._counts():
-            self.keep_when_better(accuracies, params)
+            self.keep_when_better(accuracies, selected, params)
         self.progress.verified = self.progress.step
         self.save_state(params)
 
-    def keep_when_better(self, accuracies: Sequence[float], params: Tuple[dict, dict]) -> None:
+    def keep_when_better(self, accuracies: Sequence[float], selected: Optional[float],
+                         params: Tuple[dict, dict]) -> None:
         """PREFIX-NNNN, as ``--ckpt`` says."""
         progress, best = self.progress, self.progress.best
         progress.saves += 1
         better = risen = False
         if accuracies:
-            risen = np.mean(accuracies) > best.mean
-            better = best.update(accuracies, self.config.save_floor)
+            before = best.mean
+            better = best.update(accuracies, self.config.save_floor, selected)
+            risen = best.mean > before
+            if progress.step <= self.stage.last_fall:  # a plateau may end with the next fall
+                best.stale = 0
         if self.config.ckpt > 1 or (self.config.ckpt == 1 and better):
             self.store.save_model(progress.saves, params)
             if self.leading:
@@ -313,7 +321,9 @@ class Trainer:
         """Why training ends here; None when it goes on."""
         step, settings, stale = self.progress.step, self.config, self.progress.best.stale
         if 0 < settings.patience <= stale:
-            return f"the mean accuracy has not risen for {stale} verifications (--patience)"
+            what = ("the mean accuracy" if settings.select == "mean"
+                    else f"the accuracy on {settings.select}")
+            return f"{what} has not risen for {stale} verifications (--patience)"
         if step < self.limit:
             return None
         if self.stage.stop_after_first:

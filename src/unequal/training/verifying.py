@@ -4,6 +4,7 @@ from typing import Any, Dict, Sequence
 
 import mxnet as mx
 
+from unequal.errors import ArgumentError
 from unequal.eval import bins, verification
 from unequal.models.embedder import Embedder, PictureList
 
@@ -19,7 +20,8 @@ class Verifier:
     Parameters
     ----------
     config : unequal.training.config.Config
-        Its ``data_dir``, ``eval_dir`` and ``target`` say where the sets are.
+        Its ``data_dir``, ``eval_dir`` and ``target`` say where the sets are; ``select`` must be
+        one of them or ``mean``.
     symbol : mxnet.symbol.Symbol
         With the internal output ``fc1_output``.
     image_size : tuple of int
@@ -37,6 +39,10 @@ class Verifier:
         self._symbol, self._size, self._devices = symbol, image_size, devices
         paths = bins.find_sets(config.data_dir, config.eval_dir, config.target.split(","))
         self._sets = []
+        if config.select != "mean" and config.select not in paths:
+            raise ArgumentError(
+                f"select {config.select} is not among the verification sets that were found "
+                f"({', '.join(paths) or 'none'}); name one of them or `mean`.", "select")
         for name, path in paths.items():
             pictures, issame = bins.load_bin(path)
             self._sets.append((name, PictureList(pictures, path), issame))
