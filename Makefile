@@ -1,4 +1,4 @@
-# make test       ruff and the test suite
+# make test       ruff, mypy and the test suite
 # make demo       the recipe on the built-in data set
 # make bench      speed and memory, within twenty minutes on two quiet cores
 # make campaign   kills, cluster kills and damaged files at length (hours)
@@ -23,11 +23,18 @@ CUDA_BIN := $(CUDA_VENV)/bin
 run = set -e; for script in $(1)/[!_]*.py; do echo "== $$script"; begin=$$(date +%s); \
 	$(BIN)/python $$script; echo "== $$(($$(date +%s) - begin)) s"; done
 
-.PHONY: test demo bench campaign study test-cuda clean
+.PHONY: test types demo bench campaign study test-cuda clean
 
-test: $(VENV)/installed
+test: types
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q
+
+# mypy wants the package as it is imported; its parts lie in three folders.
+types: $(VENV)/installed
+	rm -rf build/types
+	mkdir -p build/types/unequal
+	ln -s $(CURDIR)/src/unequal/* $(CURDIR)/symbols $(CURDIR)/eval build/types/unequal/
+	$(BIN)/mypy
 
 demo: $(VENV)/installed
 	$(BIN)/python demo.py

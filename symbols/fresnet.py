@@ -96,12 +96,12 @@ def _unit(layers: Layers, data: Symbol, filters: int, name: str, *, first: bool,
     if first:
         data = layers.norm(layers.conv(data, filters, 1, name + "_conv1sc", stride=stride),
                            name + "_sc")
-    return body + data
+    return layers.add(body, data)
 
 
 def _embedding(layers: Layers, body: Symbol, output: Output, channels: int, size: int) -> Symbol:
     if output.norm:
-        body = layers.norm(body, "bn1")
+        body = layers.norm(body, "bn1", wide=True)
     if output.pool:
         body = layers.prelu(body, channels, "relu1")  # the reference ignores version_act here
         body = mx.sym.Pooling(body, global_pool=True, kernel=(7, 7), pool_type="avg", name="pool1")
@@ -109,7 +109,7 @@ def _embedding(layers: Layers, body: Symbol, output: Output, channels: int, size
         body = layers.dropout(body)
     body = layers.dense(body, size, output.dense)
     if output.final_norm:
-        return layers.norm(body, "fc1", fix_gamma=True)
+        return layers.norm(body, "fc1", fix_gamma=True, wide=True)
     # The reference's GAP and FC end in pre_fc1; we give every embedding one name.
     return body if output.dense == "fc1" else mx.sym.identity(body, name="fc1")
 
@@ -130,7 +130,7 @@ def build(network: str, embedding_size: int, layers: Layers, *, version_se: int,
     unit = lookup(UNITS, version_unit, "version_unit")
 
     data = mx.sym.Variable("data")
-    body = pixels(mx.sym.identity(data, name="id"))
+    body = layers.enter(pixels(mx.sym.identity(data, name="id")))
     body = layers.conv(body, spec.filters[0], entry.kernel, "conv0", stride=entry.stride)
     body = layers.act(layers.norm(body, "bn0"), spec.filters[0], "relu0")
     if entry.pooled:
@@ -142,4 +142,4 @@ def build(network: str, embedding_size: int, layers: Layers, *, version_se: int,
             body = unit(layers, body, filters, f"stage{stage}_unit{index}", first=index == 1,
                         stride=2 if index == 1 and shrinks else 1, bottleneck=spec.bottleneck,
                         se=version_se)
-    return _embedding(layers, body, output, spec.filters[-1], embedding_size)
+    return _embedding(layers, layers.leave(body), output, spec.filters[-1], embedding_size)

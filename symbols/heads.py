@@ -19,6 +19,14 @@ from unequal.errors import ArgumentError
 from unequal.symbols.margins import Margin, Symbol, l2_rows, margin_logits
 from unequal.symbols.operators import noise_robust, unit_rows
 
+# By the type that the backbone computes in. A power of two: exact to take out again.
+LOSS_SCALE = {"float32": 1.0, "float16": 1024.0, "bfloat16": 1024.0}
+
+
+def _scaled(loss_scale: float) -> Dict[str, float]:
+    """The option of a loss operator; none where nothing is scaled, as symbols were before."""
+    return {"grad_scale": loss_scale} if loss_scale != 1 else {}
+
 
 def _blocked(named: Dict[str, Symbol]) -> List[Symbol]:
     """Outputs of these names through which no gradient flows."""
@@ -38,7 +46,8 @@ def weight_rows(on_cpu: bool, composed: bool) -> Callable[[Symbol], Symbol]:
 
 
 def softmax_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_size: int,
-                 margin: Margin = Margin(), *, index: bool = True) -> Symbol:
+                 margin: Margin = Margin(), *, index: bool = True,
+                 loss_scale: float = 1.0) -> Symbol:
     """Step 2's training symbol: softmax cross-entropy on margin logits.
 
     The gradient is that of the mean loss over the labels of one device (``normalization='valid'``).
@@ -50,6 +59,9 @@ def softmax_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_s
     index : bool
         With the output ``prediction``. A sample is right where ``label_probability`` is at least
         ``largest_probability``, which needs no index.
+    loss_scale : float
+        Factor of every gradient, not of the loss that is shown: keeps float16 gradients of the
+        backbone from vanishing (:data:`LOSS_SCALE`). The optimizer's ``rescale_grad`` takes it out.
 
     Returns
     -------
@@ -59,7 +71,8 @@ def softmax_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_s
         the internal output ``logits_output``.
     """
     logits = margin_logits(embedding, label, num_classes, embedding_size, margin)
-    softmax = mx.sym.SoftmaxOutput(logits, label, normalization="valid", name="softmax")
+    softmax = mx.sym.SoftmaxOutput(logits, label, normalization="valid", name="softmax",
+                                   **_scaled(loss_scale))
     named = {"prediction": mx.sym.argmax(softmax, axis=1)} if index else {}
     named["label_probability"] = mx.sym.pick(softmax, label, axis=1)
     named["largest_probability"] = mx.sym.max(softmax, axis=1)
@@ -67,7 +80,8 @@ def softmax_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_s
 
 
 def composed_loss(logits: Symbol, label: Symbol, beta: float, normalizer: float,
-                  threshold: float = 0.0) -> Tuple[Symbol, Dict[str, Symbol]]:
+                  threshold: float = 0.0,
+                  loss_scale: float = 1.0) -> Tuple[Symbol, Dict[str, Symbol]]:
     """The noise-robust loss as a composition of standard operators.
 
     The same function of the same inputs as :func:`unequal.symbols.operators.noise_robust`, where
@@ -86,13 +100,13 @@ def composed_loss(logits: Symbol, label: Symbol, beta: float, normalizer: float,
     weight = mx.sym.BlockGrad(mx.sym.exp(largest) > threshold, name="weight")
     terms = weight * (beta * own + (1 - beta) * largest)
     loss = mx.sym.MakeLoss(mx.sym.sum(terms, axis=0, keepdims=True) * (-1.0 / normalizer),
-                           name="loss")
+                           name="loss", **_scaled(loss_scale))
     return loss, {"label_log_probability": own, "largest_log_probability": largest}
 
 
 def robust_outputs(logits: Symbol, label: Symbol, beta: float, normalizer: float,
-                   threshold: float = 0.0, on_cpu: bool = True,
-                   index: bool = True) -> List[Symbol]:
+                   threshold: float = 0.0, on_cpu: bool = True, index: bool = True,
+                   loss_scale: float = 1.0) -> List[Symbol]:
     """The loss and what training logs of it, as a list of symbols.
 
     ``loss`` (1,), ``prediction`` (with ``index``), ``label_log_probability``,
@@ -100,12 +114,12 @@ def robust_outputs(logits: Symbol, label: Symbol, beta: float, normalizer: float
     output heads the list, and the prediction comes with it.
     """
     if not on_cpu:
-        loss, named = composed_loss(logits, label, beta, normalizer, threshold)
+        loss, named = composed_loss(logits, label, beta, normalizer, threshold, loss_scale)
         if index:
             named = {"prediction": mx.sym.argmax(logits, axis=1), **named}
         return [loss, *_blocked(named)]
     probability, prediction, label_log, largest_log = noise_robust(
-        logits, label, beta, normalizer, threshold)
+        logits, label, beta, normalizer / loss_scale, threshold)
     weight = mx.sym.pick(probability, prediction, axis=1) > threshold
     loss = weight * (beta * label_log + (1 - beta) * largest_log)
     return [probability, *_blocked({
@@ -118,7 +132,8 @@ def robust_outputs(logits: Symbol, label: Symbol, beta: float, normalizer: float
 
 def nra_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_size: int,
              margin: Margin = Margin(), *, beta: float, normalizer: float, threshold: float = 0.0,
-             composed: bool = False, on_cpu: bool = True, index: bool = True) -> Symbol:
+             composed: bool = False, on_cpu: bool = True, index: bool = True,
+             loss_scale: float = 1.0) -> Symbol:
     """Step 3's training symbol.
 
     Parameters
@@ -137,6 +152,8 @@ def nra_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_size:
         by the name under which the reference's step 3.2 looks for them, and ``loss``.
     on_cpu, index : bool
         See the module.
+    loss_scale : float
+        As for :func:`softmax_head`.
 
     Returns
     -------
@@ -154,7 +171,8 @@ def nra_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_size:
         loss, _ = composed_loss(logits, label, beta, normalizer, threshold)
         return mx.sym.Group([*outputs, *_blocked({"blockgrad1": logits}), loss])
     return mx.sym.Group(
-        outputs + robust_outputs(logits, label, beta, normalizer, threshold, on_cpu, index))
+        outputs + robust_outputs(logits, label, beta, normalizer, threshold, on_cpu, index,
+                                 loss_scale))
 
 
 def centers(embedding: Symbol, identities: int, images_per_identity: int) -> Symbol:
@@ -168,7 +186,7 @@ def centers(embedding: Symbol, identities: int, images_per_identity: int) -> Sym
 
 
 def center_dispersed_loss(embedding: Symbol, identities: int, images_per_identity: int,
-                          interweight: float) -> Tuple[Symbol, Symbol]:
+                          interweight: float, loss_scale: float = 1.0) -> Tuple[Symbol, Symbol]:
     """``interweight * mean((C C^T - I)^2)`` over the centres C: the center-dispersed loss.
 
     Returns
@@ -181,7 +199,8 @@ def center_dispersed_loss(embedding: Symbol, identities: int, images_per_identit
     cosines = mx.sym.dot(center, center, transpose_b=True) - mx.sym.eye(identities)
     squares = mx.sym.square(cosines)
     # MakeLoss's gradient is 1 for each element of its input: mean() makes that one number.
-    loss = mx.sym.MakeLoss(interweight * mx.sym.mean(squares), name="tail_loss")
+    loss = mx.sym.MakeLoss(interweight * mx.sym.mean(squares), name="tail_loss",
+                           **_scaled(loss_scale))
     return loss, squares
 
 
@@ -189,7 +208,7 @@ def unequal_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_s
                  margin: Margin = Margin(), *, head_size: int, tail_identities: int,
                  images_per_identity: int, interweight: float, beta: float, normalizer: float,
                  threshold: float = 0.0, composed: bool = False, on_cpu: bool = True,
-                 index: bool = True) -> Symbol:
+                 index: bool = True, loss_scale: float = 1.0) -> Symbol:
     """Step 4's training symbol. No classifier weight exists for tail identities.
 
     Parameters
@@ -204,7 +223,7 @@ def unequal_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_s
     normalizer : float
         Divides the summed head loss: half the head batch over all devices in the reference
         (train_debug_soft_gs.py).
-    num_classes, embedding_size, margin, threshold, on_cpu, index
+    num_classes, embedding_size, margin, threshold, on_cpu, index, loss_scale
         As for :func:`nra_head`; but loss type 0 too sees the embedding normalised, as in the
         reference's step 4.
     composed : bool
@@ -231,14 +250,15 @@ def unequal_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_s
                            weight_rows(on_cpu, composed))
     tail_loss, squares = center_dispersed_loss(
         part(embedding, head_size, head_size + tail_size), tail_identities, images_per_identity,
-        interweight)
+        interweight, 1.0 if composed else loss_scale)
     outputs = _blocked({"embedding": embedding})
     if composed:
         loss, _ = composed_loss(logits, head_label, beta, normalizer, threshold)
         return mx.sym.Group([*outputs, loss, tail_loss])
     return mx.sym.Group(
         outputs
-        + robust_outputs(logits, head_label, beta, normalizer, threshold, on_cpu, index)
+        + robust_outputs(logits, head_label, beta, normalizer, threshold, on_cpu, index,
+                         loss_scale)
         + [tail_loss, *_blocked({
             "head_label": head_label,
             "tail_label": part(label, head_size, head_size + tail_size),

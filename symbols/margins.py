@@ -6,13 +6,16 @@ overrides ``target`` (how the label's entry changes) or ``logits`` (what the ent
 row to :data:`LOSS_TYPES` and, where it has numbers of its own, fields to :class:`Margin`.
 """
 import math
-from typing import Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 import mxnet as mx
 
 from unequal.errors import ArgumentError, lookup
 
-Symbol = mx.sym.Symbol
+if TYPE_CHECKING:  # MXNet has no types
+    Symbol = Any
+else:
+    Symbol = mx.sym.Symbol
 
 # 1 - cos^2 below which sin is held constant: float32 rounds cos to about 6e-8, and the square
 # root's slope at 0 would make the gradient infinite (the reference yields NaN there).

@@ -56,13 +56,16 @@ def build(network: str, embedding_size: int, layers: Layers, *, version_se: int,
         if value not in allowed:
             raise ArgumentError(f"{name} {value!r} is not for network {network}; leave it out.",
                                 name, "network")
-    body = pixels(mx.sym.Variable("data"))
+    body = layers.enter(pixels(mx.sym.Variable("data")))
     body = _conv(layers, body, 64, 3, "conv_1", stride=2)
     body = _conv(layers, body, 64, 3, "conv_2_dw", groups=64)
     for half, filters, inner, name, blocks, block_inner in _STAGES:
         body = _bottleneck(layers, body, filters, inner, half, 2)
         for index in range(blocks):
-            body = body + _bottleneck(layers, body, filters, block_inner, f"{name}_block{index}", 1)
+            body = layers.add(body, _bottleneck(layers, body, filters, block_inner,
+                                                f"{name}_block{index}", 1))
     body = _conv(layers, body, 512, 1, "conv_6sep")
     body = _linear(layers, body, 512, 7, "conv_6dw7_7", groups=512)
-    return layers.norm(layers.dense(body, embedding_size, "pre_fc1"), "fc1", fix_gamma=True)
+    body = layers.leave(body)
+    return layers.norm(layers.dense(body, embedding_size, "pre_fc1"), "fc1", fix_gamma=True,
+                       wide=True)

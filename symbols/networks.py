@@ -6,7 +6,7 @@ import mxnet as mx
 
 from unequal.errors import lookup
 from unequal.symbols import fresnet, mobilefacenet
-from unequal.symbols.layers import ACTIVATIONS, Layers
+from unequal.symbols.layers import ACTIVATIONS, DTYPES, Layers
 
 BUILDERS = {**dict.fromkeys(fresnet.NETWORKS, fresnet.build), "y1": mobilefacenet.build}
 
@@ -14,7 +14,7 @@ BUILDERS = {**dict.fromkeys(fresnet.NETWORKS, fresnet.build), "y1": mobilefacene
 def get_symbol(network: str = "r50", embedding_size: int = 512, *, version_se: int = 0,
                version_input: int = 1, version_output: str = "E", version_unit: int = 3,
                version_act: str = "prelu", bn_momentum: float = 0.9,
-               depthwise_prelu: bool = True) -> mx.sym.Symbol:
+               depthwise_prelu: bool = True, dtype: str = "float32") -> mx.sym.Symbol:
     """The embedding network as a symbol of one input, ``data`` (N, 3, H, W), RGB 0-255.
 
     Parameters
@@ -33,6 +33,9 @@ def get_symbol(network: str = "r50", embedding_size: int = 512, *, version_se: i
     depthwise_prelu : bool
         Build PReLU as :func:`unequal.symbols.layers.prelu_depthwise`; same parameters, same
         function. True for CPUs.
+    dtype : str
+        ``float16`` or ``bfloat16``: mixed precision, see :class:`unequal.symbols.layers.Layers`
+        (``--dtype``). Parameters and the embedding stay float32, so checkpoints are the same.
 
     Returns
     -------
@@ -47,7 +50,8 @@ def get_symbol(network: str = "r50", embedding_size: int = 512, *, version_se: i
     build = lookup(BUILDERS, network, "network")
     lookup(ACTIVATIONS, version_act, "version_act")
     lookup({0: None, 1: None}, version_se, "version_se")
-    layers = Layers(version_act, bn_momentum, depthwise_prelu)
+    lookup(dict.fromkeys(DTYPES), dtype, "dtype")
+    layers = Layers(version_act, bn_momentum, depthwise_prelu, dtype)
     return build(network, embedding_size, layers, version_se=version_se,
                  version_input=version_input, version_output=version_output,
                  version_unit=version_unit)

@@ -74,7 +74,7 @@ def in_flags(error):
     from unequal.training import config
 
     text = str(error)
-    for name in error.arguments:
+    for name in filter(str.isidentifier, error.arguments):  # others are words already
         flag = config.spelling(_ARGUMENTS.get(name, name))
         # Only where it first stands: what the user gave may be the same word.
         text = re.sub(r"\b{}\b".format(re.escape(name)), flag, text, count=1)

@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 
 from unequal.data.records import RecordSet
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder
 from unequal.system.progress import Bar
@@ -66,8 +66,8 @@ def drop(records: RecordSet, checkpoint: str, *, devices: Optional[List[mx.Conte
     symbol, arg_params, aux_params = checkpoints.load(prefix, epoch)
     count = checkpoints.sub_centers(prefix)
     if count == 1 or "fc7_weight" not in arg_params:
-        raise InputError(f"{checkpoint}: this model has one centre a class; train one with "
-                         f"--sub-centers 3.")
+        raise ArgumentError(f"{checkpoint}: this model has one centre a class; train one with "
+                            "sub_centers 3.", "sub_centers")
     rows, size = arg_params["fc7_weight"].shape
     if rows != count * records.num_classes:
         raise InputError(f"{checkpoint}: its classifier has {rows // count} classes, but "

@@ -243,7 +243,7 @@ class Run:
         size = images.decode(first, f"{source.path}: image 0").shape[:2]
         return Embedder.from_checkpoint(
             os.path.join(self.directory, row["model"]), size, devices, 64 * len(devices),
-            flag=f"{row['name']}: the model")
+            argument=f"{row['name']}: the model")
 
 
 def _checked_facts(facts: Any) -> Dict[str, Any]:

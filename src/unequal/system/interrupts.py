@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from contextlib import contextmanager
-from typing import Iterator, Optional
+from typing import Iterator, List, Optional
 
 logger = logging.getLogger(__name__)
 
@@ -12,8 +12,8 @@ logger = logging.getLogger(__name__)
 EXIT_CODE = 75
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_received = []  # names of the signals since `caught` began
-_postponed = []  # an entry for each `postponed` block that we are in
+_received: List[str] = []  # names of the signals since `caught` began
+_postponed: List[bool] = []  # an entry for each `postponed` block that we are in
 
 
 class Interrupted(Exception):

@@ -3,9 +3,9 @@ import itertools
 import multiprocessing
 import signal
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Deque, Iterable, Iterator
 
 import cv2
 
@@ -37,7 +37,8 @@ def ordered_map(function: Callable[[Any], Any], items: Iterable[Any],
     # Imported once, by the server. Of a partial, the function's module: on Python 3.8 a partial
     # has none.
     context.set_forkserver_preload([__name__, getattr(function, "func", function).__module__])
-    items, waiting = iter(items), deque()
+    items = iter(items)
+    waiting: Deque[Future] = deque()
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare)
     try:
         waiting.extend(pool.submit(function, item)

@@ -2,7 +2,7 @@
 import logging
 import sys
 import time
-from typing import Any, Iterable, Iterator, Optional
+from typing import Any, Iterable, Iterator, Optional, Sized
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -73,7 +73,8 @@ class Bar:
     def __exit__(self, *_: Any) -> None:
         if self._bar is not None:
             self._bar.close()
-            self._redirect.__exit__(None, None, None)
+            if self._redirect is not None:
+                self._redirect.__exit__(None, None, None)
 
 
 def track(items: Iterable[Any], what: str, total: Optional[int] = None) -> Iterator[Any]:
@@ -87,7 +88,7 @@ def track(items: Iterable[Any], what: str, total: Optional[int] = None) -> Itera
     total : int, optional
         How many there will be; default ``len(items)`` where it has one.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with Bar(total, what, what) as bar:
         for item in items:

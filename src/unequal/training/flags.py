@@ -133,7 +133,8 @@ class Flag(NamedTuple):
             return f"{value!r} holds a zero byte"
         if self.allowed is None:
             return ""
-        return self.allowed.problem(value)
+        allowed: Any = self.allowed
+        return allowed.problem(value)
 
 
 _Value = TypeVar("_Value", int, float, str, bool)

@@ -54,6 +54,8 @@ class Verifier:
             return {}
         embedder = Embedder(self._symbol, arg_params, aux_params, self._size, self._devices,
                             batch_size=64 * len(self._devices))
-        return {name: verification.evaluate(
-            *embedder.embed(pictures, flip=True, label=name), issame)
-            for name, pictures, issame in self._sets}
+        results = {}
+        for name, pictures, issame in self._sets:
+            plain, flipped = embedder.embed(pictures, flip=True, label=name)
+            results[name] = verification.evaluate(plain, flipped, issame)
+        return results
