@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from unequal.data import augmentation as aug
-from unequal.data.batches import BatchBuffers, FaceIter, PictureLoader
+from unequal.data.batches import FaceIter
+from unequal.data.loading import BatchBuffers, PictureLoader
 from unequal.data.records import RecordSet, RecordWriter
 from unequal.errors import InputError
 

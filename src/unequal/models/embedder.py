@@ -11,7 +11,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import normalize
 
 from unequal.data import pictures as images
-from unequal.data.batches import DATA_NAME, BatchBuffers, PictureLoader
+from unequal.data.batches import DATA_NAME
+from unequal.data.loading import BatchBuffers, PictureLoader
 from unequal.errors import ArgumentError, InputError
 from unequal.models import checkpoints
 from unequal.system import interrupts, progress, runtime

@@ -1,20 +1,41 @@
 """What we use of MXNet 1.9.1 beyond its public interface, in one place."""
 import ctypes
+from typing import Any
 
 import numpy as np
 from mxnet.base import _LIB, check_call
 
 
-def numpy_view(array):
+class _Memory:
+    """An NDArray's memory in the form that numpy takes over (the array interface protocol)."""
+
+    def __init__(self, array: Any) -> None:
+        pointer = ctypes.c_void_p()
+        check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
+        self._array = array  # MXNet frees the memory with it
+        self.__array_interface__ = {
+            "version": 3, "shape": tuple(array.shape), "typestr": np.dtype(array.dtype).str,
+            "data": (pointer.value or 0, False)}
+
+
+def numpy_view(array: Any) -> np.ndarray:
     """The memory of an NDArray on the CPU as a numpy array of its shape and dtype.
 
-    For code that the engine runs, or that has waited for the array: nothing here waits.
+    The view, and every view of it, holds the NDArray: the memory lives as long as one of them. For
+    code that the engine runs, or that has waited for the array (:func:`wait_to_write`): nothing
+    here waits.
+
+    Raises
+    ------
+    mxnet.base.MXNetError
+        For a sparse array.
     """
-    pointer = ctypes.c_void_p()
-    check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
-    size = array.size * np.dtype(array.dtype).itemsize
-    buffer = (ctypes.c_char * size).from_address(pointer.value)
-    return np.frombuffer(buffer, array.dtype).reshape(array.shape)
+    return np.asarray(_Memory(array))
+
+
+def wait_to_write(array: Any) -> None:
+    """Wait until the engine neither reads nor writes an NDArray any more."""
+    check_call(_LIB.MXNDArrayWaitToWrite(array.handle))
 
 
 def set_argument(module, name, value):

@@ -1,0 +1,197 @@
+"""Pictures of a record set decoded and augmented into batches, by threads."""
+import logging
+import math
+import sys
+import threading
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any, List, Optional, Set, Tuple
+
+import cv2
+import mxnet as mx
+import numpy as np
+
+from unequal.data import augmentation as aug
+from unequal.data import pictures
+from unequal.data.records import DamagedRecord
+from unequal.errors import InputError
+from unequal.system import runtime
+from unequal.system.mxnet_private import numpy_view, wait_to_write
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 16  # pictures that a decoding task has at least, to pay for itself
+
+
+class BatchBuffers:
+    """Float32 NDArrays of one shape that are used again once nobody holds them.
+
+    A new array of a batch's size costs page faults for a third of the time decoding takes, so
+    batches are recycled: when the NDArray object is no longer referenced outside, and the engine
+    has finished reading it. Who keeps only a *slice* of a batch must copy it.
+    """
+
+    def __init__(self, shape: Tuple[int, ...]) -> None:
+        self._shape = shape
+        self._pool: List[Tuple[Any, np.ndarray]] = []  # NDArray, its numpy view
+
+    def take(self) -> Tuple[Any, np.ndarray]:
+        """A free ``(NDArray, numpy view)``; grows by one array when all are in use."""
+        for pair in self._pool:
+            # Held by the tuple, by the view and by getrefcount's argument only.
+            if sys.getrefcount(pair[0]) == 3:
+                wait_to_write(pair[0])
+                return pair
+        array = mx.nd.empty(self._shape)
+        self._pool.append((array, numpy_view(array)))
+        return self._pool[-1]
+
+
+class PictureLoader:
+    """Decode and augment pictures of a record set into batches, in threads.
+
+    Damaged pictures and records are replaced by the next ones of the sequence and counted; more
+    than ``max_damaged`` different ones are an error.
+
+    Parameters
+    ----------
+    records : unequal.data.records.RecordSet
+    augmentation : unequal.data.augmentation.Augmentation
+    threads : int, optional
+        Default: the processors this process may use.
+    max_damaged : int
+        Different damaged pictures that are tolerated.
+
+    A loader may be dropped at any time: what its threads still write to lives until they are done.
+    Memory: a picture or two a thread.
+    """
+
+    def __init__(self, records: Any, augmentation: aug.Augmentation = aug.NONE,
+                 threads: Optional[int] = None, max_damaged: int = 100) -> None:
+        self.records = records
+        self.augmentation = augmentation
+        self.threads = threads or runtime.available_cpus()
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        self._max_damaged = max_damaged
+        self._lock = threading.Lock()
+        self._damaged: Set[int] = set()
+        self._scratch = threading.local()
+        self._closed = False
+
+    def abandon(self) -> None:
+        """Have the threads stop after the picture that each is at; does not wait for them.
+
+        Safe anywhere, a finaliser included, which Python may run in one of these threads. Futures
+        that are not done then raise ``concurrent.futures.CancelledError``.
+        """
+        self._closed = True
+
+    def close(self) -> None:
+        """Stop the threads: what has not begun is cancelled, what has is waited for.
+
+        From then on nothing is read from the record set nor written to a batch. May be called
+        again.
+        """
+        self.abandon()
+        self._pool.shutdown(wait=not hasattr(self._scratch, "planes"))  # a thread's own end: never
+
+    def submit(self, out: np.ndarray, sequence: np.ndarray, start: int,
+               draws: Optional[aug.Draws] = None) -> "List[Future[np.ndarray]]":
+        """Begin to load ``sequence[start:start + len(out)]`` into ``out``.
+
+        Parameters
+        ----------
+        out : numpy.ndarray
+            float32 (n, 3, H, W), filled with RGB 0-255.
+        sequence : numpy.ndarray
+            Record keys.
+        start : int
+            Position in ``sequence``.
+        draws : unequal.data.augmentation.Draws, optional
+            Of ``n`` pictures, for the augmentation; default: the pictures as they are.
+
+        Returns
+        -------
+        list of concurrent.futures.Future
+            Each gives the labels (float32) of the next few pictures; together all ``n``. They hold
+            ``out`` until they are done.
+
+        Raises
+        ------
+        RuntimeError
+            When the loader was closed.
+        """
+        if self._closed:
+            raise RuntimeError("the pictures were closed: make a new iterator or loader")
+        count = len(out)
+        if draws is None:
+            draws = aug.draw(aug.NONE, np.random.RandomState(0), count, *out.shape[2:])
+        chunk = max(_CHUNK, math.ceil(count / self.threads))
+        return [self._pool.submit(self._load, out, sequence, start, draws, first,
+                                  min(first + chunk, count))
+                for first in range(0, count, chunk)]
+
+    def _thread_scratch(self, height: int, width: int) -> Tuple[np.ndarray, np.ndarray]:
+        """Memory of this thread for one mirrored picture and one in planes."""
+        if not hasattr(self._scratch, "planes"):
+            self._scratch.mirrored = np.empty((height, width, 3), np.uint8)
+            self._scratch.planes = np.empty((3, height, width), np.uint8)
+        return self._scratch.mirrored, self._scratch.planes
+
+    def _load(self, out: np.ndarray, sequence: np.ndarray, start: int, draws: aug.Draws,
+              first: int, last: int) -> np.ndarray:
+        height, width = out.shape[2:]
+        mirrored, planes = self._thread_scratch(height, width)
+        blue_green_red = [planes[2], planes[1], planes[0]]
+        labels = np.empty(last - first, np.float32)
+        cutoff = self.augmentation.cutoff
+        # Python's own numbers: an element of an array takes longer to fetch than all of these.
+        keys = sequence.take(range(start + first, start + last), mode="wrap").tolist()
+        mirror, color = draws.mirror.tolist(), (draws.gray | draws.jitter).tolist()
+        for i, key in enumerate(keys, first):
+            if self._closed:
+                raise CancelledError
+            try:
+                labels[i - first], data = self.records.image(key)
+                picture = pictures.decode_bgr(data, key, height, width)
+            except InputError:
+                labels[i - first], picture = self._picture(sequence, start + i, height, width)
+            if mirror[i]:
+                picture = aug.flip(picture, mirrored)
+            cv2.split(picture, blue_green_red)
+            out[i] = planes
+            if color[i]:
+                aug.apply_color(out[i], draws, i)
+            if cutoff:
+                aug.apply_cutoff(out[i], draws, i, cutoff)
+        return labels
+
+    def _picture(self, sequence: np.ndarray, position: int, height: int,
+                 width: int) -> Tuple[int, np.ndarray]:
+        for step in range(len(sequence)):
+            key = int(sequence[(position + step) % len(sequence)])
+            try:
+                label, data = self.records.image(key)
+            except DamagedRecord as error:  # not a wrong class: that is a mistake, not an accident
+                self._note_damaged(key, error)
+                continue
+            try:
+                return label, pictures.decode_bgr(
+                    data, "{}: record {}".format(self.records.path, key), height, width)
+            except InputError as error:
+                self._note_damaged(key, error)
+        raise InputError("{}: no picture of the set can be decoded.".format(self.records.path))
+
+    def _note_damaged(self, key: int, error: InputError) -> None:
+        with self._lock:
+            new = key not in self._damaged
+            self._damaged.add(key)
+            count = len(self._damaged)
+        if not self._max_damaged:
+            raise error
+        if count > self._max_damaged:
+            raise InputError(
+                "{}: more than {} pictures are damaged, the last one being record {}; check the "
+                "set with `unequal inspect`.".format(
+                    self.records.path, self._max_damaged, key)) from error
+        if new:
+            logger.warning("skipped (%d so far): %s", count, error)
