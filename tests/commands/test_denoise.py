@@ -1,3 +1,4 @@
+import csv
 import filecmp
 import os
 
@@ -112,3 +113,100 @@ def test_command(tmp_path, capsys):
     assert cli.main(["denoise", source, str(tmp_path / "none"), out]) == 1
     assert capsys.readouterr().err == "error: {}: No such file or directory\n".format(
         tmp_path / "none")
+
+
+def _decisions(tmp_path, *lines):
+    path = tmp_path / "decisions.csv"
+    path.write_text("key,decision,label\n" + "".join(line + "\n" for line in lines))
+    return str(path)
+
+
+def _changes(out):
+    with open(os.path.join(out, "changes.csv"), encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+# keys: 1-3, 4-13, 14, 15-26, 27-35, 36-37 of the classes 0 to 5
+DECIDED = ("2,drop,", "14,relabel,3", "36,relabel,0", "3,keep,", "4,unsure,", "5,drop,",
+           "5,keep,", "37,relabel,5")
+
+
+@pytest.mark.parametrize("how", [{}, {"arrays": True}])
+def test_decisions_drop_and_relabel(tmp_path, how):
+    source, out = make(tmp_path / "all", COUNTS, **how), str(tmp_path / "out")
+    made = copying.apply_decisions(source, _decisions(tmp_path, *DECIDED), out)
+    assert made == (36, 5, 1, 2, 2)
+    moved = {14: 3, 36: 0}
+    found = content(out)
+    assert sorted(found) == sorted((moved.get(key, label), data) for key, (label, data)
+                                   in enumerate(content(source), 1) if key != 2)
+    with RecordSet(out) as records:
+        assert records.num_classes == 6 and len(records.identity_ranges) == 5
+    assert [label for label, _ in found] == sorted(label for label, _ in found)
+    rows = _changes(out)
+    assert rows == [["key", "path", "label", "decision", "new_label", "new_key"],
+                    ["2", "0/1", "0", "drop", "", ""], ["14", "2/0", "2", "relabel", "3", "14"],
+                    ["36", "5/0", "5", "relabel", "0", "3"]]
+    with RecordSet(source) as before, RecordSet(out) as after:
+        for key, new_key, label in ((14, 14, 3), (36, 3, 0)):
+            assert after.image(new_key) == (label, before.image(key)[1])
+    lines = (tmp_path / "out" / "train.lst").read_text().splitlines()
+    assert [int(line.split("\t")[2]) for line in lines] == [label for label, _ in found]
+
+
+def test_a_plain_set_keeps_its_order(tmp_path):
+    source, out = make(tmp_path / "all", COUNTS, identities=False), str(tmp_path / "out")
+    copying.apply_decisions(source, _decisions(tmp_path, "0,drop,", "13,relabel,3"), out)
+    expected = content(source)[1:]
+    expected[12] = (3, expected[12][1])
+    assert content(out) == expected
+
+
+def test_relabelled_sets_can_be_inspected_split_and_unpacked(tmp_path, capsys):
+    source, out = make(tmp_path / "all", COUNTS), str(tmp_path / "out")
+    (tmp_path / "all" / "identities.csv").write_text(
+        "label,name\n" + "".join(f"{label},P {label}\n" for label in range(6)))
+    path = _decisions(tmp_path, *DECIDED)
+    assert cli.main(["denoise", source, path, out, "--renumber"]) == 0
+    assert ("36 images of 5 identities (2 with ten or more, 3 with fewer), 1 dropped, 2 relabelled"
+            in capsys.readouterr().out)
+    with open(out + "/identities.csv", encoding="utf-8") as file:
+        assert file.read().splitlines() == ["label,source,name", "0,0,P 0", "1,1,P 1", "2,3,P 3",
+                                            "3,4,P 4", "4,5,P 5"]
+    assert cli.main(["inspect", out]) == 0
+    assert cli.main(["split", out, str(tmp_path / "head"), str(tmp_path / "tail")]) == 0
+    assert cli.main(["unpack", out, str(tmp_path / "folders")]) == 0
+    assert sorted(os.listdir(str(tmp_path / "folders"))) == ["P 0", "P 1", "P 3", "P 4", "P 5"]
+    assert len(os.listdir(str(tmp_path / "folders" / "P 3"))) == 13
+    assert len(os.listdir(str(tmp_path / "folders" / "P 0"))) == 3
+
+
+@pytest.mark.parametrize("lines, said", [
+    (("99,drop,",), "names the image 99"),
+    (("1,relabel,6",), "the class 6"),
+    (tuple(f"{key},drop," for key in range(1, 38)), "drops every image"),
+])
+def test_decisions_of_another_set(tmp_path, lines, said):
+    source = make(tmp_path / "all", COUNTS)
+    with pytest.raises(InputError, match=said):
+        copying.apply_decisions(source, _decisions(tmp_path, *lines), str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "train.rec").exists()
+
+
+def test_what_changes_nothing_says_so(tmp_path, caplog):
+    source = make(tmp_path / "all", COUNTS)
+    copying.denoise(source, _noise(tmp_path), str(tmp_path / "one"))
+    assert "is empty" in caplog.text
+    copying.apply_decisions(source, _decisions(tmp_path, "1,keep,"), str(tmp_path / "two"))
+    assert "changes nothing" in caplog.text
+    for name in ("train.rec", "train.idx", "train.lst", "property"):
+        assert filecmp.cmp(str(tmp_path / "two" / name), os.path.join(source, name), shallow=False)
+
+
+def test_a_noise_list_with_classes_numbered_anew(tmp_path):
+    source = make(tmp_path / "all", COUNTS)
+    made = copying.apply_decisions(source, _noise(tmp_path, "2 14 0.004 0.001"),
+                                   str(tmp_path / "out"), renumber=True)
+    assert (made.images, made.identities, made.dropped, made.relabelled) == (36, 5, 1, 0)
+    with RecordSet(str(tmp_path / "out")) as records:
+        assert records.num_classes == 5 and set(records.labels()) == set(range(5))

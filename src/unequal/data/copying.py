@@ -3,14 +3,16 @@
 Records stream from file to file; what is kept in memory grows with the number of images (their
 keys) and identities, never with the pictures' bytes. ``benchmarks/records.py`` measures it.
 """
+import csv
 import itertools
 import logging
 import os
 import shutil
+from typing import List, NamedTuple, Optional
 
 import numpy as np
 
-from unequal.data import noise_lists
+from unequal.data import decisions, noise_lists
 from unequal.data.identities import read_names, write_table
 from unequal.data.records import RecordSet, RecordWriter, relabel
 from unequal.errors import ArgumentError, InputError
@@ -214,6 +216,8 @@ def denoise(directory, noise_list, out):
             images = walk(records, keys, ends)
         else:  # any order, no identity records to check
             images = ((None,) + records.image_payload(key) for key in records.image_keys)
+        if not len(noise):
+            log.warning("%s: is empty; %s is a copy of the set", noise_list, out)
         noisy = np.isin(records.image_keys, noise)
         expected = dict(zip(noise.tolist(), labels.tolist()))
         left = np.zeros(records.num_classes, bool)
@@ -232,6 +236,125 @@ def denoise(directory, noise_list, out):
                             noise_list, key, expected[int(key)], directory, label))
         _copy_names(directory, out)
         return int((~noisy).sum()), int(left.sum()), int(noisy.sum())
+
+
+class Applied(NamedTuple):
+    """What :func:`apply_decisions` made."""
+
+    images: int
+    identities: int
+    dropped: int
+    relabelled: int
+    head: int  # identities with ten images or more (the paper's "pic9")
+
+
+def is_decisions(path: str) -> bool:
+    """Whether a file is one of decisions (:mod:`unequal.data.decisions`), not a noise list."""
+    with open_input(path) as file:
+        return file.readline(100).strip() == ",".join(decisions.FIELDS).encode()
+
+
+def _decided_labels(path: str, records: RecordSet, old: np.ndarray) -> np.ndarray:
+    """Each image's class as decided, -1 where it is dropped; ``old`` are the set's."""
+    decided = (decisions.read_decisions(path) if is_decisions(path) else
+               {int(key): decisions.Decision(int(key), "drop")
+                for key in noise_lists.read_list(path)[1]})
+    new = old.copy()
+    places = dict(zip(records.image_keys.tolist(), range(len(old))))
+    for decision in decided.values():
+        place = places.get(decision.key)
+        if place is None or (decision.label or 0) >= records.num_classes:
+            raise InputError(
+                f"{path}: names the image {decision.key}"
+                f"{'' if place is None else f' and the class {decision.label}'}, which "
+                f"{records.directory} does not have; give the decisions that were "
+                "made on this set.")
+        if decision.decision == "drop":
+            new[place] = -1
+        elif decision.decision == "relabel":
+            new[place] = decision.label
+    return new
+
+
+def apply_decisions(directory: str, path: str, out: str, renumber: bool = False) -> Applied:
+    """Copy a set as decided: without what was dropped, and what was relabelled under its new class.
+
+    ``changes.csv`` in the new set has a row for each image that was dropped or relabelled (``key``,
+    ``path``, ``label``, ``decision``, ``new_label``, ``new_key``; keys and labels without ``new``
+    are the source's). Images come identity by identity, in the source's order of identities; a
+    record keeps everything but its class. Memory: 40 bytes an image, and the lines of
+    ``train.lst``.
+
+    Parameters
+    ----------
+    directory, path, out : str
+        ``path`` is a file of decisions, or a noise list (each image on it is dropped).
+    renumber : bool
+        Number the classes that have images anew from 0; ``identities.csv`` then tells the number
+        each had (column ``source``). Otherwise they keep their numbers and ``property`` its count.
+
+    Raises
+    ------
+    InputError
+        When the decisions belong to another set, or leave no image.
+    """
+    check_different(directory, out)
+    with RecordSet(directory) as records:
+        keys, old = records.image_keys, records.labels()
+        new = _decided_labels(path, records, old)
+        left = np.unique(new[new >= 0])
+        if not len(left):
+            raise InputError(f"{path}: drops every image of {directory}; keep some.")
+        changed = np.flatnonzero(new != old)
+        if not len(changed):
+            log.warning("%s: changes nothing; %s is a copy", path, out)
+        first = np.full(records.num_classes, len(keys))
+        np.minimum.at(first, old, np.arange(len(keys)))  # where each class begins
+        identities = len(records.identity_ranges) > 0
+        kept = np.flatnonzero(new >= 0)
+        if identities:
+            kept = kept[np.lexsort((kept, new[kept], first[new[kept]]))]
+        numbers = np.arange(records.num_classes)
+        if renumber:
+            numbers[left] = np.arange(len(left))
+        lines = list(itertools.islice(list_lines(records), len(keys)))
+        new_keys = np.full(len(keys), -1)
+        with RecordWriter(out, records.image_size, None if renumber else records.num_classes,
+                          identities, first_key=int(keys[0])) as writer:
+            for place in track(kept, "images", len(kept)):
+                _, payload = records.image_payload(keys[place])
+                label = int(numbers[new[place]])
+                if label != old[place]:
+                    payload = relabel(payload, label)
+                    lines[place] = _relabel_line(lines[place], label)
+                new_keys[place] = writer.add_payload(label, payload, lines[place])
+        _write_changes(os.path.join(out, "changes.csv"), [
+            (int(keys[place]), _path(lines[place]), int(old[place]),
+             "drop" if new[place] < 0 else "relabel",
+             "" if new[place] < 0 else int(numbers[new[place]]),
+             "" if new[place] < 0 else int(new_keys[place])) for place in changed])
+        if renumber:
+            names = read_names(directory)
+            digits = len(str(records.num_classes - 1))
+            write_table(os.path.join(out, "identities.csv"), ("label", "source", "name"),
+                        [(number, int(label), names.get(int(label), str(label).zfill(digits)))
+                         for number, label in enumerate(left)])
+        else:
+            _copy_names(directory, out)
+        dropped = int((new < 0).sum())
+        return Applied(len(kept), len(left), dropped, len(changed) - dropped,
+                       int((np.bincount(new[kept]) >= 10).sum()))
+
+
+def _path(line: Optional[str]) -> str:
+    return line.rstrip("\n").split("\t")[1] if line and line.count("\t") > 1 else ""
+
+
+def _write_changes(path: str, rows: List[tuple]) -> None:
+    with replacing(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("key", "path", "label", "decision", "new_label", "new_key"))
+        writer.writerows(rows)
 
 
 def _copy_names(directory, out):
