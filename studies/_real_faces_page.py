@@ -35,19 +35,25 @@ def right_pairs(line: Line) -> np.ndarray:
     return np.concatenate([unpacked(line["right"][name], PAIRS) for name in TARGETS])
 
 
+def final(line: Line) -> Line:
+    """The numbers of the last checkpoint: what later arms start from."""
+    return line.get("last", line)
+
+
 def difference(lines: Lines, kind: str, rate: float, arm: str, control: str,
-               seed: int = 0) -> Optional[Difference]:
+               of: Callable[[Line], Line] = dict, seed: int = 0) -> Optional[Difference]:
     """Paired difference of two arms over the seeds both have.
 
     The interval is a bootstrap over seeds and, within, over pairs (the same pairs for all seeds,
-    as they are the same pictures). With one seed it holds for that training run only.
+    as they are the same pictures). With one seed it holds for that training run only. ``of``
+    picks the checkpoint: the chosen one, or :func:`final`.
     """
     rows = []
     for key, line in sorted(lines.items()):
         if (key.kind, key.rate, key.arm) == (kind, rate, arm):
             other = lines.get(key._replace(arm=control))
             if other:
-                rows.append(right_pairs(line).astype(np.int8) - right_pairs(other))
+                rows.append(right_pairs(of(line)).astype(np.int8) - right_pairs(of(other)))
     if not rows:
         return None
     table = np.array(rows)
@@ -92,7 +98,8 @@ def regime(lines: Lines) -> str:
     rows = []
     for kind, rate in cells(lines):
         for line in _of(lines, kind, rate, "ArcFace"):
-            plain, margin = line["training"]["recognised"], line["training"]["recognised_margin"]
+            known = final(line)["training"]
+            plain, margin = known["recognised"], known["recognised_margin"]
             wanted = REGIME[rate == 0]
             rows.append([kind, "{:.0f}%".format(100 * rate), str(line["seed"]),
                          "{:.1f} (≥ {:.0f})".format(plain, wanted[0]),
@@ -110,19 +117,20 @@ def results(lines: Lines, kind: str, rate: float, arms: Sequence[str]) -> str:
         if not of:
             continue
         control = TAIL_CONTROL if arm.startswith("tail") else CONTROL
-        gain = difference(lines, kind, rate, arm, control) if arm != control else None
+        gains = ["" if arm == control else str(
+            difference(lines, kind, rate, arm, control, which) or "") for which in (dict, final)]
 
         def column(key: str, of: List[Line] = of) -> str:
-            return _spread([line.get("training", {}).get(key) for line in of])
+            return _spread([final(line).get("training", {}).get(key) for line in of])
 
         rows.append([arm, str(len(of)), *(
             _spread([line["report"][name] for line in of]) for name in TARGETS),
-            _spread([mean(line) for line in of]),
-            str(gain) if gain else "", column("recognised"), column("wrong"), column("right"),
-            column("differ_right")])
-    return markdown(["arm", "seeds", "FF", "FP", "mean", "against its control",
-                     "clean known", "flips believed", "flips: right person",
-                     "second term right"], rows)
+            _spread([mean(line) for line in of]), gains[0],
+            _spread([mean(final(line)) for line in of]), gains[1],
+            column("recognised"), column("wrong"), column("right"), column("differ_right")])
+    return markdown(["arm", "seeds", "FF", "FP", "mean", "against its control", "last: mean",
+                     "last: against its control", "clean known", "flips believed",
+                     "flips: right person", "second term right"], rows)
 
 
 def lists(lines: Lines) -> str:
@@ -205,16 +213,17 @@ def plot_gain(lines: Lines, path: Path, title: str, of: Callable[[Key], bool], c
         other = lines.get(key._replace(arm=control))
         start = lines.get(key._replace(arm=line["parent"])) if line["parent"] else None
         if other and start and of(key):
-            value = across(start)
+            value = across(final(start))
             if value is not None:
-                points.setdefault(key.arm, []).append((value, mean(line) - mean(other)))
+                points.setdefault(key.arm, []).append(
+                    (value, mean(final(line)) - mean(final(other))))
     if not points:
         return False
     figure, axes = _axes()
     for arm, some in points.items():
         axes.plot(*zip(*some), "o", label=arm, alpha=0.8)
     axes.axhline(0, color="grey", linewidth=1)
-    axes.set(xlabel=xlabel, ylabel="points above {!r}".format(control), title=title)
+    axes.set(xlabel=xlabel, ylabel="points above {!r}, last checkpoints".format(control), title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     figure.savefig(str(path), dpi=110)

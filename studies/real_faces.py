@@ -42,7 +42,7 @@ NETWORK = ("--network", "n8", "--emb-size", "128", "--loss-type", "4", "--margin
 WARM = ("--margin-m", "0", "--per-batch-size", "128", "--lr", "0.1", "--lr-steps", "100000",
         "--max-steps", "500", "--verbose", "500")
 ARCFACE = ("--margin-m", "{:g}".format(MARGIN), "--per-batch-size", "128", "--lr", "0.1",
-           "--lr-steps", "700,900", "--max-steps", "1000", "--verbose", "250")
+           "--lr-steps", "700,900", "--max-steps", "1000", "--verbose", "250", "--ckpt", "2")
 FINE = ("--margin-m", "{:g}".format(MARGIN), "--per-batch-size", "128", "--lr", "0.02",
         "--lr-steps", "400", "--max-steps", "500", "--verbose", "250")
 TAIL = ("--margin-m", "{:g}".format(MARGIN), "--noise-beta", "0.5", "--lr", "0.002",
@@ -56,7 +56,8 @@ class Arm(NamedTuple):
     Attributes
     ----------
     parent : str, optional
-        The arm whose chosen checkpoint it starts from.
+        The arm whose last checkpoint it starts from. Under much noise the validation people prefer
+        an early one, of a model that does not know its own people yet (docs/study.md).
     script : str
     flags : tuple of str
     data : str
@@ -346,11 +347,11 @@ class Cell:
 
     def margin_list(self) -> str:
         """Images whose label is not the likeliest one."""
-        return self._list("margin", self.study.checkpoint(self, "ArcFace"))
+        return self._list("margin", self.study.last(self, "ArcFace"))
 
     def reference_list(self) -> str:
         """The reference's rule, with a threshold that lists as many."""
-        return self._list("reference", self.study.checkpoint(self, "ArcFace"))
+        return self._list("reference", self.study.last(self, "ArcFace"))
 
     def dominant_centers(self, model: str) -> str:
         """A model of several centres a class with the dominant ones only."""
@@ -360,7 +361,7 @@ class Cell:
         return out + ",0"
 
     def without_sub_center_list(self) -> str:
-        model = self.dominant_centers(self.study.checkpoint(self, "3 sub-centers"))
+        model = self.dominant_centers(self.study.last(self, "3 sub-centers"))
         return self._denoised(self._list("sub-centers", model), "without-sub-center-list")
 
     def list_facts(self) -> Dict[str, Dict[str, float]]:
@@ -405,14 +406,14 @@ class Cell:
     def run(self, name: str) -> Dict[str, Any]:
         """Train an arm and measure it: a line of the results."""
         arm, begin = ARMS[name], time.time()
-        folder = self.folder / name.replace(",", "").replace("'", "").replace(" ", "_")
+        folder = self.folder / folder_name(name)
         folder.mkdir(parents=True, exist_ok=True)
         prefix = str(folder / "model")
         flags = [*NETWORK, *arm.flags, "--data-dir", getattr(self, arm.data)(), "--eval-dir",
                  self.study.path("validation"), "--target", ",".join(TARGETS), "--seed",
                  str(self.seed), "--prefix", prefix]
         if arm.parent:
-            start = self.study.checkpoint(self, arm.parent)
+            start = self.study.last(self, arm.parent)
             flags += ["--pretrained", getattr(self, arm.start)(start) if arm.start else start]
         if arm.script == "train_relusoft.py":
             flags += ["--bin-dir", str(folder), "--truth", self.noisy() + "/truth.csv"]
@@ -424,25 +425,36 @@ class Cell:
             flags += ["--data-dir-interclass", self.study.path("tail")]
         memory = self.study.call([sys.executable, "-u", arm.script, *flags, "--resume", "auto"],
                                  folder / "log.txt")
-        chosen = self.study.chosen(prefix, arm)
+        prefix = last_prefix(prefix, arm)
+        chosen = "{},{}".format(prefix, best_epoch(prefix))
         line: Dict[str, Any] = {
             "study": "real_faces", "kind": self.kind, "rate": self.rate,
             "outliers": OUTLIERS if self.rate else 0.0, "seed": self.seed, "arm": name,
             "parent": arm.parent, "checkpoint": os.path.relpath(chosen, str(self.study.work))}
-        validation, _ = measure_pairs(chosen, self.study.path("validation"))
-        report, right = measure_pairs(chosen, self.study.path("report"))
-        line.update(validation=validation, report=report, right=right)
-        if arm.data != "with_tail_classes":
-            line["training"], _ = measure_training(chosen, self.noisy())
-        line.update(
-            lists=self.list_facts(), tail_cosine=tail_tightness(chosen, self.study.path("tail")),
-            memory_mib=memory, seconds=round(time.time() - begin),
-            sha256=hashlib.sha256(Path("{}-{:04d}.params".format(
-                *_split(chosen))).read_bytes()).hexdigest(),
-            commit=commit(), command=self.study.shown([arm.script, *flags]))
+        line.update(self.measured(chosen, arm))
+        # The last one is saved under both numbers when it is the best, too.
+        last = prefix + ",0"
+        digests = [_sha256(checkpoint) for checkpoint in (chosen, last)]
+        if digests[0] != digests[1]:
+            line["last"] = dict(self.measured(last, arm), sha256=digests[1])
+        line.update(lists=self.list_facts(), memory_mib=memory, sha256=digests[0],
+                    seconds=round(time.time() - begin), commit=commit(),
+                    command=self.study.shown([arm.script, *flags]))
         if name == "ArcFace":
             line["curve"] = self.curve(prefix)
         return line
+
+    def measured(self, checkpoint: str, arm: Arm) -> Dict[str, Any]:
+        """Everything that is measured of one checkpoint."""
+        study = self.study
+        report, right = measure_pairs(checkpoint, study.path("report"))
+        numbers: Dict[str, Any] = {
+            "validation": measure_pairs(checkpoint, study.path("validation"))[0],
+            "report": report, "right": right,
+            "tail_cosine": tail_tightness(checkpoint, study.path("tail"))}
+        if arm.data != "with_tail_classes":
+            numbers["training"], _ = measure_training(checkpoint, self.noisy())
+        return numbers
 
     def curve(self, prefix: str) -> List[Dict[str, Any]]:
         """The training images at each verification whose checkpoint was kept."""
@@ -456,9 +468,21 @@ class Cell:
         return points
 
 
-def _split(checkpoint: str) -> Tuple[str, int]:
+def folder_name(arm: str) -> str:
+    """Where an arm's checkpoints are, in its cell's folder."""
+    return arm.replace(",", "").replace("'", "").replace(" ", "_")
+
+
+def last_prefix(prefix: str, arm: Arm) -> str:
+    """The prefix of an arm's checkpoints; with a list of weights, those of the last weight."""
+    weights = arm.flags[arm.flags.index("--interweight") + 1].split(",") if arm.tail else [""]
+    return prefix + ("_w" + weights[-1] if len(weights) > 1 else "")
+
+
+def _sha256(checkpoint: str) -> str:
     prefix, epoch = checkpoint.rsplit(",", 1)
-    return prefix, int(epoch)
+    path = Path("{}-{:04d}.params".format(prefix, int(epoch)))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_set(out: str, parts: Sequence[Tuple[str, Dict[int, int], Optional[int]]]) -> None:
@@ -564,27 +588,19 @@ class Study:
                 self.unequal("split", self.path(source), self.path(more), self.path(fewer),
                              "--head-min-images", str(minimum))
 
-    def chosen(self, prefix: str, arm: Arm) -> str:
-        """``prefix,epoch`` that the validation people chose; for a list of weights, of the last."""
-        if arm.tail:
-            weights = arm.flags[arm.flags.index("--interweight") + 1].split(",")
-            if len(weights) > 1:
-                prefix += "_w" + weights[-1]
-        return "{},{}".format(prefix, best_epoch(prefix))
-
-    def checkpoint(self, cell: Cell, name: str) -> str:
-        """An arm's chosen checkpoint, trained when it is not there (any more)."""
-        line = self.lines.get(Key(cell.kind, cell.rate, cell.seed, name))
-        if line:
-            found = str(self.work / line["checkpoint"])
-            if os.path.exists("{}-{:04d}.params".format(*_split(found))):
-                return found
-        self.do(Key(cell.kind, cell.rate, cell.seed, name), again=True)
-        return str(self.work / self.lines[Key(cell.kind, cell.rate, cell.seed, name)]["checkpoint"])
+    def last(self, cell: Cell, name: str) -> str:
+        """An arm's last checkpoint, trained when it is not there (any more)."""
+        folder = cell.folder / folder_name(name)
+        prefix = last_prefix(str(folder / "model"), ARMS[name])
+        key = Key(cell.kind, cell.rate, cell.seed, name)
+        there = os.path.exists(prefix + "-0000.params")
+        if key not in self.lines or not there:
+            self.do(key, again=not there)
+        return prefix + ",0"
 
     def clean_model(self, seed: int) -> str:
         """ArcFace on the clean labels: whom it confuses is whom structured noise confuses."""
-        return self.checkpoint(Cell(self, "uniform", 0.0, seed), "ArcFace")
+        return self.last(Cell(self, "uniform", 0.0, seed), "ArcFace")
 
     def do(self, key: Key, again: bool = False) -> None:
         """Train and measure one arm unless its line is there."""

@@ -97,6 +97,14 @@ def test_paired_difference():
     assert page.difference(lines_of(0, 1), "uniform", 0.2, "NRA 0.5", "continued") is None
 
 
+def test_last_checkpoints_are_compared_apart():
+    found = lines_of(0.02, 1)
+    better, control = (found[Key("uniform", 0.4, 0, arm)] for arm in ("NRA 0.5", "continued"))
+    better["last"] = {"right": control["right"], "report": control["report"]}
+    assert page.difference(found, "uniform", 0.4, "NRA 0.5", "continued").mean > 1.9
+    assert page.difference(found, "uniform", 0.4, "NRA 0.5", "continued", page.final).mean == 0
+
+
 def test_seeds_that_disagree_widen_the_interval():
     agree, differ = lines_of(0.02, 2), lines_of(0.02, 2)
     good, control = (Key("uniform", 0.4, 1, arm) for arm in ("NRA 0.5", "continued"))
