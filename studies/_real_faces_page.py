@@ -223,7 +223,8 @@ def plot_gain(lines: Lines, path: Path, title: str, of: Callable[[Key], bool], c
     for arm, some in points.items():
         axes.plot(*zip(*some), "o", label=arm, alpha=0.8)
     axes.axhline(0, color="grey", linewidth=1)
-    axes.set(xlabel=xlabel, ylabel="points above {!r}, last checkpoints".format(control), title=title)
+    axes.set(xlabel=xlabel, title=title,
+             ylabel="points above {!r}, last checkpoints".format(control))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     figure.savefig(str(path), dpi=110)
