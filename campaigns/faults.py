@@ -91,7 +91,9 @@ def contents(path):
 
 def differences(whole, killed):
     """Names of files that differ, or are in one of the directories only."""
-    names = {path.name for path in whole.iterdir()} | {path.name for path in killed.iterdir()}
+    # The state before the last one is of when the run was stopped.
+    names = {path.name for path in (*whole.iterdir(), *killed.iterdir())
+             if not path.name.endswith("-resume.1.npz")}
     return [name for name in sorted(names)
             if not ((whole / name).exists() and (killed / name).exists()
                     and contents(whole / name) == contents(killed / name))]

@@ -275,3 +275,23 @@ def test_golden_trajectory(tmp_path):
     train(args, Batches())
     losses = [event["metrics"]["softmaxloss"] for event in events(args, "train")]
     np.testing.assert_allclose(losses, GOLDEN_LOSSES, rtol=2e-3)
+
+
+def test_the_weights_are_equal_on_all_devices(tmp_path):
+    """So that one device's are saved; BatchNorm's averages are each device's own."""
+    args = arguments(tmp_path, "--max-steps", "3", "--version-output", "E")
+    groups = []
+    train(args, Batches(), 4, before_batch=lambda learner, _: groups.append(
+        learner.module._exec_group))
+    group = groups[0]
+    saved = weights(args)
+    for name, copies in zip(group.param_names, group.param_arrays):
+        for copy in copies:
+            np.testing.assert_array_equal(copy.asnumpy(), saved[name], err_msg=name)
+    differ = 0
+    for name, copies in zip(group.aux_names, group.aux_arrays):
+        copies = np.stack([copy.asnumpy() for copy in copies])
+        differ += (copies[0] != copies[1]).any()
+        np.testing.assert_allclose(saved[name], copies.mean(axis=0), rtol=1e-6, atol=1e-7,
+                                   err_msg=name)
+    assert len(group.param_names) > 20 and differ

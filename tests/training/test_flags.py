@@ -26,7 +26,8 @@ REFERENCE = {
     "--log-file": "trainlog", "--log-dir": "",
 }
 OURS = {"--seed": 0, "--patience": 10,
-        "--select": "mean", "--eval-dir": "", "--save-floor": 0.0, "--devices": "",
+        "--select": "mean",
+        "--state-minutes": 0.0, "--eval-dir": "", "--save-floor": 0.0, "--devices": "",
         "--kv-store": "device", "--compress-gradients": 0.0,
         "--sub-centers": 1, "--resume": ""}
 NRA = {"--noise-beta": 1.0, "--bin-dir": "", "--batch_size_mining": 20}
@@ -38,7 +39,8 @@ TAIL = {"--noise": 1, "--noise-beta": 0.9, "--batch-size1": 90, "--batchsize_id"
 FREE = {
     "resume", "debug", "kv_store", "prefix", "data_dir", "data_dir_interclass", "eval_dir",
     "log_file", "log_dir", "bin_dir", "noise_list", "truth", "devices", "batch_size_mining",
-    "verbose", "ckpt", "save_floor", "patience", "select", "max_steps", "end_epoch"}
+    "verbose", "ckpt", "save_floor", "patience", "select",
+    "state_minutes", "max_steps", "end_epoch"}
 SHARED = {"prefix", "verbose", "ckpt", "patience", "select", "max_steps", "end_epoch"}
 
 
@@ -57,7 +59,8 @@ def flags(script):
      {**OURS, "--mean-loss": 0, "--gate": 0.0, "--truth": "", "--noise-threshold": 0.0,
       "--noise-list": ""}),
     ("train_unequal.py", {**REFERENCE, **TAIL},
-     {**OURS, "--mining": 1, "--bags": 100, "--patience": 100}),
+     {**OURS, "--mining": 1, "--bags": 100, "--patience": 100,
+      "--state-minutes": 5.0}),
 ])
 def test_the_scripts_have_the_references_flags_and_ours(script, reference, ours):
     expected = {**reference, **ours}

@@ -290,3 +290,37 @@ def test_the_authors_step_4_would_not_have_been_cut_short(weight, handed_on, ran
     assert handed_on <= ran_to
     assert replayed(weight, 10)[0] == with_10
     assert replayed(10, 90)[0] < 6500  # the longest wait for a new best is of 90 verifications
+
+
+def test_the_weights_are_fetched_once_a_step(tmp_path):
+    class Fetched(Counter):
+        def params(self):
+            fetched.append(int(self.weight[0]))
+            return super().params()
+
+    fetched = []
+    make(tmp_path, learner=Fetched(), verbose=5, max_steps=11,
+         stage=dict(before_epoch=lambda *_: None)).fit()
+    assert fetched == [0, 5, 10, 11]  # 5 and 10: a verification and an epoch's beginning
+
+
+@pytest.mark.parametrize("minutes, written", [(0.0, [2, 4, 6, 8, 9]), (2.0, [2, 6, 8, 9]),
+                                              (1000.0, [2, 8, 9])])
+def test_when_the_state_is_written(tmp_path, monkeypatch, minutes, written):
+    """With the first verification, a new best (8), after so many minutes, and at the end."""
+    now = [0.0]
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: now[0])
+
+    def verifier(*_):
+        now[0] += 60
+        return results.pop(0)
+
+    results = [{"lfw": Result(xnorm=1, accuracy=one, accuracy_std=0, accuracy_flip=one,
+                              accuracy_flip_std=0)} for one in (0.5, 0.4, 0.4, 0.6, 0.3)]
+    run = make(tmp_path, max_steps=9, state_minutes=minutes)
+    run.verifier = verifier
+    steps, save = [], run.store.save_state
+    monkeypatch.setattr(run.store, "save_state", lambda state: (
+        steps.append(state.position["step"]), save(state)))
+    run.fit()
+    assert steps == written

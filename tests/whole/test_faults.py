@@ -28,6 +28,7 @@ def data(tmp_path_factory):
     step_4 = ("train_unequal.py", *NETWORK, "--data-dir", head, "--data-dir-interclass", tail,
               "--batch-size1", "12", "--batchsize_id", "12", "--bag-size", "24", "--bags", "5",
               "--batch-size2", "8", "--lr", "0.01", "--interweight", "1,5", "--verbose", "3",
+              "--state-minutes", "0",
               "--max-steps", "9", "--target", "lfw")
     return Namespace(step_2=step_2, step_4=step_4)
 

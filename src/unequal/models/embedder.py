@@ -15,7 +15,7 @@ from unequal.data.batches import DATA_NAME
 from unequal.data.loading import BatchBuffers, PictureLoader
 from unequal.errors import ArgumentError, InputError
 from unequal.models import checkpoints
-from unequal.system import interrupts, progress, runtime
+from unequal.system import interrupts, mxnet_private, progress, runtime
 
 logger = logging.getLogger(__name__)
 
@@ -234,6 +234,12 @@ class Embedder(TransformerMixin, BaseEstimator):
             # The output itself is written over by the next batch.
             return self._module.get_outputs()[0].copy()
 
+    def _queue_mirrored(self):
+        """:meth:`queue` of the mirror images of the batch it had last."""
+        with _running():
+            mxnet_private.forward_mirrored(self._module, DATA_NAME)
+            return self._module.get_outputs()[0].copy()
+
     def stream(self, source, keys=None, flip=False, threads=None):
         """Embed pictures batch by batch.
 
@@ -292,7 +298,7 @@ class Embedder(TransformerMixin, BaseEstimator):
                 data = array[:count] if small else array
                 # The array is held: decoding would take it next, and wait for the network.
                 running = (start, count, labels, self.queue(data),
-                           self.queue(mx.nd.flip(data, axis=3)) if flip else None, array)
+                           self._queue_mirrored() if flip else None, array)
                 if before is not None:
                     yield self._finished(*before)
                 before = running

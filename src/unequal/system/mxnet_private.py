@@ -2,6 +2,7 @@
 import ctypes
 from typing import Any
 
+import mxnet as mx
 import numpy as np
 from mxnet.base import _LIB, check_call
 
@@ -52,6 +53,31 @@ def parameters(module):
     arrays.update({"aux:" + name: (value.shape, value.dtype)
                    for name, value in executor.aux_dict.items()})
     return arrays, [name for name, values in gradients(module) if values[0] is not None]
+
+
+def host_params(module):
+    """As ``Module.get_params``, with the weights of the first device instead of all devices' mean.
+
+    After an update with the sum of all gradients the weights are the same everywhere; BatchNorm's
+    averages are not, and their mean is taken. Host memory: one copy of the weights, as there.
+    """
+    group = module._exec_group
+    for name, copies in zip(group.param_names, group.param_arrays):
+        copies[0].copyto(module._arg_params[name])
+    for name, copies in zip(group.aux_names, group.aux_arrays):
+        mean = sum(copy.copyto(mx.cpu()) for copy in copies) / len(copies)
+        mean.astype(module._aux_params[name].dtype).copyto(module._aux_params[name])
+    module._params_dirty = False
+    return module._arg_params, module._aux_params
+
+
+def forward_mirrored(module, name):
+    """Run a bound Module once more for inference on the mirror images of the batch that its input
+    ``name`` (N, C, H, W) holds, turned over on its devices; the input is left turned over."""
+    for executor in module._exec_group.execs:
+        data = executor.arg_dict[name]
+        mx.nd.flip(data, axis=3).copyto(data)
+        executor.forward(is_train=False)
 
 
 def gradients(module):

@@ -116,6 +116,10 @@ class Config:
                                "(--patience); mean: of all targets", origin=OURS,
                        change=AT_RESUME)
     eval_dir: str = flag("", "directory of the verification sets", origin=OURS, change=ANYWHERE)
+    state_minutes: float = flag(0.0, "the state that --resume goes on from is written with every "
+                                     "PREFIX-NNNN, at the end, and at a verification so many "
+                                     "minutes after the last", origin=OURS, allowed=NOT_NEGATIVE,
+                                change=ANYWHERE)
     save_floor: float = flag(0.0, "PREFIX-NNNN only when the first target reaches this accuracy "
                                   "(the reference asks 0.975 to 0.99)", origin=OURS, allowed=SHARE,
                              change=ANYWHERE)
@@ -186,6 +190,11 @@ class UnequalConfig(Config):
     # Defaults of the reference's step 4.
     lr: float = flag(0.001, "learning rate", allowed=POSITIVE)
     verbose: int = flag(50, "batches between verifications", allowed=POSITIVE, change=AT_RESUME)
+    # Verifications are frequent here, and a state takes as long as ten batches.
+    state_minutes: float = flag(5.0, "the state that --resume goes on from is written with every "
+                                     "PREFIX-NNNN, at the end, and at a verification so many "
+                                     "minutes after the last", origin=OURS, allowed=NOT_NEGATIVE,
+                                change=ANYWHERE)
     # The authors' logs have 90 verifications in a row without a new best before one that has.
     patience: int = flag(100, "stop when the accuracy (--select) has not risen for so many "
                               "verifications, from the start unless --lr-steps is given; 0: never",

@@ -173,12 +173,11 @@ class ModuleLearner(Learner):
         # BatchNorm's backward writes its moving averages without telling MXNet's engine, so a copy
         # may be taken before they are there.
         mx.nd.waitall()
-        arg_params, aux_params = self.module.get_params()
+        arg_params, aux_params = mxnet_private.host_params(self.module)
         for name, value in (*arg_params.items(), *aux_params.items()):
             if not np.isfinite(value.asnumpy()).all():
                 raise NotFinite(f"{name} is no longer finite")
-        # Each worker has BatchNorm's averages over its own pictures; so has each device, and MXNet
-        # takes their mean.
+        # Each worker has BatchNorm's averages over its own pictures, as each device has.
         return arg_params, self._run.workers.mean(aux_params)
 
     def momenta(self) -> Dict[str, mx.nd.NDArray]:

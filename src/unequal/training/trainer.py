@@ -100,6 +100,8 @@ class Trainer:
         self.progress = Progress()
         self.meter = Meter(stage.metrics)
         self.metrics: Dict[str, float] = {}
+        self._fetched: Optional[Tuple[int, Tuple[dict, dict]]] = None
+        self._state_time = -math.inf  # of the last state written
 
     def fit(self) -> Best:
         """Train to the end.
@@ -238,11 +240,13 @@ class Trainer:
             raise self._diverged(f"The loss is {loss}")
 
     def params(self) -> Tuple[dict, dict]:
-        """The weights, all finite (all)."""
-        try:
-            return self.learner.params()
-        except NotFinite as error:
-            raise self._diverged(str(error)) from None
+        """The weights, all finite; fetched once a step (all)."""
+        if self._fetched is None or self._fetched[0] != self.progress.step:
+            try:
+                self._fetched = self.progress.step, self.learner.params()
+            except NotFinite as error:
+                raise self._diverged(str(error)) from None
+        return self._fetched[1]
 
     def _diverged(self, what: str) -> InputError:
         verified = self.progress.verified
@@ -268,7 +272,7 @@ class Trainer:
             step % self.config.verbose == 0 or step >= self.limit)
 
     def verify(self) -> None:
-        """Save, measure, keep when better, save the state (all)."""
+        """Save, measure, keep when better, save the state when it is time (all)."""
         self.read_metrics()
         params = self.params()
         self.store.save_model(0, params)
@@ -283,14 +287,15 @@ class Trainer:
             if self.config.select != "mean":
                 selected = results[self.config.select].accuracy_flip
         accuracies, selected = self.workers.broadcast([accuracies, selected])
-        if self._counts():
-            self.keep_when_better(accuracies, selected, params)
+        kept = self._counts() and self.keep_when_better(accuracies, selected, params)
         self.progress.verified = self.progress.step
-        self.save_state(params)
+        waited = time.monotonic() - self._state_time
+        if kept or waited >= 60 * self.config.state_minutes or self.reason_to_end():
+            self.save_state(params)
 
     def keep_when_better(self, accuracies: Sequence[float], selected: Optional[float],
-                         params: Tuple[dict, dict]) -> None:
-        """PREFIX-NNNN, as ``--ckpt`` says."""
+                         params: Tuple[dict, dict]) -> bool:
+        """PREFIX-NNNN, as ``--ckpt`` says; whether it was written."""
         progress, best = self.progress, self.progress.best
         progress.saves += 1
         better = risen = False
@@ -300,7 +305,8 @@ class Trainer:
             risen = best.mean > before
             if progress.step <= self.stage.last_fall:  # a plateau may end with the next fall
                 best.stale = 0
-        if self.config.ckpt > 1 or (self.config.ckpt == 1 and better):
+        kept = self.config.ckpt > 1 or (self.config.ckpt == 1 and better)
+        if kept:
             self.store.save_model(progress.saves, params)
             if self.leading:
                 self.notify("save", epoch=progress.saves)
@@ -308,12 +314,14 @@ class Trainer:
                 best.epoch = progress.saves
         if accuracies:
             self.notify("highest", best=best)
+        return kept
 
     def save_state(self, params: Tuple[dict, dict]) -> None:
         """What a resume needs."""
         position = {**dataclasses.asdict(self.progress), "log": self.log.position}
         self.store.save_state(run_state.State(
             position, *params, self.learner.momenta(), self.stage.data.state()))
+        self._state_time = time.monotonic()
 
     # The end
 
