@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import Optional, TextIO
 
 from unequal.commands import arguments
@@ -44,14 +45,47 @@ COMMANDS = {
 }
 
 
-def _forget_pipes():
-    """Keep the interpreter from complaining at exit that nobody reads its output any more."""
+def _mute(stream):
+    """Let what is written to a stream go nowhere, also what it still holds, so that the interpreter
+    does not complain at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _flush():
+    """Write out what the streams hold; mutes those that cannot be written, and returns the error of
+    the first."""
+    first = None
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
-            os.dup2(nowhere, stream.fileno())
+        except (OSError, ValueError) as error:
+            first = first or error
+            _mute(stream)
+    return first
+
+
+def _say(text):
+    """A line on stderr, if that can be written."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        _mute(sys.stderr)
+
+
+def open_streams():
+    """Stand-ins for the standard streams that were closed (`2>&-`): the next file that is opened
+    would take their number, and what libraries write to it."""
+    while True:
+        number = os.open(os.devnull, os.O_RDWR)
+        if number > 2:
+            os.close(number)
+            break
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 # Arguments of the library that have another name on the command line.
@@ -85,23 +119,25 @@ def report_errors(function, debug=False):
     """Call ``function``; turn an error a user can act on into one line on stderr and exit code 1.
 
     InputError carries the line; an OSError (missing file, full disk) names the file itself.
-    A closed pipe and Ctrl-C end quietly with the shell's usual codes. Anything else is a defect
-    of ours and keeps its traceback only with ``debug``.
+    A closed pipe and Ctrl-C end quietly with the shell's usual codes. Results that cannot be
+    written are an error; messages that cannot be are dropped. Anything else is a defect of ours and
+    keeps its traceback only with ``debug``.
     """
     try:
-        return function() or 0
+        code = function() or 0
+        failed = _flush()
+        if failed is not None and not code:
+            raise failed
+        return code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
     except interrupts.Interrupted as interrupted:
-        try:
-            print(interrupted, file=sys.stderr, flush=True)
-            sys.stdout.flush()
-        except BrokenPipeError:  # the same Ctrl-C has ended `| tee`
-            _forget_pipes()
+        _say(interrupted)
+        _flush()  # the same Ctrl-C may have ended `| tee`
         return interrupts.EXIT_CODE
     except BrokenPipeError:
-        _forget_pipes()  # the reader went away (`| head`)
+        _flush()  # the reader went away (`| head`)
         return 141
     except ArgumentError as error:
         if debug:
@@ -127,8 +163,23 @@ def report_errors(function, debug=False):
     message = plain(" ".join(message.split()))
     if len(message) > 2000:  # a name out of a hostile file can have any length
         message = message[:1000] + " ... " + message[-900:]
-    print("error: " + message, file=sys.stderr)
+    _flush()
+    _say("error: " + message)
     return 1
+
+
+class _Handler(logging.StreamHandler):
+    """Drops the messages once they cannot be written: a full disk or a reader that went away must
+    not end a training of days. What it works on is said by the event log too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, (OSError, ValueError)):
+            super().handleError(record)
+            return
+        _mute(self.stream)
+        if not isinstance(error, BrokenPipeError) and self.stream is not sys.stderr:
+            _say(f"messages cannot be written any more ({error}); the work goes on without")
 
 
 class _OneLine(logging.Formatter):
@@ -146,7 +197,7 @@ def _prepare_output() -> None:
 
 def setup_logging(stream: Optional[TextIO] = None) -> None:
     """Messages as plain lines; on stderr unless told, since stdout carries results."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_OneLine("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
@@ -159,6 +210,7 @@ def run_script(main, config_class, description):
     """
     from unequal.training import config, flags
 
+    open_streams()
     _prepare_output()
     options = flags.parser(description.splitlines()[0], config_class,
                            arguments.Parser).parse_args()
@@ -193,6 +245,7 @@ def _configure(parser, module):
 
 def main(words=None):
     """Entry point of ``unequal``; returns the exit code (0, 1 bad input, 2 bad usage)."""
+    open_streams()
     _prepare_output()
     words = sys.argv[1:] if words is None else words
     # The subcommands' modules import MXNet; not doctor's, which says why it does not import, nor

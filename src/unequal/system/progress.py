@@ -48,7 +48,7 @@ class Bar:
         self._done = 0
         self._start = self._last = time.monotonic()
         self._bar = self._redirect = None
-        if bars and sys.stderr.isatty():
+        if bars and sys.stderr is not None and sys.stderr.isatty():
             self._redirect = logging_redirect_tqdm()
             self._redirect.__enter__()
             self._bar = tqdm(total=total, desc=label, unit=" " + unit, leave=False)
