@@ -6,6 +6,7 @@ import pytest
 
 import unequal  # noqa: F401  before the test files import mxnet
 from helpers import TESTS, jobs
+from helpers.models import checkpoint, faces, network  # noqa: F401  fixtures
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ import os
 import mxnet as mx
 import numpy as np
 import pytest
-from test_split import COUNTS, content, make
 
+from helpers.sets import COUNTS, content, make
 from unequal.commands import cli
 from unequal.data import copying
 from unequal.data.records import RecordSet

@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
-from test_embedder import initialised
 
+from helpers.models import initialised
 from unequal.commands import cli, report
 from unequal.data import noise_lists
 from unequal.data.records import RecordSet

@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 import pytest
-from test_embedder import SIDE, checkpoint, faces, network, png  # noqa: F401
 
+from helpers.models import SIDE, png
 from unequal.commands import cli
 from unequal.eval import bins, verification
 from unequal.models.embedder import Embedder, PictureList

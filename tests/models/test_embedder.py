@@ -9,50 +9,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import unequal
+from helpers.models import SIDE, initialised, png
 from unequal.commands import cli
 from unequal.data.records import RecordSet, RecordWriter
 from unequal.errors import InputError
 from unequal.eval import features
-from unequal.models import checkpoints, embedder
+from unequal.models import embedder
 from unequal.models.embedder import Embedder, LoosePictures, PictureList
 from unequal.symbols import networks
-
-SIDE = 32
-
-
-def initialised(symbol, size, seed=0):
-    """Parameters drawn as for training."""
-    mx.random.seed(seed)
-    module = mx.mod.Module(symbol, label_names=None)
-    module.bind([("data", (1, 3) + size)], for_training=False)
-    module.init_params(mx.init.Xavier())
-    return module.get_params()
-
-
-@pytest.fixture(scope="module")
-def network():
-    symbol = networks.get_symbol("n8", 24)
-    return (symbol,) + initialised(symbol, (SIDE, SIDE))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(network, tmp_path_factory):
-    prefix = str(tmp_path_factory.mktemp("model") / "model")
-    checkpoints.save(prefix, 3, *network)
-    return prefix + ",3"
-
-
-@pytest.fixture(scope="module")
-def faces():
-    """RGB arrays, some smooth shapes of random colours."""
-    random = np.random.RandomState(0)
-    coarse = random.randint(0, 256, (11, 4, 4, 3)).astype(np.uint8)
-    return [cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-            for picture in coarse]
-
-
-def png(picture):
-    return cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes()
 
 
 def by_hand(network, pictures, flip):

@@ -9,8 +9,8 @@ from argparse import Namespace
 import mxnet as mx
 import numpy as np
 import pytest
-from test_fit import Batches, arguments, events, train, weights, write_targets
 
+from helpers.fitting import Batches, arguments, events, train, weights, write_targets
 from unequal.errors import InputError
 from unequal.models import checkpoints
 from unequal.training import metrics as measures

@@ -6,9 +6,9 @@ from argparse import Namespace
 import mxnet as mx
 import numpy as np
 import pytest
-from test_flags import OURS, REFERENCE, flags
 
 from helpers import scripts
+from helpers.flags import OURS, REFERENCE, flags
 from unequal.commands import cli
 from unequal.data.records import RecordSet
 from unequal.errors import InputError

@@ -4,10 +4,12 @@ from argparse import Namespace
 import mxnet as mx
 import numpy as np
 import pytest
-from test_flags import OURS, REFERENCE, flags
 
+from helpers.flags import OURS, REFERENCE, flags
 from helpers.scripts import events, script
+from unequal.data.records import RecordSet
 from unequal.synthetic.dataset import make_dataset
+from unequal.training.tail import Miner
 
 SMALL = ("--network", "n8", "--emb-size", "16", "--margin-s", "16", "--target", "lfw")
 TAIL = ("--batch-size1", "16", "--batchsize_id", "12", "--bag-size", "30", "--bags", "3",
@@ -96,8 +98,17 @@ def test_two_devices(trained):
 
 
 def test_random_tail_needs_no_mining_pass(trained):
-    prefix, done = run(trained, "random", "--max-steps", "2", "--mining", "0", "--noise", "0")
-    assert "best model" in done.stdout
+    """By --mining 0 chance alone chooses, by the seed: no network is asked."""
+    tails = {}
+    for name, mining in (("mined", "1"), ("random", "0")):
+        prefix, done = run(trained, name, "--max-steps", "2", "--mining", mining, "--noise", "0")
+        with np.load(prefix + "-resume.npz") as state:
+            tails[name] = state["tail"]
+    with RecordSet(str(trained.directory / "data" / "MF2_pic9_tail")) as records:
+        expected = Miner(records, identities=4, bag_size=30, bags=3).random(0)
+    np.testing.assert_array_equal(tails["random"], expected)
+    assert tails["mined"].shape == expected.shape and (tails["mined"] != expected).any()
+    assert [event["step"] for event in events(prefix) if event["event"] == "save"]
 
 
 @pytest.mark.parametrize("arguments, text", [
