@@ -21,7 +21,7 @@ from unequal.data.records import RecordSet, RecordWriter
 from unequal.errors import InputError
 from unequal.eval import bins, features
 from unequal.models import checkpoints, untrusted
-from unequal.symbols import fresnet
+from unequal.symbols import networks
 
 FACE = encoded(smooth(32, 32))
 HOLE = 6 << 30  # bytes
@@ -245,7 +245,7 @@ def test_a_picture_in_several_pairs_is_looked_at_once(tmp_path, monkeypatch):
 
 @pytest.fixture
 def symbol(tmp_path):
-    network = fresnet.get_symbol("n8", 16)
+    network = networks.get_symbol("n8", 16)
     path = tmp_path / "m-symbol.json"
 
     def changed(change):
@@ -302,9 +302,9 @@ def test_a_million_arrays_of_one_byte(tmp_path):
 
 
 def test_the_largest_network_has_room(tmp_path):
-    network = fresnet.get_symbol("r100", 512)
+    network = networks.get_symbol("r100", 512)
     nodes = json.loads(network.tojson())["nodes"]
     assert 2.5 * len(nodes) < untrusted._MAX_NODES
     arrays = {"w{}".format(number): mx.nd.zeros((1,)) for number in range(3000)}
-    checkpoints.save(str(tmp_path / "m"), 0, fresnet.get_symbol("n8", 16), arrays, {})
+    checkpoints.save(str(tmp_path / "m"), 0, networks.get_symbol("n8", 16), arrays, {})
     assert len(untrusted.read_arrays(str(tmp_path / "m-0000.params"))[0]) == 3000
