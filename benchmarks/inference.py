@@ -7,7 +7,7 @@ same layers, channels last (left out when torch is not installed). Rounds altern
 so that all meet the same machine, and the best round of each counts: other work on the machine only
 ever slows one down.
 
-    python benchmarks/inference.py [--network r50] [--batch-size 32] [--rounds 5]
+    python benchmarks/inference.py [--network r50] [--batch-size 32] [--rounds 3]
 """
 import argparse
 import importlib.util
@@ -168,8 +168,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="r50")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--only", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()

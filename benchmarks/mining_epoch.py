@@ -1,6 +1,6 @@
 """What mining costs beside the network: one epoch of step 4, 100 bags and the 100 batches after it.
 
-    python benchmarks/mining_epoch.py [--bag-size 900] [--rounds 3]
+    python benchmarks/mining_epoch.py [--bag-size 900] [--rounds 2]
     OMP_NUM_THREADS=1 python benchmarks/mining_epoch.py --only n8
 
 Three comparisons on a drawn tail set of 112x112 JPEGs (n8: 32x32), three images an identity:
@@ -183,7 +183,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bag-size", type=int, default=900)
     parser.add_argument("--batch", type=int, default=180, help="of the mining pass")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=("host", "n8", "r50"))
     options = parser.parse_args()
     parts = {

@@ -7,7 +7,7 @@ matrices, log-softmax, MakeLoss). And ours once more, the weight normalised by M
 operator: what runs on GPUs, and where rows.c was not compiled. Rounds alternate between them, so
 that all meet the same machine; medians over the rounds, of ratios too.
 
-    python benchmarks/nra_head.py [--classes 96499] [--rounds 5]
+    python benchmarks/nra_head.py [--classes 96499] [--rounds 3]
 """
 import argparse
 import json
@@ -116,7 +116,7 @@ def main():
     parser.add_argument("--classes", type=int, default=96499)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="timed passes a process")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)  # in the child
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Speed of a training step of r50 at 112x112, fp32, beside its peers, all in one run.
 
-    python benchmarks/step.py [--batch 16] [--rounds 5] [--steps 3]
+    python benchmarks/step.py [--batch 16] [--rounds 3] [--steps 3]
 
 Images a second of forward, backward and update (SGD with momentum), ArcFace head of 1,000 classes:
 
@@ -160,7 +160,7 @@ class Peer:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="of each peer in a round")
     parser.add_argument("--serve", choices=PEERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
