@@ -37,6 +37,7 @@ COMMANDS = {
                      "one centre a class of a model trained with --sub-centers"),
     "review": ("unequal.commands.review", "a page to decide about listed images"),
     "train": ("unequal.commands.train", "a step of the recipe, as the scripts train_*.py"),
+    "plan": ("unequal.commands.plan", "memory that a training run needs of each GPU"),
     "launch": ("unequal.commands.launch", "the same command on several machines"),
     "report": ("unequal.commands.report", "self-contained HTML page of a run"),
     "compare": ("unequal.commands.compare", "curves and tables of several runs on one page"),
