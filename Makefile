@@ -5,6 +5,8 @@
 # make study      what the method gains (hours, in as many sittings as it takes): on drawn faces, and
 #                 on photographs with FACES='--lfw LFW --cfp CFP --protocol DIR' (docs/study.md)
 # make test-cuda  whether mxnet-cu112 is imported with pip's CUDA libraries; needs no GPU, but 5 GB
+# make test-gpu   what the GPUs compute beside the CPU, as a table (five minutes; where there is no
+#                 GPU, on CPU contexts in the forms for GPUs)
 # make clean      remove the environments and everything built
 #
 # PYTHON=python3.11  the interpreter the environment is made from (3.8 to 3.12)
@@ -23,7 +25,7 @@ CUDA_BIN := $(CUDA_VENV)/bin
 run = set -e; for script in $(1)/[!_]*.py; do echo "== $$script"; begin=$$(date +%s); \
 	$(BIN)/python $$script; echo "== $$(($$(date +%s) - begin)) s"; done
 
-.PHONY: test types demo bench campaign study test-cuda clean
+.PHONY: test types demo bench campaign study test-cuda test-gpu clean
 
 test: types
 	$(BIN)/ruff check .
@@ -54,6 +56,12 @@ study: $(VENV)/installed
 test-cuda: $(CUDA_VENV)/installed
 	gcc -shared -fPIC -Wl,-soname,libcuda.so.1 -o $(CUDA_VENV)/libcuda.so.1 tests/helpers/stub_driver.c
 	LD_LIBRARY_PATH=$(CUDA_VENV) $(CUDA_BIN)/python -m pytest -q -m cuda tests/system/test_runtime.py
+
+# TF32 has 10 bits of mantissa: without it the comparison is strict. It is read when the libraries
+# are loaded.
+GPU_VENV := $(if $(shell ldconfig -p 2>/dev/null | grep -F libcuda.so.1),$(CUDA_VENV),$(VENV))
+test-gpu: $(GPU_VENV)/installed
+	NVIDIA_TF32_OVERRIDE=0 $(GPU_VENV)/bin/python tests/gpu/suite.py
 
 clean:
 	rm -rf $(VENV) $(CUDA_VENV) build *.egg-info .pytest_cache .ruff_cache symbols/*.so

@@ -38,6 +38,16 @@ def test_the_worst_array_is_named():
     assert not device_check.worst({"a": np.ones(2)}, reference, 1.0).good
 
 
+def test_what_is_zero_but_for_rounding_is_compared_with_its_kind():
+    reference = {"gradient of a": np.array([100.0]), "gradient of b": np.array([1e-5]),
+                 "loss": np.array([1e-5])}
+    ours = dict(reference, **{"gradient of b": np.array([2e-5])})
+    assert device_check.worst(ours, reference, 1.0).error == 1
+    assert device_check.worst(ours, reference, 1.0, 1e-3).error == pytest.approx(1e-4)
+    assert device_check.worst(dict(ours, loss=np.array([3e-5])), reference, 1.0, 1e-3) == (
+        "loss", pytest.approx(2), 1.0)
+
+
 @pytest.mark.parametrize("capability, override, allowed", [
     ((8, 6), None, device_check.TF32_TOLERANCE),
     ((8, 6), "0", device_check.TOLERANCE),

@@ -3,6 +3,7 @@
 `unequal doctor` runs one small network; `make test-gpu` (``tests/gpu``) runs every head, a step of
 each stage, a resume and two devices by the same functions.
 """
+import re
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import mxnet as mx
@@ -45,10 +46,23 @@ def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
     return float(np.max(np.abs(ours - reference)) / max(np.max(np.abs(reference)), 1e-30))
 
 
-def worst(ours: Arrays, reference: Arrays, allowed: float) -> Agreement:
-    """The array of ``reference`` that ``ours`` differs most from (nan when it lacks one)."""
-    errors = {name: relative_error(ours.get(name, np.zeros(0)), value)
-              for name, value in reference.items()}
+def worst(ours: Arrays, reference: Arrays, allowed: float, floor: float = 0.0) -> Agreement:
+    """The array of ``reference`` that ``ours`` differs most from (nan when it lacks one).
+
+    With ``floor`` the difference is relative to at least that share of the largest value of all
+    arrays of its kind (the name's first word, up to a space or colon): a gradient that is 0 but for
+    rounding, such as that of BatchNorm's beta in front of another BatchNorm, has no value of its
+    own to be compared with.
+    """
+    largest: Dict[str, float] = {}
+    for name, value in reference.items():
+        kind = re.split("[ :]", name)[0]
+        largest[kind] = max(largest.get(kind, 0.0), float(np.max(np.abs(value), initial=0)))
+    errors = {}
+    for name, value in reference.items():
+        own = max(float(np.max(np.abs(value), initial=0)), 1e-30)
+        share = own / max(own, floor * largest[re.split("[ :]", name)[0]])
+        errors[name] = relative_error(ours.get(name, np.zeros(0)), value) * share
     name = max(errors, key=lambda one: (np.isnan(errors[one]), errors[one]))
     return Agreement(name, errors[name], allowed)
 

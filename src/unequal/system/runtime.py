@@ -313,6 +313,15 @@ def usable_gpus() -> Tuple[int, str]:
     return count, "MXNet finds {} GPU{}".format(count or "no", "" if count == 1 else "s")
 
 
+def wants_cpu_forms(contexts) -> bool:
+    """Whether symbols and the optimizer are to take their forms for CPUs on these devices.
+
+    UNEQUAL_GPU_FORMS=1 has those for GPUs on CPU contexts, so that the branches that only a GPU
+    takes run in tests without one (`make test-gpu`); the same functions, slower there.
+    """
+    return contexts[0].device_type == "cpu" and os.environ.get("UNEQUAL_GPU_FORMS") != "1"
+
+
 def devices(spec=None):
     """The devices to compute on.
 

@@ -72,7 +72,7 @@ def prepare(options):
         options.network, options.emb_size, version_se=options.version_se,
         version_input=options.version_input, version_output=options.version_output,
         version_unit=options.version_unit, version_act=options.version_act,
-        bn_momentum=options.bn_mom, depthwise_prelu=devices[0].device_type == "cpu")
+        bn_momentum=options.bn_mom, depthwise_prelu=runtime.wants_cpu_forms(devices))
     arg_params = aux_params = None
     if options.pretrained:
         prefix, epoch = checkpoints.parse(options.pretrained)

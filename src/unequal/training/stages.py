@@ -13,6 +13,7 @@ from unequal.data.batches import FaceIter, UnequalIter
 from unequal.data.records import RecordSet
 from unequal.models.embedder import Embedder
 from unequal.symbols import heads
+from unequal.system import runtime
 from unequal.training import setup
 from unequal.training.metrics import KEY, LABEL, Metric, accuracy, cross_entropy
 from unequal.training.setup import Run
@@ -152,7 +153,7 @@ def nra_stage(run: Run, keys: Optional[np.ndarray] = None, people: Optional[Dict
         heads.nra_head(
             run.embedding, run.label, run.num_classes, config.emb_size, run.margin,
             beta=config.noise_beta, threshold=config.gate, composed=composed,
-            on_cpu=run.devices[0].device_type == "cpu", index=people is not None,
+            on_cpu=runtime.wants_cpu_forms(run.devices), index=people is not None,
             normalizer=size // len(run.devices) if config.mean_loss else 2 * total)
         for composed in (False, True))
     metrics = [Metric("acc", LOGS, accuracy),
@@ -192,7 +193,7 @@ def unequal_stage(run: Run, tail: RecordSet, weight: float) -> Stage:
             images_per_identity=config.images_per_identity, interweight=weight,
             beta=config.noise_beta if config.noise else 1.0,
             normalizer=max(1, config.batch_size1 // 2),
-            composed=composed, on_cpu=run.devices[0].device_type == "cpu", index=False)
+            composed=composed, on_cpu=runtime.wants_cpu_forms(run.devices), index=False)
         for composed in (False, True))
     miner = Miner(tail, identities, config.images_per_identity, config.bag_size, config.bags,
                   config.seed)
