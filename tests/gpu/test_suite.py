@@ -1,5 +1,5 @@
 """The GPU suite on CPU contexts: the same code, and faults that it must find."""
-import sys
+import importlib.util
 
 import mxnet as mx
 import numpy as np
@@ -9,8 +9,9 @@ from helpers import TESTS
 from unequal.models import device_check
 from unequal.symbols import heads
 
-sys.path.insert(0, str(TESTS / "gpu"))
-import suite  # noqa: E402
+_spec = importlib.util.spec_from_file_location("suite", str(TESTS / "gpu" / "suite.py"))
+suite = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(suite)
 
 
 def test_every_head_and_network_agrees():
@@ -47,6 +48,12 @@ def test_a_wrong_step_is_found(stages, monkeypatch):
         kinds, learning_rate=0.1 * next(rates))))
     (line, good), = suite.table([("case", lambda: stages.compare("softmax", "cpu", "cpu"))])
     assert not good and "FAIL at momentum:" in line
+
+
+def test_nccl_without_gpus_is_one_sentence(stages, capsys):
+    with pytest.raises(RuntimeError, match="error: --kv-store nccl: NCCL adds gradients between "
+                                           r"GPUs, and this run is on cpu\(0\); use the default"):
+        stages.train("softmax", "cpu:2", True, "--max-steps", "1", "--kv-store", "nccl")
 
 
 def test_an_error_is_a_line(monkeypatch):

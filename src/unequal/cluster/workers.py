@@ -18,12 +18,12 @@ from unequal.system import mxnet_private
 
 logger = logging.getLogger(__name__)
 
-STORES = ("local", "device", "dist_sync", "dist_device_sync")
+STORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync")
 _BLOCK = 256  # bytes; messages are padded, so that the servers keep few different arrays
 
 
 class Workers:
-    """The workers of a job; with a store of one process (`local`, `device`) there is one.
+    """The workers of a job; with a store of one process (`local`, `device`, `nccl`) there is one.
 
     Every method is a collective call: all workers must make the same ones in the same order.
 

@@ -123,9 +123,9 @@ class Config:
     save_floor: float = flag(0.0, "PREFIX-NNNN only when the first target reaches this accuracy "
                                   "(the reference asks 0.975 to 0.99)", origin=OURS, allowed=SHARE,
                              change=ANYWHERE)
-    kv_store: str = flag("device", "local or device: one process; dist_sync or dist_device_sync: "
-                                   "one of several workers (`unequal launch`)", origin=OURS,
-                         change=ANYWHERE)
+    kv_store: str = flag("device", "local, device or nccl (GPUs): one process; dist_sync or "
+                                   "dist_device_sync: one of several workers (`unequal launch`)",
+                         origin=OURS, change=ANYWHERE)
     compress_gradients: float = flag(0.0, "between workers: 2 bits each, 0 or plus or minus this; "
                                           "0: uncompressed", origin=OURS, allowed=NOT_NEGATIVE)
     devices: str = flag("", "cpu, cpu:N (N contexts) or gpu:0,1; default by CUDA_VISIBLE_DEVICES",

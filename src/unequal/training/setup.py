@@ -67,6 +67,9 @@ def prepare(options):
     mx.random.seed(options.seed)
     np.random.seed(options.seed)
     devices = runtime.devices(options.devices or None)
+    if options.kv_store == "nccl" and devices[0].device_type != "gpu":
+        raise ArgumentError(f"kv_store nccl: NCCL adds gradients between GPUs, and this run is on "
+                            f"{devices[0]}; use the default, device.", "kv_store")
     records = RecordSet(options.data_dir)
     embedding = networks.get_symbol(
         options.network, options.emb_size, version_se=options.version_se,
