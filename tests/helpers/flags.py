@@ -20,7 +20,7 @@ REFERENCE = {
 OURS = {"--seed": 0, "--patience": 10,
         "--select": "mean",
         "--state-minutes": 0.0, "--eval-dir": "", "--save-floor": 0.0, "--devices": "",
-        "--kv-store": "device", "--compress-gradients": 0.0,
+        "--kv-store": "device", "--compress-gradients": 0.0, "--config": "",
         "--sub-centers": 1, "--resume": ""}
 NRA = {"--noise-beta": 1.0, "--bin-dir": "", "--batch_size_mining": 20}
 TAIL = {"--noise": 1, "--noise-beta": 0.9, "--batch-size1": 90, "--batchsize_id": 90,
@@ -29,7 +29,8 @@ TAIL = {"--noise": 1, "--noise-beta": 0.9, "--batch-size1": 90, "--batchsize_id"
         "--verbose": 50}
 # What a resumed run may change; a flag that is renamed must not silently become one.
 FREE = {
-    "resume", "debug", "kv_store", "prefix", "data_dir", "data_dir_interclass", "eval_dir",
+    "resume", "debug", "config", "kv_store", "prefix", "data_dir", "data_dir_interclass",
+    "eval_dir",
     "log_file", "log_dir", "bin_dir", "noise_list", "truth", "devices", "batch_size_mining",
     "verbose", "ckpt", "save_floor", "patience", "select",
     "state_minutes", "max_steps", "end_epoch"}

@@ -3,9 +3,11 @@ import argparse
 import difflib
 import re
 import sys
-from typing import Any, Callable, Iterable, List, NoReturn, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NoReturn, Optional, Tuple, Type
 
+from unequal.errors import InputError
 from unequal.system.runtime import available_cpus
+from unequal.training import config, presets
 from unequal.training.flags import Range
 
 MAX_PROCESSES = 1024  # more is a typing mistake, and would take the machine down
@@ -19,6 +21,9 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line with a suggestion, not a page of usage."""
+
+    # Set for a training step: the parser's defaults by what is typed (--config).
+    defaults_by: Optional[Callable[[List[str]], Dict[str, Any]]] = None
 
     def error(self, message: str) -> NoReturn:
         message = " ".join(message.split())
@@ -38,6 +43,11 @@ class Parser(argparse.ArgumentParser):
                     and not (self.allow_abbrev and any(
                         known.startswith(flag) for known in self._option_string_actions))):
                 self._unrecognized([flag])
+        if self.defaults_by is not None and not {"-h", "--help"} & set(args):
+            try:
+                self.set_defaults(**self.defaults_by(list(args)))
+            except (InputError, OSError) as error:
+                self.exit(1, f"error: {' '.join(str(error).split())}\n")
         namespace, rest = super().parse_known_args(args, namespace)
         if rest:  # here, where the flags of the sub-command are known
             self._unrecognized(rest)
@@ -56,6 +66,15 @@ class Parser(argparse.ArgumentParser):
         word = words[0]
         hint = suggestion("--" + word.lstrip("-"), flags) if word.startswith("-") else ""
         self.error(f"unrecognized arguments: {' '.join(words)}{hint}")
+
+
+def add_config_file(parser: Parser, made: Type[config.Config]) -> None:
+    """Let ``--config`` set the defaults of a parser that has the flags of ``made``."""
+    def read(words: List[str]) -> Dict[str, Any]:
+        path = presets.value_of("--config", words)
+        return presets.defaults(path, made, presets.value_of("--network", words)) if path else {}
+
+    parser.defaults_by = read
 
 
 def _number(kind: Callable, allowed: Range) -> Callable[[str], Any]:

@@ -213,9 +213,10 @@ def run_script(main, config_class, description):
 
     open_streams()
     _prepare_output()
-    options = flags.parser(description.splitlines()[0], config_class,
-                           arguments.Parser).parse_args()
     setup_logging(sys.stdout)
+    parser = flags.parser(description.splitlines()[0], config_class, arguments.Parser)
+    arguments.add_config_file(parser, config_class)
+    options = parser.parse_args()
     with interrupts.caught():
         return report_errors(lambda: main(config.from_options(config_class, options)),
                              debug=options.debug)

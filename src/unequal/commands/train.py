@@ -205,6 +205,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         if step.config is not None:
             flags.add_arguments(sub, step.config)
+            arguments.add_config_file(sub, step.config)
         else:
             assert step.configure is not None
             sub.add_argument("--debug", action="store_true", help="show tracebacks")

@@ -133,6 +133,8 @@ class Config:
     resume: str = flag("", "continue the run of --prefix that was stopped; auto: or start one when "
                            "there is none", origin=OURS, change=ANYWHERE,
                        allowed=Choice(("", "must", "auto")), const="must")
+    config: str = flag("", "file of settings, .py or .json; the command line wins over it (the "
+                           "config.py of a checkout is an example)", origin=OURS, change=ANYWHERE)
     debug: bool = flag(False, "show tracebacks", origin=OURS, change=ANYWHERE)
 
     def __post_init__(self) -> None:
