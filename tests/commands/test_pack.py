@@ -408,3 +408,68 @@ def test_complaints_are_per_picture(capfd):
     assert capfd.readouterr().err == "back"
     assert cv2.imdecode(np.frombuffer(damaged_jpeg(smooth(*SIZE)), np.uint8), 1) is not None
     assert "Corrupt" in capfd.readouterr().err
+
+
+def test_people_held_out_for_verification(tmp_path, capsys):
+    for person in range(10):
+        for number in range(4):
+            path = tmp_path / "faces" / f"Ö {person}" / f"a b {number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(smooth(16, 16, 10 * person + number)))
+    (tmp_path / "faces" / "Ö 1" / "broken.jpg").write_bytes(b"no picture")
+    out = tmp_path / "set"
+    assert cli.main(["pack", str(tmp_path / "faces"), str(out), "--size", "16", "--processes", "1",
+                     "--verify", "30%"]) == 0
+    text = capsys.readouterr().out
+    assert "36 pairs, 18 of the same person" in text and "28 images of 7 identities" in text
+    with open(str(out / "identities.csv"), encoding="utf-8") as file:
+        trained = {line.strip().split(",")[1] for line in list(file)[1:]}
+    assert len(trained) == 7
+    from unequal.eval.bins import load_bin
+    pictures, same = load_bin(str(out / "verify.bin"))[:2]
+    assert len(same) == 36 and sum(same) == 18
+    with RecordSet(str(out)) as records:
+        inside = {records.image(key)[1] for key in records.image_keys}
+    assert not inside & {bytes(picture) for picture in pictures}
+
+
+@pytest.mark.parametrize("share, code", [("100%", 2), ("x", 2), ("0", 2), ("5%", 1), ("95%", 1)])
+def test_shares_that_leave_nobody(tmp_path, capsys, share, code):
+    for person in range(4):
+        for number in range(2):
+            path = tmp_path / "faces" / str(person) / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(smooth(16, 16, 10 * person + number)))
+    arguments = ["pack", str(tmp_path / "faces"), str(tmp_path / "set"), "--size", "16",
+                 "--processes", "1", "--verify", share]
+    if code == 2:
+        with pytest.raises(SystemExit):
+            cli.main(arguments)
+    else:
+        assert cli.main(arguments) == 1
+    assert "verify" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_picture_under_two_people_is_named(tmp_path, caplog):
+    for name, seed in (("a/1", 1), ("a/2", 2), ("b/1", 3), ("b/2", 1), ("a/3", 1)):
+        path = tmp_path / "faces" / (name + ".jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(smooth(16, 16, seed)))
+    out = tmp_path / "set"
+    assert cli.main(["pack", str(tmp_path / "faces"), str(out), "--size", "16",
+                     "--processes", "1"]) == 0
+    assert "1 pictures are under two people" in caplog.text
+    assert (out / "twins.csv").read_text().splitlines() == ["path,also", "a/1.jpg,b/2.jpg"]
+
+
+@pytest.mark.parametrize("shape, said", [((16, 16), False), ((16, 18), False), ((16, 40), True),
+                                         ((100, 100), True)])
+def test_photographs_that_are_no_cut_faces(tmp_path, caplog, shape, said):
+    for name in ("a/1", "b/1"):
+        path = tmp_path / "faces" / (name + ".jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(smooth(*shape)))
+    assert cli.main(["pack", str(tmp_path / "faces"), str(tmp_path / "set"), "--size", "16",
+                     "--processes", "1"]) == 0
+    assert ("unequal align" in caplog.text) == said

@@ -1,9 +1,14 @@
 """``unequal pack``: pictures of people to a record set (docs/data.md)."""
+import argparse
+import itertools
+import logging
 import os
 
 from unequal.commands import arguments
 from unequal.data import convert
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
+
+log = logging.getLogger(__name__)
 
 
 def configure(parser):
@@ -19,6 +24,22 @@ def configure(parser):
     parser.add_argument("--root", help="folder the paths of a list are in (default: the list's)")
     parser.add_argument("--plain", action="store_true",
                         help="without header and identity records, for mx.io.ImageRecordIter")
+
+
+    parser.add_argument("--verify", type=share, metavar="20%%",
+                        help="hold out so many of the people (folders only) and make pairs of "
+                             "their pictures: DIR/verify.bin, for --target verify")
+
+
+def share(text: str) -> float:
+    """``20%`` or ``0.2``."""
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        if not 0 < value < 1:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 20%") from None
+    return value
 
 
 def run(options):
@@ -37,8 +58,27 @@ def run(options):
                          "elsewhere.".format(directory, source))
     root = os.path.abspath(options.root or (os.path.dirname(source) if listed else source))
     settings = convert.Settings(root, options.size, options.quality, options.margin)
-    count, identities, skipped, complained = convert.pack(
-        source, directory, settings, options.processes, options.plain)
+    if options.verify and listed:
+        raise ArgumentError("verify holds out folders of people, and a list has none; leave it "
+                            "out, and make pairs with `unequal pack-bin`.", "verify")
+    pairs = None
+    if not listed and convert.look_unaligned(
+            itertools.islice(convert.in_folders(source), 50), settings):
+        log.warning("%s: most pictures look like photographs, not like faces cut to one size: "
+                    "`unequal align %s ALIGNED` finds and cuts them", source, source)
+    if options.verify:
+        pictures, pairs = convert.hold_out(list(convert.in_folders(source)), settings,
+                                           options.verify)
+        count, identities, skipped, complained = convert.pack_pictures(
+            pictures, directory, settings, options.processes, options.plain)
+    else:
+        count, identities, skipped, complained = convert.pack(
+            source, directory, settings, options.processes, options.plain)
+    if pairs is not None:
+        bin_path = os.path.join(directory, "verify.bin")
+        made = convert.write_pairs(pairs, source, root, bin_path, settings, options.processes)
+        print("{}: {} pairs, {} of the same person, of people who are not in the set".format(
+            bin_path, *made))
     print("{}: {} images of {} identities, {}x{}; {} pictures skipped, {} kept with complaints{}"
           .format(directory, count, identities, *options.size, skipped, complained,
                   " (problems.csv)" if skipped or complained else ""))

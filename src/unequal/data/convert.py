@@ -1,11 +1,12 @@
 """Pictures of people to record sets, and lists of pairs to verification sets (docs/data.md)."""
 import functools
+import hashlib
 import itertools
 import logging
 import os
 import re
 from array import array
-from typing import NamedTuple, Optional
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from unequal.data import alignment
 from unequal.data import pictures as images
 from unequal.data.identities import write_names, write_table
 from unequal.data.records import RecordWriter
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.eval.bins import save_bin
 from unequal.system.files import MAX_TABLE, below, bounded_lines, open_input
 from unequal.system.parallel import ordered_map
@@ -206,6 +207,95 @@ def converted(pictures, settings, processes):
     yield from itertools.chain.from_iterable(ordered_map(work, batches, processes))
 
 
+class Twins:
+    """Identical pictures (the same bytes as packed) under two people: one of them is wrong.
+
+    Memory: about 100 bytes an image and its name.
+    """
+
+    def __init__(self) -> None:
+        self._seen: Dict[bytes, Tuple[str, int]] = {}
+        self._rows: List[Tuple[str, str]] = []
+
+    def add(self, data: bytes, picture: Picture, label: int) -> None:
+        """Note a picture that was packed under a class."""
+        name, other = self._seen.setdefault(hashlib.blake2b(data, digest_size=16).digest(),
+                                            (picture.name, label))
+        if other != label:
+            self._rows.append((name, picture.name))
+
+    def write(self, path: str) -> None:
+        """Say how many there are and name them in a table; no table where there are none."""
+        if self._rows:
+            log.warning("%d pictures are under two people (%s and %s first): one is wrong; all in "
+                        "%s", len(self._rows), *self._rows[0], path)
+        write_table(path, ("path", "also"), self._rows)
+
+
+def look_unaligned(pictures: Iterable[Picture], settings: Settings) -> bool:
+    """Whether most pictures are no faces cut to one size: of other shape, or much larger.
+
+    Only JPEGs and PNGs tell their size without being decoded; others are taken for aligned.
+    """
+    count = odd = 0
+    height, width = settings.size
+    for picture in pictures:
+        try:
+            data = images.read(os.path.join(settings.root, picture.name))
+        except (OSError, InputError):
+            continue
+        frame = images.jpeg_frame(data)
+        if frame is None and data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+            frame = (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+        if frame is None or not min(frame[:2]):
+            continue
+        count += 1
+        odd += frame[0] > 4 * height or not 0.8 < (frame[0] * width) / (frame[1] * height) < 1.25
+    return 2 * odd > count
+
+
+def hold_out(pictures: Sequence[Picture], settings: Settings, share: float, seed: int = 0
+             ) -> Tuple[List[Picture], List[Tuple[str, str, bool]]]:
+    """People to verify on, who are not trained on: pictures of the others, and pairs of theirs.
+
+    Of each person held out every two pictures are a pair of the same, and as many pairs show two
+    of them; at most 3,000 of each. Only readable pictures are taken (each is read once for that).
+
+    Raises
+    ------
+    ArgumentError
+        When the people held out give fewer than ten pairs of each, or nobody is left.
+    """
+    people: Dict[Any, List[Picture]] = {}
+    for picture in pictures:
+        people.setdefault(picture.identity, []).append(picture)
+    rng = np.random.RandomState(seed)
+    several = sorted(str(name) for name, some in people.items() if name is not None
+                     and len(some) > 1)
+    count = int(round(share * (len(people) - (None in people))))
+    held = set(rng.permutation(several)[:count].tolist())
+    groups = [[found.picture.name for found in converted(people[name], settings, 1)
+               if found.data is not None] for name in sorted(held)]
+    groups = [group for group in groups if group]
+    same = [pair for group in groups for pair in itertools.combinations(group, 2)]
+    if len(same) > 3000:
+        same = [same[place] for place in np.sort(rng.permutation(len(same))[:3000])]
+    if len(groups) < 2 or len(same) < 10 or len(held) >= len(people) - (None in people):
+        raise ArgumentError(
+            f"verify {share:g} holds out {len(groups)} people with {len(same)} pairs of pictures, "
+            "but at least two people with ten are needed, and somebody to train on; give another "
+            "share.", "verify")
+    different = set()
+    for _ in range(100 * len(same)):
+        if len(different) == len(same):
+            break
+        one, other = np.sort(rng.choice(len(groups), 2, replace=False))
+        different.add((groups[one][rng.randint(len(groups[one]))],
+                       groups[other][rng.randint(len(groups[other]))]))
+    pairs = [(*pair, True) for pair in same] + [(*pair, False) for pair in sorted(different)]
+    return [picture for picture in pictures if picture.identity not in held], pairs
+
+
 def pack(source, directory, settings, processes=1, plain=False):
     """Pack a folder of folders, or an InsightFace ``.lst``, as a record set.
 
@@ -247,6 +337,7 @@ def pack_pictures(pictures, directory, settings, processes=1, plain=False, numbe
     as they come.
     """
     names, problems, count, label, current = [], [], 0, -1, None
+    twins = Twins()
     with RecordWriter(directory, settings.size, identities=not plain) as writer:
         for picture, data, problem in track(converted(pictures, settings, processes), "pictures"):
             if problem is not None:
@@ -261,7 +352,9 @@ def pack_pictures(pictures, directory, settings, processes=1, plain=False, numbe
                 label = current if numbered else label + 1
                 names.append(current)
             writer.add(label, data, picture.name)
+            twins.add(data, picture, label)
             count += 1
+    twins.write(os.path.join(directory, "twins.csv"))
     path = os.path.join(directory, "problems.csv")
     if len(problems) > _SHOWN:
         log.warning("... and %d more, all in %s", len(problems) - _SHOWN, path)

@@ -13,8 +13,8 @@ def settings(directory: str, prefix: str, images: int, classes: int, *, seed: in
 
     A model that is to find wrong labels must not learn them: it is stopped after nine epochs, when
     faces are told apart and single wrong labels are not yet known by heart (on 300 photographs of
-    30 people with 45 wrong labels: docs/clean-your-photos.md). Larger sets get more epochs, since
-    a network needs some hundred updates, or fewer from where that many epochs would take longer.
+    30 people with 45 wrong labels: docs/clean-your-photos.md). Larger sets, with more people to
+    tell apart, get up to twenty.
 
     Parameters
     ----------
@@ -30,7 +30,8 @@ def settings(directory: str, prefix: str, images: int, classes: int, *, seed: in
     small = images <= _SMALL
     # A tenth of the set, so that an epoch has ten updates or more.
     batch = min(128, max(8, 2 ** int(math.log2(max(8, images // 9)))))
-    steps = max(90, math.ceil((9 if small else 20) * images / batch))
+    epochs = min(20.0, 9 * max(1.0, images / 310) ** 0.4)
+    steps = max(90, math.ceil(epochs * images / batch))
     return SoftmaxConfig(
         data_dir=directory, prefix=prefix, seed=seed, devices=devices, target=target, debug=debug,
         network="n8" if small else "r18" if images <= 500_000 else "r50",
