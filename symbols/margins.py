@@ -126,14 +126,16 @@ class Kind:
         """The label's logits (N,) with the margin; None: nothing changes."""
         return None
 
-    def __call__(self, embedding: Symbol, label: Symbol, classifier: Classifier,
-                 margin: Margin) -> Symbol:
-        """Logits with the margin, (N, C)."""
+    def __call__(self, embedding: Symbol, label: Symbol, classifier: Classifier, margin: Margin,
+                 own: Optional[Symbol] = None) -> Symbol:
+        """Logits with the margin, (N, C), where ``own`` (N,) is not 0 (default: everywhere)."""
         logits = self.logits(embedding, classifier, margin)
         picked = mx.sym.pick(logits, label, axis=1)
         value = self.target(picked, embedding, margin)
         if value is None:
             return logits
+        if own is not None:
+            value = mx.sym.where(own, value, picked)
         return replace_target(logits, label, value, classifier.num_classes)
 
 
@@ -238,7 +240,8 @@ LOSS_TYPES = {0: Softmax(), 1: SphereFace(), 2: CosFace(), 4: ArcFace(), 5: Comb
 
 def margin_logits(embedding: Symbol, label: Symbol, num_classes: int, embedding_size: int,
                   margin: Margin = Margin(),
-                  unit: Callable[[Symbol], Symbol] = l2_rows) -> Symbol:
+                  unit: Callable[[Symbol], Symbol] = l2_rows,
+                  own: Optional[Symbol] = None) -> Symbol:
     """Logits (N, C) of a loss type, with the label's margin applied.
 
     Parameters
@@ -252,6 +255,9 @@ def margin_logits(embedding: Symbol, label: Symbol, num_classes: int, embedding_
         Loss type and numbers.
     unit : callable
         What makes the weight's rows unit vectors: :func:`l2_rows`, or the same by another operator.
+    own : mxnet.symbol.Symbol, optional
+        (N,), 0 where the label is none of these classes, so that no entry of the row changes; the
+        label there is any class. For a classifier in parts.
 
     Returns
     -------
@@ -269,4 +275,4 @@ def margin_logits(embedding: Symbol, label: Symbol, num_classes: int, embedding_
         raise ArgumentError(f"num_classes {num_classes:,} is too many: labels are float32, exact "
                             f"to {MOST_CLASSES:,}.")
     classifier = Classifier(num_classes, embedding_size, unit, margin.sub_centers)
-    return mx.sym.identity(kind(embedding, label, classifier, margin), name="logits")
+    return mx.sym.identity(kind(embedding, label, classifier, margin, own), name="logits")

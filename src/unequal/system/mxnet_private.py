@@ -1,6 +1,8 @@
 """What we use of MXNet 1.9.1 beyond its public interface, in one place."""
+import contextlib
 import ctypes
-from typing import Any
+import os
+from typing import Any, Iterator
 
 import mxnet as mx
 import numpy as np
@@ -80,6 +82,15 @@ def forward_mirrored(module, name):
         executor.forward(is_train=False)
 
 
+def backward(module, head_gradients):
+    """Backward of a bound Module from ``[[gradient of each output] of each device]``.
+
+    Module.backward cuts them along the batch, which an output of shape (1,) has not.
+    """
+    for executor, gradients_ in zip(module._exec_group.execs, head_gradients):
+        executor.backward(gradients_)
+
+
 def gradients(module):
     """``[(parameter, [gradient of each device])]`` of a bound Module; None where there is none."""
     group = module._exec_group
@@ -115,3 +126,23 @@ def set_momenta(module, values):
                           for device in range(devices)}
     # MXNet then moves each to its weight's device at the next update.
     updater.states_synced = dict.fromkeys(updater.states, False)
+
+
+@contextlib.contextmanager
+def mirroring(wanted: bool) -> Iterator[None]:
+    """What is bound here keeps the outputs of convolutions and computes the others (BatchNorm,
+    activations, sums) anew in the backward pass.
+
+    MXNet 1.9.1 reads the variable at each bind (src/executor/graph_executor.cc:361).
+    """
+    name = "MXNET_BACKWARD_DO_MIRROR"
+    before = os.environ.get(name)
+    if wanted:
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before

@@ -130,6 +130,13 @@ class Config:
                                           "0: uncompressed", origin=OURS, allowed=NOT_NEGATIVE)
     devices: str = flag("", "cpu, cpu:N (N contexts) or gpu:0,1; default by CUDA_VISIBLE_DEVICES",
                         origin=OURS, change=ANYWHERE)
+    dtype: str = flag("float32", "float16 on GPUs, bfloat16 on CPUs: the backbone's arithmetic in "
+                                 "16 bits, parameters, head and loss in float32", origin=OURS,
+                      allowed=Choice(("float32", "float16", "bfloat16")))
+    save_memory: int = flag(0, "1: compute activations anew for the backward pass instead of "
+                               "keeping them", origin=OURS, allowed=SWITCH, change=AT_RESUME)
+    model_parallel: int = flag(0, "1: each device holds the classifier's rows of its own classes",
+                               origin=OURS, allowed=SWITCH, change=AT_RESUME)
     resume: str = flag("", "continue the run of --prefix that was stopped; auto: or start one when "
                            "there is none", origin=OURS, change=ANYWHERE,
                        allowed=Choice(("", "must", "auto")), const="must")

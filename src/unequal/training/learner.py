@@ -7,7 +7,7 @@ import mxnet as mx
 import numpy as np
 
 from unequal.errors import ArgumentError
-from unequal.symbols import margins
+from unequal.symbols import heads, margins
 from unequal.system import mxnet_private, runtime
 from unequal.training import setup
 
@@ -64,7 +64,7 @@ def optimizer(config: Any, lr_steps: Sequence[int], devices: Sequence[mx.Context
 
     Given no parameter names, MXNet's optimizer decays every parameter, biases and BatchNorm's beta
     included; the reference's does so too. ``rescale_grad`` makes the sum over the ``num_devices``
-    devices, of all workers, a mean.
+    devices, of all workers, a mean, and takes the loss scale of ``--dtype`` out.
     """
     schedule = None
     if lr_steps:
@@ -72,7 +72,8 @@ def optimizer(config: Any, lr_steps: Sequence[int], devices: Sequence[mx.Context
             [config.beta_freeze + step for step in lr_steps], factor=0.1, base_lr=config.lr)
     result = mx.optimizer.SGD(
         learning_rate=config.lr, momentum=config.mom, wd=config.wd,
-        rescale_grad=1.0 / num_devices, lr_scheduler=schedule, begin_num_update=step)
+        rescale_grad=1.0 / (num_devices * heads.LOSS_SCALE[config.dtype]),
+        lr_scheduler=schedule, begin_num_update=step)
     result.wd_mult = {"fc7_weight": config.fc7_wd_mult}
     if runtime.wants_cpu_forms(devices):
         # Updating several arrays in one call, four unless told, is meant for GPUs: on a CPU it
@@ -101,7 +102,8 @@ class ModuleLearner(Learner):
             label_names=[desc.name for desc in data.provide_label], context=run.devices,
             fixed_param_names=[name for name in stage.symbol.list_arguments()
                                if name == margins.SPHERE_BETA])  # the loop sets it; no gradient
-        self.module.bind(data.provide_data, data.provide_label)
+        with mxnet_private.mirroring(bool(run.config.save_memory)):
+            self.module.bind(data.provide_data, data.provide_label)
         self._optimizer: Optional[mx.optimizer.Optimizer] = None
 
     @property

@@ -11,7 +11,7 @@ from unequal.data.batches import LABEL_NAME
 from unequal.data.records import RecordSet
 from unequal.errors import ArgumentError
 from unequal.models import checkpoints
-from unequal.symbols import margins, networks
+from unequal.symbols import heads, margins, networks
 from unequal.system import progress, runtime
 from unequal.training import config
 
@@ -34,6 +34,11 @@ class Run(NamedTuple):
     @property
     def num_classes(self):
         return self.records.num_classes
+
+    @property
+    def loss_scale(self) -> float:
+        """Of ``--dtype``: in the loss, and taken out by the optimizer."""
+        return heads.LOSS_SCALE[self.config.dtype]
 
     @property
     def num_devices(self):
@@ -70,12 +75,17 @@ def prepare(options):
     if options.kv_store == "nccl" and devices[0].device_type != "gpu":
         raise ArgumentError(f"kv_store nccl: NCCL adds gradients between GPUs, and this run is on "
                             f"{devices[0]}; use the default, device.", "kv_store")
+    kinds = ("CPUs", "bfloat16") if devices[0].device_type == "cpu" else ("GPUs", "float16")
+    if options.dtype not in ("float32", kinds[1]):
+        raise ArgumentError(f"dtype {options.dtype} is not for {kinds[0]}; there it is "
+                            f"{kinds[1]}.", "dtype")
     records = RecordSet(options.data_dir)
     embedding = networks.get_symbol(
         options.network, options.emb_size, version_se=options.version_se,
         version_input=options.version_input, version_output=options.version_output,
         version_unit=options.version_unit, version_act=options.version_act,
-        bn_momentum=options.bn_mom, depthwise_prelu=runtime.wants_cpu_forms(devices))
+        bn_momentum=options.bn_mom, depthwise_prelu=runtime.wants_cpu_forms(devices),
+        dtype=options.dtype)
     arg_params = aux_params = None
     if options.pretrained:
         prefix, epoch = checkpoints.parse(options.pretrained)
@@ -108,10 +118,11 @@ def without_other_peoples_classifier(run):
     """The run with the classifier of its checkpoint left out when that was learnt on a set with
     another number of classes: its rows are other people."""
     weight = (run.arg_params or {}).get("fc7_weight")
-    if weight is None or weight.shape[0] == run.num_classes:
+    if weight is None or weight.shape[0] == run.num_classes * run.margin.sub_centers:
         return run
-    logger.warning("the checkpoint's classifier has %d classes, but %s has %d: it is left out and "
-                   "learnt anew", weight.shape[0], run.records.path, run.num_classes)
+    logger.warning("the checkpoint's classifier has %d rows, but %s asks for %d: it is left out "
+                   "and learnt anew", weight.shape[0], run.records.path,
+                   run.num_classes * run.margin.sub_centers)
     return run._replace(arg_params={name: value for name, value in run.arg_params.items()
                                     if not name.startswith("fc7_")})
 

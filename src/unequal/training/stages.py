@@ -17,6 +17,7 @@ from unequal.system import runtime
 from unequal.training import setup
 from unequal.training.metrics import KEY, LABEL, Metric, accuracy, cross_entropy
 from unequal.training.setup import Run
+from unequal.training.split_head import SplitHead
 from unequal.training.tail import Miner
 
 # Outputs that tell whether a picture's largest logit is its label's.
@@ -59,6 +60,8 @@ class Stage(NamedTuple):
         Batches between log lines (the reference's Speedometer).
     saved_symbol : mxnet.symbol.Symbol, optional
         Saved in place of ``symbol``, where that holds an operator plain MXNet does not know.
+    split : unequal.training.split_head.SplitHead, optional
+        The head of ``symbol`` for a classifier split over the devices (``--model-parallel 1``).
     """
 
     name: str
@@ -75,6 +78,15 @@ class Stage(NamedTuple):
     last_fall: int = 0
     log_every: int = 20
     saved_symbol: Optional[mx.sym.Symbol] = None
+    split: Optional[SplitHead] = None
+
+
+def _split(run: Run, normalizer: float, **options: Any) -> Optional[SplitHead]:
+    """The head's numbers where ``--model-parallel 1`` asks for a split classifier."""
+    if not run.config.model_parallel:
+        return None
+    return SplitHead(run.num_classes, run.config.emb_size, run.margin, normalizer,
+                     loss_scale=run.loss_scale, **options)
 
 
 def _batch_size(run: Run) -> int:
@@ -110,11 +122,12 @@ def softmax_stage(run: Run) -> Stage:
     return Stage(
         "softmax", "step 2",
         heads.softmax_head(run.embedding, run.label, run.num_classes, config.emb_size,
-                           run.margin, index=False),
+                           run.margin, index=False, loss_scale=run.loss_scale),
         data, lr_steps, last_fall=_last_fall(run, lr_steps, data.batches),
         metrics=[Metric("acc", ["label_probability", "largest_probability"], accuracy),
                  Metric("softmaxloss", ["label_probability"], cross_entropy)],
-        before_batch=setup.sphere_annealing(config))
+        before_batch=setup.sphere_annealing(config),
+        split=_split(run, _batch_size(run) // len(run.devices)))
 
 
 def _disagree(own: np.ndarray, largest: np.ndarray) -> np.ndarray:
@@ -149,12 +162,13 @@ def nra_stage(run: Run, keys: Optional[np.ndarray] = None, people: Optional[Dict
     config = run.config
     size = _batch_size(run)
     total = size * run.workers.count
+    loss = dict(beta=config.noise_beta, threshold=config.gate,
+                normalizer=size // len(run.devices) if config.mean_loss else 2 * total)
     symbol, saved_symbol = (
         heads.nra_head(
-            run.embedding, run.label, run.num_classes, config.emb_size, run.margin,
-            beta=config.noise_beta, threshold=config.gate, composed=composed,
-            on_cpu=runtime.wants_cpu_forms(run.devices), index=people is not None,
-            normalizer=size // len(run.devices) if config.mean_loss else 2 * total)
+            run.embedding, run.label, run.num_classes, config.emb_size, run.margin, **loss,
+            composed=composed, on_cpu=runtime.wants_cpu_forms(run.devices),
+            index=people is not None, loss_scale=run.loss_scale)
         for composed in (False, True))
     metrics = [Metric("acc", LOGS, accuracy),
                Metric("loss", ["loss"], np.ravel),
@@ -168,7 +182,8 @@ def nra_stage(run: Run, keys: Optional[np.ndarray] = None, people: Optional[Dict
         name, title, symbol, data, lr_steps, metrics, loss_name="loss",
         last_fall=_last_fall(run, lr_steps, data.batches),
         verify_first=True, stop_after_first=only_save,
-        before_batch=setup.sphere_annealing(config), saved_symbol=saved_symbol)
+        before_batch=setup.sphere_annealing(config), saved_symbol=saved_symbol,
+        split=_split(run, **loss))
 
 
 def unequal_stage(run: Run, tail: RecordSet, weight: float) -> Stage:
@@ -185,15 +200,16 @@ def unequal_stage(run: Run, tail: RecordSet, weight: float) -> Stage:
         devices=len(run.devices), images_per_identity=config.images_per_identity,
         batches=config.bags, seed=config.seed, num_parts=run.workers.count,
         part_index=run.workers.rank)
+    loss = dict(head_size=config.batch_size1 // devices,
+                beta=config.noise_beta if config.noise else 1.0,
+                normalizer=max(1, config.batch_size1 // 2))
     symbol, saved_symbol = (
         heads.unequal_head(
-            run.embedding, run.label, run.num_classes, config.emb_size, run.margin,
-            head_size=config.batch_size1 // devices,
+            run.embedding, run.label, run.num_classes, config.emb_size, run.margin, **loss,
             tail_identities=identities // devices,
             images_per_identity=config.images_per_identity, interweight=weight,
-            beta=config.noise_beta if config.noise else 1.0,
-            normalizer=max(1, config.batch_size1 // 2),
-            composed=composed, on_cpu=runtime.wants_cpu_forms(run.devices), index=False)
+            composed=composed, on_cpu=runtime.wants_cpu_forms(run.devices), index=False,
+            loss_scale=run.loss_scale)
         for composed in (False, True))
     miner = Miner(tail, identities, config.images_per_identity, config.bag_size, config.bags,
                   config.seed)
@@ -214,4 +230,6 @@ def unequal_stage(run: Run, tail: RecordSet, weight: float) -> Stage:
                  Metric("softmaxloss", ["label_log_probability"], np.negative),
                  Metric("interloss", ["tail_loss"], np.ravel)],
         verify_first=True, before_epoch=choose_tail,
-        before_batch=setup.sphere_annealing(config), log_every=2, saved_symbol=saved_symbol)
+        before_batch=setup.sphere_annealing(config), log_every=2, saved_symbol=saved_symbol,
+        split=_split(run, tail={"identities": identities // devices, "interweight": weight,
+                                "images_per_identity": config.images_per_identity}, **loss))

@@ -18,6 +18,7 @@ from unequal.training.learner import Learner, ModuleLearner, NotFinite
 from unequal.training.metrics import Meter
 from unequal.training.observers import Console, EventLog, Observer, Observers, ProgressBar
 from unequal.training.setup import Run
+from unequal.training.split_learner import SplitLearner
 from unequal.training.stages import Stage
 from unequal.training.verifying import Verifier
 
@@ -150,7 +151,8 @@ class Trainer:
         """
         stage, settings = self.stage, self.config
         if self.learner is None:
-            self.learner = ModuleLearner(stage, self.run)
+            kind = SplitLearner if stage.split is not None else ModuleLearner
+            self.learner = kind(stage, self.run)
         saved = self.store.find(settings.resume, self.learner.expected(), stage.data.restore)
         log_position = None
         if saved:
