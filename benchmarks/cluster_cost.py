@@ -103,7 +103,7 @@ def work(options):
 
 def measure(options, kind):
     """One round of ``kind``."""
-    from unequal.commands import launch
+    from unequal.cluster import job as launch
 
     command = [sys.executable, __file__, "--kind", kind]
     for name in ("network", "classes", "batch", "steps"):

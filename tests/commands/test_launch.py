@@ -5,14 +5,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from helpers import jobs
+from unequal.cluster import job as job_engine
 from unequal.cluster import keeper
+from unequal.cluster.job import read_hosts
 from unequal.commands import cli
-from unequal.commands.launch import read_hosts
 from unequal.errors import InputError
+from unequal.system import progress
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(1000)")
 
@@ -230,3 +233,126 @@ def test_a_killed_launcher_leaves_nobody_behind(launch):
     job.kill()
     job.communicate(timeout=60)
     jobs.wait_for(lambda: not jobs.running(everything), "the end of all", 20)
+
+
+# What moves on and what does not
+
+REPORTING = """
+import os, signal, sys, time
+for _ in range(4):
+    os.write(int(os.environ["UNEQUAL_PROGRESS_PIPE"]), b".")
+    time.sleep(0.3)
+if sys.argv[1] == "stop":
+    os.kill(os.getpid(), signal.SIGSTOP)
+elif sys.argv[1] == "hang":
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("last, code, message", [
+    ("end", 0, ""),
+    ("stop", keeper.HUNG, r"process \d+ has been stopped \(SIGSTOP\) for 0.8 s"),
+    ("hang", keeper.HUNG, r"process \d+ has made no progress for \d(\.\d+)? s"),
+])
+def test_a_keeper_ends_what_does_not_move_on(last, code, message, monkeypatch):
+    monkeypatch.setenv(keeper.TIMEOUT, "0.8")
+    process = keep(sys.executable, "-c", REPORTING, last)
+    assert process.wait(40) == code
+    assert re.search(message, process.communicate()[1])
+
+
+def test_work_and_waiting_are_reported(monkeypatch):
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    monkeypatch.setattr(progress, "_reports", writer)
+    monkeypatch.setattr(progress, "_last_report", 0.0)
+    with progress.Bar(None, "batches", "batches") as bar:
+        bar.update()
+        bar.update()
+    assert os.read(reader, 100) == b"."  # not more than twice a second
+    with progress.waiting():
+        time.sleep(1.3)
+    assert len(os.read(reader, 100)) in (1, 2)
+    os.close(reader)
+    monkeypatch.setattr(progress, "_last_report", 0.0)
+    progress.report()  # the keeper has gone: nothing happens
+    assert progress._reports is None
+    os.close(writer)
+
+
+def test_a_command_that_reports_nothing_is_left_alone(monkeypatch):
+    monkeypatch.setenv(keeper.TIMEOUT, "0.3")
+    process = keep(sys.executable, "-c", "import time; time.sleep(1.5)")
+    assert process.wait(40) == 0
+    process.communicate()
+
+
+def test_a_stopped_server_ends_the_job_by_name(launch):
+    job = launch("-n", "1", "--hang-timeout", "1", "--", *SLEEP)
+    jobs.wait_for(lambda: len(jobs.members(job)) == 3, "three processes")
+    everything = jobs.descendants(job.pid)
+    os.kill(next(one.pid for one in jobs.members(job) if one.role == "server"), signal.SIGSTOP)
+    errors = job.communicate(timeout=60)[1]
+    assert job.returncode == 1
+    assert errors.splitlines()[-1] == (
+        "error: server 0 of 1 made no progress (its line above says how long); the rest of the "
+        "job was ended. Start it again with --resume auto to continue after the last saved state.")
+    assert jobs.running(everything) == []
+
+
+def test_workers_that_do_not_stop_are_ended_after_the_deadline(launch):
+    job = launch("-n", "1", "--stop-timeout", "0.5", "--", sys.executable, "-c",
+                 "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+                 "time.sleep(1000)")
+    jobs.wait_for(lambda: len(jobs.members(job)) == 3, "three processes")
+    everything = jobs.descendants(job.pid)
+    time.sleep(0.5)  # until the signal is ignored
+    job.terminate()
+    errors = job.communicate(timeout=30)[1]
+    assert job.returncode == 1
+    assert "SIGTERM: worker 0 of 1 had not saved and stopped after 0.5 s" in errors
+    assert jobs.running(everything) == []
+
+
+def test_a_second_signal_ends_stopped_workers_too(launch):
+    job = launch("-n", "1", "--", *SLEEP)
+    members = jobs.wait_for(lambda: len(jobs.members(job)) == 3 and jobs.members(job), "all")
+    everything = jobs.descendants(job.pid)
+    for one in members:
+        os.kill(one.pid, signal.SIGSTOP)
+    job.terminate()
+    time.sleep(1)
+    job.terminate()
+    begin = time.monotonic()
+    job.communicate(timeout=30)
+    jobs.wait_for(lambda: not jobs.running(everything), "the end of all", 10)
+    assert time.monotonic() - begin < 10
+
+
+COUNTING = """
+import os, signal, sys
+with open(sys.argv[1], "a") as file:
+    print(*sys.argv[3:], file=file)
+with open(sys.argv[1]) as file:
+    starts = len(file.readlines())
+if starts <= int(sys.argv[2]):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kills, code", [(1, 0), (2, 1)])
+def test_restarts(kills, code, tmp_path, monkeypatch, capsys):
+    """Each a whole job; a kill more than there are restarts is an error."""
+    monkeypatch.setattr(job_engine, "SHUTDOWN", 0.1)  # nobody waits for this worker
+    starts = tmp_path / "starts"
+    assert cli.main(["launch", "-n", "1", "--restarts", "1", "--", sys.executable, "-c", COUNTING,
+                     str(starts), str(kills), "--lr", "1"]) == code
+    assert starts.read_text().splitlines() == ["--lr 1", "--lr 1 --resume auto"]
+    assert ("error: worker 0 of 1 was killed by SIGKILL" in capsys.readouterr().err) == bool(code)
+
+
+def test_a_refused_command_line_is_not_started_again(tmp_path, capsys):
+    assert cli.main(["launch", "-n", "1", "--restarts", "5", "--", sys.executable, "-c",
+                     "import sys; open(sys.argv[1], 'a').write('x'); sys.exit(2)",
+                     str(tmp_path / "starts")]) == 1
+    assert (tmp_path / "starts").read_text() == "x"

@@ -4,6 +4,13 @@ Started by its path, here, through ssh or by mpirun, with the standard library o
 cost a second and 100 MB. Standard input is the connection to the launcher: a byte now and then
 while it is there, :data:`TERMINATE` to pass SIGTERM on. :data:`END`, the end of the input, or
 silence ends the command and all it has started.
+
+With :data:`TIMEOUT` in the environment it watches progress as well. The command inherits a pipe,
+whose number is in :data:`REPORTS`; a process that uses :mod:`unequal.system.progress` writes a byte
+when a batch or a picture is done, and while it waits for other workers. From its first byte on, it
+must not be silent for that long; and no process may be stopped (SIGSTOP, a debugger) for that long,
+which holds for servers too, that report nothing. The keeper then ends it with :data:`HUNG`. The
+worker that hangs is the first to be silent: those that wait for it say that they wait.
 """
 import ctypes
 import os
@@ -16,6 +23,9 @@ import time
 BEAT = 5  # seconds between the launcher's bytes
 SILENCE = 30  # seconds without one, and the launcher counts as gone
 TERMINATE, END = b"T", b"E"
+HUNG = 121  # exit code
+TIMEOUT, REPORTS = "UNEQUAL_HANG_TIMEOUT", "UNEQUAL_PROGRESS_PIPE"
+_GRACE = 0.25  # of the timeout, for one that is silent but not stopped: it may wait for one that is
 _PR_SET_PDEATHSIG = 1
 
 
@@ -42,16 +52,55 @@ def _signal_group(child, number):
         pass
 
 
+class _Watch:
+    """Whether the command still moves on."""
+
+    def __init__(self, timeout, reader):
+        self._timeout, self._reader = timeout, reader
+        self._reported = self._stopped = None  # since when
+
+    def hangs(self, pid):
+        """What is wrong with process ``pid``, to follow its name; None while it moves on."""
+        now = time.monotonic()
+        if select.select([self._reader], [], [], 0)[0] and os.read(self._reader, 4096):
+            self._reported = now
+        if not _is_stopped(pid):
+            self._stopped = None
+        elif self._stopped is None:
+            self._stopped = now
+        if self._stopped is not None:
+            return ("has been stopped (SIGSTOP) for {:g} s".format(self._timeout)
+                    if now - self._stopped > self._timeout else None)
+        if self._reported is not None and now - self._reported > self._timeout * (1 + _GRACE):
+            return "has made no progress for {:g} s".format(now - self._reported)
+        return None
+
+
+def _is_stopped(pid):
+    try:
+        with open("/proc/{}/stat".format(pid), "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):  # no /proc, or it has just ended
+        return False
+
+
 def keep(command):
-    """Run ``command``; returns its exit code, 128 + N when signal N ended it."""
+    """Run ``command``; returns its exit code, 128 + N when signal N ended it, or HUNG."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)
+    timeout = float(os.environ.get(TIMEOUT) or 0)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True,
-                                 preexec_fn=_ends_with_this_process())
+                                 preexec_fn=_ends_with_this_process(), pass_fds=[writer],
+                                 env=dict(os.environ, **{REPORTS: str(writer)}))
     except OSError as error:
         print("{}: {}".format(command[0], error.strerror), file=sys.stderr)
         return 127
+    finally:
+        os.close(writer)
+    watch = _Watch(timeout, reader)
     heard = time.monotonic()
     try:
         while child.poll() is None:
@@ -66,10 +115,16 @@ def keep(command):
                 print("{}: nothing heard from the launcher for {} s; ended".format(
                     os.uname().nodename, SILENCE), file=sys.stderr)
                 return 1
+            problem = watch.hangs(child.pid) if timeout else None
+            if problem:
+                print("{}: process {} {} (--hang-timeout); ended".format(
+                    os.uname().nodename, child.pid, problem), file=sys.stderr)
+                return HUNG
         return child.returncode if child.returncode >= 0 else 128 - child.returncode
     finally:
         _signal_group(child, signal.SIGKILL)
         child.wait()
+        os.close(reader)
 
 
 if __name__ == "__main__":

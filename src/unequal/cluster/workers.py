@@ -14,7 +14,7 @@ import numpy as np
 from mxnet.base import _LIB, check_call
 
 from unequal.errors import InputError
-from unequal.system import mxnet_private
+from unequal.system import mxnet_private, progress
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ class Workers:
         """Add up an array over all workers and the given copies of it (of devices), in place."""
         key = "{}:{}".format(name, "x".join(map(str, arrays[0].shape)))
         if key not in self._keys:  # a meeting, too
-            self._kvstore.init(key, mx.nd.zeros(arrays[0].shape))
+            with progress.waiting():
+                self._kvstore.init(key, mx.nd.zeros(arrays[0].shape))
             self._keys.add(key)
         if self._compressed:  # MXNet has no pushpull for it
             self._kvstore.push(key, arrays, priority=priority)
@@ -130,7 +131,9 @@ class Workers:
         rows[self.rank] = bits * np.float32(self._one)
         shared = mx.nd.array(rows)
         self._sum("unequal", [shared])
-        every = np.packbits(shared.asnumpy() > 0, axis=1)
+        with progress.waiting():
+            summed = shared.asnumpy()
+        every = np.packbits(summed > 0, axis=1)
         return every.view(array.dtype).reshape((self.count,) + array.shape)
 
     def broadcast(self, value):
@@ -150,7 +153,8 @@ class Workers:
     def wait(self):
         """Wait until all are here, however long that takes."""
         if self.count > 1:
-            self._kvstore._barrier()
+            with progress.waiting():
+                self._kvstore._barrier()
 
     def mean(self, arrays):
         """Means over the workers of ``{name: NDArray}``, float32."""

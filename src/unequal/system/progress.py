@@ -1,7 +1,10 @@
 """Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
 import logging
+import os
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from typing import Any, Iterable, Iterator, Optional, Sized
 
 from tqdm import tqdm
@@ -12,6 +15,53 @@ logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 30
 
 bars = True  # False in workers of a job that share a terminal with worker 0
+
+
+# The pipe of the keeper that `unequal launch` has put over this process
+# (unequal.cluster.keeper.REPORTS); taken out of the environment, since processes of ours do not
+# inherit the pipe.
+_reports: Optional[int] = int(os.environ.pop("UNEQUAL_PROGRESS_PIPE", "-1"))
+_last_report = 0.0
+
+
+def report() -> None:
+    """Tell the keeper, where there is one, that this process moves on; at most twice a second."""
+    global _reports, _last_report
+    now = time.monotonic()
+    if _reports is None or _reports < 0 or now - _last_report < 0.5:
+        return
+    _last_report = now
+    try:
+        os.write(_reports, b".")
+    except BlockingIOError:
+        pass  # the keeper has enough to read
+    except OSError:
+        _reports = None  # it has gone
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """While this process waits for others: :func:`report` now and then, from a thread.
+
+    So a worker that waits for one that hangs is not taken for it.
+    """
+    if _reports is None or _reports < 0:
+        yield
+        return
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(1):
+            report()
+
+    report()
+    thread = threading.Thread(target=beat, name="waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def end_time(seconds: float) -> str:
@@ -56,6 +106,7 @@ class Bar:
     def update(self, count: int = 1) -> None:
         """``count`` more are done."""
         self._done += count
+        report()
         if self._bar is not None:
             self._bar.update(count)
             return
