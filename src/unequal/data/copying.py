@@ -18,6 +18,7 @@ from unequal.data.records import RecordSet, RecordWriter, relabel
 from unequal.errors import ArgumentError, InputError
 from unequal.system.files import MAX_TABLE, bounded_lines, open_input, replacing
 from unequal.system.progress import track
+from unequal.system.text import to_cells
 
 log = logging.getLogger(__name__)
 _EXTENSIONS = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"BM": ".bmp", b"RI": ".webp"}
@@ -354,7 +355,7 @@ def _write_changes(path: str, rows: List[tuple]) -> None:
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("key", "path", "label", "decision", "new_label", "new_key"))
-        writer.writerows(rows)
+        writer.writerows(map(to_cells, rows))
 
 
 def _copy_names(directory, out):

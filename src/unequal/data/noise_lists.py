@@ -83,7 +83,7 @@ def write_table(path, rows):
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(TABLE)
-        writer.writerows(rows)
+        writer.writerows(map(to_cells, rows))
 
 
 def scores_head(fingerprint):
