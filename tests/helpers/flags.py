@@ -17,12 +17,11 @@ REFERENCE = {
     "--rand-mirror": 1, "--cutoff": 0, "--bndrop": 0, "--target": "lfw,cfp_fp,agedb_30",
     "--log-file": "trainlog", "--log-dir": "",
 }
-OURS = {"--seed": 0, "--patience": 10,
-        "--select": "mean",
-        "--state-minutes": 0.0, "--eval-dir": "", "--save-floor": 0.0, "--devices": "",
-        "--kv-store": "device", "--compress-gradients": 0.0, "--config": "",
-        "--sub-centers": 1, "--dtype": "float32", "--save-memory": 0, "--model-parallel": 0,
-        "--resume": ""}
+OURS = {"--seed": 0, "--patience": 10, "--select": "mean", "--state-minutes": 0.0, "--warmup": 0,
+        "--lr-schedule": "step", "--accumulate": 1, "--tensorboard": "", "--csv": 0,
+        "--eval-dir": "", "--save-floor": 0.0, "--devices": "", "--kv-store": "device",
+        "--compress-gradients": 0.0, "--config": "", "--sub-centers": 1, "--dtype": "float32",
+        "--save-memory": 0, "--model-parallel": 0, "--resume": ""}
 NRA = {"--noise-beta": 1.0, "--bin-dir": "", "--batch_size_mining": 20}
 TAIL = {"--noise": 1, "--noise-beta": 0.9, "--batch-size1": 90, "--batchsize_id": 90,
         "--images-per-identity": 3, "--data-dir-interclass": "", "--bag-size": 3600,
@@ -34,7 +33,8 @@ FREE = {
     "eval_dir",
     "log_file", "log_dir", "bin_dir", "noise_list", "truth", "devices", "batch_size_mining",
     "verbose", "ckpt", "save_floor", "patience", "select",
-    "state_minutes", "max_steps", "end_epoch", "save_memory", "model_parallel"}
+    "state_minutes", "tensorboard", "csv",
+    "max_steps", "end_epoch", "save_memory", "model_parallel"}
 SHARED = {"prefix", "verbose", "ckpt", "patience", "select", "max_steps", "end_epoch",
           "save_memory", "model_parallel"}
 

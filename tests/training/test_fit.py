@@ -8,6 +8,7 @@ from helpers.fitting import CLASSES, SIZE, Batches, arguments, events, train, we
 from unequal.cluster.workers import Workers
 from unequal.errors import InputError
 from unequal.symbols import heads, margins, networks
+from unequal.system import interrupts
 from unequal.training import metrics as measures
 from unequal.training import setup
 from unequal.training.config import SoftmaxConfig
@@ -212,3 +213,79 @@ def test_the_weights_are_equal_on_all_devices(tmp_path):
         np.testing.assert_allclose(saved[name], copies.mean(axis=0), rtol=1e-6, atol=1e-7,
                                    err_msg=name)
     assert len(group.param_names) > 20 and differ
+
+
+def test_accumulated_batches_are_one_update(tmp_path):
+    """Two batches of the same pictures give the mean loss's gradient of one of them; BatchNorm's
+    averages alone see both."""
+    results = []
+    for accumulate in ("1", "2"):
+        args = arguments(tmp_path / accumulate, "--max-steps", "3", "--lr", "0.01",
+                         "--accumulate", accumulate)
+        train(args, Batches(count=2, same=True))
+        results.append({name: value for name, value in weights(args).items()
+                        if "moving" not in name and name != "fc1_gamma"})
+        assert events(args, "end")[0]["step"] == 3
+    for name, value in results[0].items():
+        np.testing.assert_allclose(results[1][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_accumulated_batches_resume_with_the_same_bits(tmp_path):
+    """Five batches an epoch, two an update: the fifth is left out; cut in the second epoch."""
+    flags = ("--version-output", "E", "--accumulate", "2", "--warmup", "2", "--lr-schedule",
+             "cosine", "--end-epoch", "3")
+    whole, cut = arguments(tmp_path / "whole", *flags), arguments(tmp_path / "cut", *flags)
+    train(whole, Batches(count=5))
+
+    def stop(learner, batches):
+        if batches == 3:
+            interrupts._received.append("SIGTERM")
+
+    try:
+        with pytest.raises(interrupts.Interrupted):
+            train(cut, Batches(count=5), before_batch=stop)
+    finally:
+        interrupts._received.clear()
+    cut.resume = "must"
+    train(cut, Batches(count=5))
+    assert events(cut, "end")[0]["step"] == 6
+    for name, value in weights(whole).items():
+        np.testing.assert_array_equal(weights(cut)[name], value, err_msg=name)
+
+
+def test_warmup_and_cosine(tmp_path):
+    args = arguments(tmp_path / "warm", "--max-steps", "6", "--lr", "0.4", "--warmup", "4")
+    train(args, Batches(), lr_steps=(5,))
+    np.testing.assert_allclose([event["lr"] for event in events(args, "train")],
+                               [0.1, 0.2, 0.3, 0.4, 0.4, 0.04], rtol=1e-6)
+    assert [event["step"] for event in events(args, "lr")] == [6]
+    args = arguments(tmp_path / "cosine", "--max-steps", "8", "--lr", "0.4", "--lr-schedule",
+                     "cosine")
+    train(args, Batches())
+    rates = [event["lr"] for event in events(args, "train")]
+    expected = [0.2 * (1 + np.cos(np.pi * step / 8)) for step in range(1, 9)]
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+    args.warmup = 8
+    with pytest.raises(InputError, match="warmup 8 must be shorter than the training of 8 batches"):
+        train(args, Batches())
+
+
+def test_a_csv_and_tensorboard_beside_the_log(tmp_path):
+    tensorboard = pytest.importorskip("tensorboardX")
+    write_targets(tmp_path, names=("lfw",))
+    args = arguments(tmp_path, "--max-steps", "2", "--csv", "1", "--tensorboard",
+                     str(tmp_path / "board"), "--target", "lfw")
+    train(args, Batches())
+    path = tmp_path / "m" / "model-trainlog.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    logged = events(args, "train")[1]["metrics"]["softmaxloss"]
+    assert rows[0] == ["step", "name", "value"] and ["2", "train/softmaxloss", repr(logged)] in rows
+    assert sum(row[1] == "verify/lfw" for row in rows) == 1
+    before = path.read_text()
+    args.resume, args.max_steps = "must", 3
+    with open(path, "a") as file:
+        file.write("3,train/acc,0.5\n2,train/half")  # what a killed run wrote after its state
+    train(args, Batches())
+    assert path.read_text().startswith(before + "3,train/acc,")
+    found = b"".join(file.read_bytes() for file in (tmp_path / "board").iterdir())
+    assert tensorboard and b"train/softmaxloss" in found and b"verify/lfw" in found

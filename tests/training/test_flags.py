@@ -19,6 +19,7 @@ from unequal.training.config import Config, NraConfig, RelusoftConfig, SoftmaxCo
      {**OURS, "--mean-loss": 0, "--gate": 0.0, "--truth": ""}),
     ("train_relusoft.py", {**REFERENCE, **NRA},
      {**OURS, "--mean-loss": 0, "--gate": 0.0, "--truth": "", "--noise-threshold": 0.0,
+      "--first-epoch-order": "shuffled",
       "--noise-list": ""}),
     ("train_unequal.py", {**REFERENCE, **TAIL},
      {**OURS, "--mining": 1, "--bags": 100, "--patience": 100,

@@ -76,6 +76,7 @@ def trained(kind, step, margin, devices, scale=1.0, **settings):
     seen = []
     for number, batch in enumerate(batches()):
         learner.learn(batch, number)
+        learner.update()
         seen.append({name: np.concatenate([part.asnumpy() for part in parts])
                      for name, parts in learner.outputs(names).items()})
     return learner, seen
@@ -120,6 +121,7 @@ def test_a_state_goes_on_either_way():
     more = batches(5)[3:]
     for number, batch in enumerate(more, 3):
         expected.learn(batch, number)
+        expected.update()
     for first, second, devices in ((SplitLearner, ModuleLearner, 2),
                                    (ModuleLearner, SplitLearner, 2)):
         learner, _ = trained(first, "nra", margin, devices)
@@ -128,6 +130,7 @@ def test_a_state_goes_on_either_way():
         other.start(3, saved)
         for number, batch in enumerate(more, 3):
             other.learn(batch, number)
+            other.update()
         for name, value in expected.params()[0].items():
             assert_close(other.params()[0][name].asnumpy(), value.asnumpy(), 2e-5)
 

@@ -52,6 +52,7 @@ class Counter(Learner):
 
     def __init__(self, finite=10 ** 6):
         self.weight, self.speed, self.finite = np.zeros(1, np.float32), np.zeros(1), finite
+        self.learnt = []
 
     @property
     def learning_rate(self):
@@ -66,12 +67,14 @@ class Counter(Learner):
     def expected(self):
         return {"arg:w": ((1,), np.float32), "momentum:w": ((1,), np.float64)}
 
-    def learn(self, batch, step):
-        assert step == self.weight[0]
+    def learn(self, batch, number):
+        self.learnt.append(number)
+
+    def update(self):
         self.weight, self.speed = self.weight + 1, self.speed + 2
 
     def outputs(self, names):
-        return {name: [self.weight] for name in names}
+        return {name: [self.weight + 1] for name in names}  # of the batch being learnt
 
     def params(self):
         if self.weight[0] > self.finite:
@@ -172,6 +175,7 @@ def test_stopped_anywhere_and_continued_it_does_the_same(tmp_path, monkeypatch, 
         first.fit()
     second = make(tmp_path / "cut", accuracies[cut // 2:], resume="must")
     assert second.fit() == whole.progress.best
+    assert first.learner.learnt + second.learner.learnt == list(range(12))
     assert first.stage.data.given + second.stage.data.given == whole.stage.data.given
     assert second.learner.weight[0] == 12 and second.learner.speed[0] == 24
     assert first.store.saved + second.store.saved == whole.store.saved

@@ -46,7 +46,8 @@ def test_flags():
     without_bndrop = {name: value for name, value in REFERENCE.items() if name != "--bndrop"}
     expected = {**without_bndrop, **OURS, **STEP_3}
     assert flags("train_relusoft_savemodel.py") == expected
-    assert flags("train_relusoft.py") == {**expected, "--noise-threshold": 0.0, "--noise-list": ""}
+    assert flags("train_relusoft.py") == {**expected, "--noise-threshold": 0.0, "--noise-list": "",
+                                            "--first-epoch-order": "shuffled"}
 
 
 def test_savemodel_ends_by_itself_with_the_classifier_kept(trained):

@@ -46,7 +46,8 @@ def test_flags():
         **common, **OURS, "--verbose": 50, "--lr": 0.001, "--noise": 1, "--noise-beta": 0.9,
         "--batch-size1": 90, "--batchsize_id": 90, "--bag-size": 3600, "--images-per-identity": 3,
         "--batch-size2": 180, "--margin-inter": 1.0, "--interweight": "0.01",
-        "--data-dir-interclass": "", "--mining": 1, "--bags": 100}
+        "--data-dir-interclass": "", "--mining": 1, "--bags": 100, "--patience": 100,
+        "--state-minutes": 5.0}
 
 
 def test_two_epochs_of_mined_batches(trained):

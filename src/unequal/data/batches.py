@@ -25,10 +25,11 @@ class _Order:
     Memory: 16 bytes an image (keys and one epoch's order).
     """
 
-    def __init__(self, records: Any, keys: Optional[Sequence[int]], shuffle: bool,
-                 seed: int) -> None:
+    def __init__(self, records: Any, keys: Optional[Any], shuffle: bool, seed: int,
+                 shuffled_from: int = 0) -> None:
         self.keys = records.image_keys if keys is None else np.asarray(keys, np.int64)
         self._path, self._shuffle, self._seed = records.path, shuffle, seed
+        self._shuffled_from = shuffled_from
         self._epoch: Optional[int] = None
         self._order = self.keys
 
@@ -44,7 +45,7 @@ class _Order:
         """Keys in the order of an epoch."""
         if number != self._epoch:
             self._order = self.keys
-            if self._shuffle:
+            if self._shuffle and number >= self._shuffled_from:
                 random = np.random.RandomState([self._seed, number])
                 self._order = random.permutation(self._order)
             self._epoch = number
@@ -204,6 +205,8 @@ class FaceIter(_PictureIter):
     augmentation : unequal.data.augmentation.Augmentation
     keys : numpy.ndarray, optional
         The images to use; default all.
+    shuffled_from : int
+        With ``shuffle``: the first epoch that is; those before have the order of ``keys``.
     shuffle : bool
         A new order each epoch; False: the order of ``keys``.
     seed : int
@@ -224,10 +227,11 @@ class FaceIter(_PictureIter):
 
     def __init__(self, records: Any, batch_size: int,
                  augmentation: aug.Augmentation = aug.NONE, *,
-                 keys: Optional[Sequence[int]] = None, shuffle: bool = True, seed: int = 0,
+                 keys: Optional[Any] = None, shuffle: bool = True, seed: int = 0,
+                 shuffled_from: int = 0,
                  num_parts: int = 1, part_index: int = 0, threads: Optional[int] = None,
                  prefetch: int = 2) -> None:
-        self._order = _Order(records, keys, shuffle, seed)
+        self._order = _Order(records, keys, shuffle, seed, shuffled_from)
         self.records, self.keys = records, self._order.keys
         batches = self._order.batches(batch_size * num_parts)
         super().__init__([PictureLoader(records, augmentation, threads)], batch_size,
@@ -324,10 +328,12 @@ class UnequalIter(_PictureIter):
         head_epoch, head_batch = divmod(epoch * self.batches + batch, self._head_batches)
         order = self._order.epoch(head_epoch)
         workers, number = self._workers
+        tail = self.tail
+        assert tail is not None, "the tail is set before an epoch"
         for device in range(workers * self._devices):
             for loader, size, sequence, start in (
                     (self._loaders[0], self._sizes[0], order, head_batch * self._sizes[0]),
-                    (self._loaders[1], self._sizes[1], self.tail[batch], 0)):
+                    (self._loaders[1], self._sizes[1], tail[batch], 0)):
                 share = size // self._devices // workers
                 yield (loader, share, sequence, start + device * share,
                        range(share if device // self._devices == number else 0))

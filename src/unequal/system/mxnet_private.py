@@ -91,6 +91,14 @@ def backward(module, head_gradients):
         executor.backward(gradients_)
 
 
+def clear_gradients(module):
+    """Set the gradients of a bound Module to 0, for one that adds them up."""
+    for _, values in gradients(module):
+        for value in values:
+            if value is not None:
+                value[:] = 0
+
+
 def gradients(module):
     """``[(parameter, [gradient of each device])]`` of a bound Module; None where there is none."""
     group = module._exec_group

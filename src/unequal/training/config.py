@@ -96,6 +96,16 @@ class Config:
     end_epoch: int = flag(100000, "stop after so many epochs", allowed=POSITIVE, change=AT_RESUME)
     lr: float = flag(0.1, "learning rate", allowed=POSITIVE)
     lr_steps: str = flag("", "batches after which lr falls tenfold: a,b,c")
+    warmup: int = flag(0, "batches over which the learning rate rises to --lr", origin=OURS,
+                       allowed=NOT_NEGATIVE)
+    lr_schedule: str = flag("step", "step: --lr-steps; cosine: down to 0 at --max-steps or "
+                                    "--end-epoch", origin=OURS, allowed=Choice(("step", "cosine")))
+    accumulate: int = flag(1, "batches of the data whose gradients one update takes together; all "
+                              "counts of batches are of updates", origin=OURS, allowed=POSITIVE)
+    tensorboard: str = flag("", "directory for TensorBoard (extra [tensorboard])", origin=OURS,
+                            allowed=Path(), change=ANYWHERE)
+    csv: int = flag(0, "1: losses and accuracies also as a table, PREFIX-NAME.csv", origin=OURS,
+                    allowed=SWITCH, change=ANYWHERE)
     wd: float = flag(0.0005, "weight decay", allowed=NOT_NEGATIVE)
     mom: float = flag(0.9, "momentum", allowed=SHARE)
     rand_mirror: int = flag(1, "1: mirror half of the pictures", allowed=SWITCH)
@@ -188,6 +198,9 @@ class RelusoftConfig(NraConfig):
     noise_threshold: float = flag(0.0, "drop images whose largest probability under --pretrained "
                                        "is below (the authors' iterator: 0.007)", origin=OURS,
                                   allowed=SHARE)
+    first_epoch_order: str = flag("shuffled", "order of the first epoch's images: shuffled, or by "
+                                              "their keys, as the reference has it", origin=OURS,
+                                  allowed=Choice(("shuffled", "reference")))
     noise_list: str = flag("", "a noise list to use instead of making one", origin=OURS,
                            change=ANYWHERE)
 

@@ -37,8 +37,13 @@ class Learner:
         ``aux:NAME`` and ``momentum:NAME``."""
         raise NotImplementedError
 
-    def learn(self, batch: Any, step: int) -> None:
-        """One update (all). ``step`` batches were learnt before; its random numbers are its own."""
+    def learn(self, batch: Any, number: int) -> None:
+        """A batch's gradients; ``number`` batches of the data came before, and its random numbers
+        are its own."""
+        raise NotImplementedError
+
+    def update(self) -> None:
+        """An update by the gradients of the batches learnt since the last one (all)."""
         raise NotImplementedError
 
     def outputs(self, names: Sequence[str]) -> Dict[str, List[Any]]:
@@ -58,21 +63,35 @@ class Learner:
         raise NotImplementedError
 
 
+def _schedule(config: Any, lr_steps: Sequence[int],
+              length: int) -> Optional[mx.lr_scheduler.LRScheduler]:
+    """The learning rate by the number of updates; None: it stays."""
+    warmup = {"base_lr": config.lr, "warmup_steps": config.warmup, "warmup_begin_lr": 0.0}
+    if config.lr_schedule == "cosine":
+        if config.warmup >= length:
+            raise ArgumentError(f"warmup {config.warmup} must be shorter than the training of "
+                                f"{length} batches.", "warmup")
+        return mx.lr_scheduler.CosineScheduler(length, final_lr=0.0, **warmup)
+    if lr_steps or config.warmup:
+        # A schedule without a fall is one whose fall never comes.
+        falls = [config.beta_freeze + step for step in lr_steps] or [2 ** 62]
+        return mx.lr_scheduler.MultiFactorScheduler(falls, factor=0.1, **warmup)
+    return None
+
+
 def optimizer(config: Any, lr_steps: Sequence[int], devices: Sequence[mx.Context],
-              num_devices: int, step: int = 0) -> mx.optimizer.SGD:
-    """SGD as the reference builds it, ``step`` batches into its schedule.
+              num_devices: int, step: int = 0, length: int = 0) -> mx.optimizer.SGD:
+    """SGD as the reference builds it, ``step`` updates into a schedule of ``length``.
 
     Given no parameter names, MXNet's optimizer decays every parameter, biases and BatchNorm's beta
     included; the reference's does so too. ``rescale_grad`` makes the sum over the ``num_devices``
-    devices, of all workers, a mean, and takes the loss scale of ``--dtype`` out.
+    devices, of all workers, and over accumulated batches, a mean, and takes the loss scale of
+    ``--dtype`` out.
     """
-    schedule = None
-    if lr_steps:
-        schedule = mx.lr_scheduler.MultiFactorScheduler(
-            [config.beta_freeze + step for step in lr_steps], factor=0.1, base_lr=config.lr)
+    schedule = _schedule(config, lr_steps, length)
     result = mx.optimizer.SGD(
         learning_rate=config.lr, momentum=config.mom, wd=config.wd,
-        rescale_grad=1.0 / (num_devices * heads.LOSS_SCALE[config.dtype]),
+        rescale_grad=1.0 / (num_devices * config.accumulate * heads.LOSS_SCALE[config.dtype]),
         lr_scheduler=schedule, begin_num_update=step)
     result.wd_mult = {"fc7_weight": config.fc7_wd_mult}
     if runtime.wants_cpu_forms(devices):
@@ -102,13 +121,18 @@ class ModuleLearner(Learner):
             label_names=[desc.name for desc in data.provide_label], context=run.devices,
             fixed_param_names=[name for name in stage.symbol.list_arguments()
                                if name == margins.SPHERE_BETA])  # the loop sets it; no gradient
+        self._batches = data.batches
         with mxnet_private.mirroring(bool(run.config.save_memory)):
-            self.module.bind(data.provide_data, data.provide_label)
+            self.module.bind(data.provide_data, data.provide_label,
+                             grad_req="add" if run.config.accumulate > 1 else "write")
+        if run.config.accumulate > 1:
+            mxnet_private.clear_gradients(self.module)
         self._optimizer: Optional[mx.optimizer.Optimizer] = None
 
     @property
     def learning_rate(self) -> float:  # type: ignore[override]
         """Of the next batch."""
+        assert self._optimizer is not None
         return self._optimizer.learning_rate
 
     def start(self, step: int, saved: Any = None) -> None:
@@ -118,7 +142,8 @@ class ModuleLearner(Learner):
             self._initialise(run.arg_params, run.aux_params)
         else:
             self._initialise(saved.arg_params, saved.aux_params)
-        self._optimizer = optimizer(config, self._lr_steps, run.devices, run.num_devices, step)
+        self._optimizer = optimizer(config, self._lr_steps, run.devices, run.num_devices, step,
+                                    setup.length(config, self._batches))
         with warnings.catch_warnings():
             # rescale_grad is not 1/batch: the loss is a mean already
             warnings.simplefilter("ignore")
@@ -145,12 +170,17 @@ class ModuleLearner(Learner):
             arrays.update({"momentum:" + name: arrays["arg:" + name] for name in learnt})
         return arrays
 
-    def learn(self, batch: Any, step: int) -> None:
-        """Forward, backward, the gradients' sum over the workers, update; does not wait."""
-        self._seed(step)
+    def learn(self, batch: Any, number: int) -> None:
+        """Forward and backward; does not wait."""
+        self._seed(number)
         self.module.forward_backward(batch)
+
+    def update(self) -> None:
+        """The gradients' sum over the workers, and the update; does not wait."""
         self._run.workers.sum_gradients(self.module)
         self.module.update()
+        if self._run.config.accumulate > 1:
+            mxnet_private.clear_gradients(self.module)
 
     def _seed(self, step: int) -> None:
         """Seed a batch's random numbers (dropout): MXNet's cannot be saved, so each batch has its

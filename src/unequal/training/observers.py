@@ -22,9 +22,10 @@ import json
 import logging
 import os
 import time
-from typing import Any, Dict, List, Optional
+from contextlib import suppress
+from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.system import files, progress
 
 logger = logging.getLogger(__name__)
@@ -172,6 +173,96 @@ class ProgressBar(Observer):
         if self._bar is not None:
             self._bar.__exit__(None, None, None)
             self._bar = None
+
+
+def _scalars(event: str, fields: Dict[str, Any]) -> Iterator[Tuple[str, float]]:
+    """The numbers of an event, each with a name."""
+    if event == "train":
+        yield from ((f"train/{name}", value) for name, value in fields["metrics"].items())
+        yield "train/lr", fields["lr"]
+        yield "train/images_per_second", fields["speed"]
+    elif event == "verify":
+        for target, result in fields["results"].items():
+            yield f"verify/{target}", result.accuracy_flip
+            yield f"verify/{target}_unflipped", result.accuracy
+            yield f"verify/{target}_xnorm", result.xnorm
+
+
+class CsvLog(Observer):
+    """Losses and accuracies as a table: ``step,name,value``, a line each, for a spreadsheet.
+
+    A resumed run takes off the lines after its first batch; a new one begins anew.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file: Optional[IO[str]] = None
+
+    def notify(self, event: str, **fields: Any) -> None:
+        """Write the numbers of ``train`` and ``verify``."""
+        if event in ("start", "resume"):
+            self._open(fields["step"] if event == "resume" else 0)
+        for name, value in _scalars(event, fields):
+            self._write(f"{fields['step']},{name},{value!r}\n")
+
+    def _open(self, step: int) -> None:
+        kept = []
+        if step and os.path.isfile(self._path):
+            with files.open_input(self._path, encoding="utf-8", errors="replace") as lines:
+                for line in files.bounded_lines(lines, self._path):
+                    number = line.partition(",")[0]
+                    if line.endswith("\n") and number.isdigit() and int(number[:20]) <= step:
+                        kept.append(line)
+        with files.replacing(self._path) as file:
+            file.write("step,name,value\n" + "".join(kept))
+        self._file = open(self._path, "a", encoding="utf-8", buffering=1)
+
+    def _write(self, line: str) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(line)
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be written ({error.strerror}).") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+
+class TensorBoard(Observer):
+    """Losses, learning rate, speed and accuracies for TensorBoard, written by tensorboardX.
+
+    Raises
+    ------
+    InputError
+        When tensorboardX is missing.
+    """
+
+    def __init__(self, directory: str) -> None:
+        try:
+            import tensorboardX
+        except ImportError:
+            raise ArgumentError("tensorboard needs tensorboardX: pip install "
+                                "'unequal-training[tensorboard]'.", "tensorboard") from None
+        self._library, self._directory = tensorboardX, directory
+        self._writer: Any = None
+
+    def notify(self, event: str, **fields: Any) -> None:
+        """Write the numbers of ``train`` and ``verify``."""
+        if event in ("start", "resume"):  # what a killed run wrote after its state is taken back
+            self._writer = self._library.SummaryWriter(
+                self._directory, purge_step=fields["step"] + 1 if event == "resume" else None)
+        for name, value in _scalars(event, fields):
+            self._writer.add_scalar(name, value, fields["step"])
+        if event in ("verify", "stop", "end"):
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Observers(Observer):

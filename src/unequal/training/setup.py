@@ -146,6 +146,13 @@ def lr_steps(options, default, batch_size):
     return steps
 
 
+def length(options: Any, batches: int) -> int:
+    """Updates until ``max_steps`` or ``end_epoch``, whichever comes first; an epoch has ``batches``
+    of the data."""
+    limit = batches // options.accumulate * options.end_epoch
+    return min(limit, options.max_steps) if options.max_steps else limit
+
+
 def overruled(options, num_classes):
     """The configuration as the reference changes it: loss type 1 above 20,000 classes has
     ``beta_freeze`` 5000 and ``gamma`` 0.06, whatever is asked for."""

@@ -128,6 +128,9 @@ class SplitLearner(ModuleLearner):
             raise ArgumentError("model_parallel 1 splits the classifier over the devices of one "
                                 "machine, not over workers; leave kv_store local or device.",
                                 "model_parallel", "kv_store")
+        if run.config.accumulate > 1:
+            raise ArgumentError(f"accumulate {run.config.accumulate} does not go with "
+                                "model_parallel 1.", "accumulate", "model_parallel")
         if head.num_classes < len(run.devices):
             raise ArgumentError(f"model_parallel 1 needs at least a class for each of the "
                                 f"{len(run.devices)} devices.", "model_parallel")
@@ -188,7 +191,8 @@ class SplitLearner(ModuleLearner):
         momenta = dict(saved.momenta) if saved is not None else {}
         classifier = {name: momenta.pop(name) for name in self._classifier() if name in momenta}
         super().start(step, None if saved is None else saved._replace(momenta=momenta))
-        self._rules = optimizer(config, self._lr_steps, run.devices, run.num_devices, step)
+        self._rules = optimizer(config, self._lr_steps, run.devices, run.num_devices, step,
+                                setup.length(config, self._batches))
         names = self._shards[0].learnt
         self._rules.idx2name = {
             number * len(names) + place: name
@@ -220,15 +224,18 @@ class SplitLearner(ModuleLearner):
             arrays["arg:" + margins.SPHERE_BETA] = (1,), np.float32
         return arrays
 
-    def learn(self, batch: Any, step: int) -> None:
-        """Forward, the softmax over devices, backward, update; does not wait but for the labels."""
-        self._seed(step)
+    def learn(self, batch: Any, number: int) -> None:
+        """Forward, the softmax over devices, backward; does not wait but for the labels."""
+        self._seed(number)
         self.module.forward(batch, is_train=True)
         gradients = self._learn_classifier(batch.label[0].asnumpy())
         _, *others = self.module.get_outputs(merge_multi_context=False)
         mxnet_private.backward(self.module, [
             [gradient, *(mx.nd.ones_like(parts[number]) for parts in others)]  # of no effect
             for number, gradient in enumerate(gradients)])
+
+    def update(self) -> None:
+        """Of the backbone on all devices, and of each device's classes."""
         self.module.update()
         for name in self._shards[0].learnt:
             for index, shard in self._indices(name):

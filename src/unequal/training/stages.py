@@ -94,12 +94,14 @@ def _batch_size(run: Run) -> int:
     return (run.config.per_batch_size or 128) * len(run.devices)
 
 
-def _face_iter(run: Run, augmentation: Augmentation, keys: Optional[np.ndarray] = None) -> FaceIter:
+def _face_iter(run: Run, augmentation: Augmentation, keys: Optional[np.ndarray] = None,
+               shuffled_from: int = 0) -> FaceIter:
     config = run.config
     return FaceIter(
         run.records, _batch_size(run),
         augmentation._replace(mirror=0.5 * config.rand_mirror, cutoff=config.cutoff),
-        keys=keys, seed=config.seed, num_parts=run.workers.count, part_index=run.workers.rank)
+        keys=keys, seed=config.seed, shuffled_from=shuffled_from,
+        num_parts=run.workers.count, part_index=run.workers.rank)
 
 
 def _last_fall(run: Run, lr_steps: Sequence[int], batches: int) -> int:
@@ -108,7 +110,9 @@ def _last_fall(run: Run, lr_steps: Sequence[int], batches: int) -> int:
     ``batches`` of the data are an epoch.
     """
     config = run.config
-    limit = config.max_steps or batches * config.end_epoch
+    limit = setup.length(config, batches)
+    if config.lr_schedule == "cosine":  # it falls until the end
+        return limit
     return max((config.beta_freeze + step for step in lr_steps
                 if config.beta_freeze + step < limit), default=0)
 
@@ -176,7 +180,8 @@ def nra_stage(run: Run, keys: Optional[np.ndarray] = None, people: Optional[Dict
     if people is not None:
         metrics.append(Metric("right", ["prediction", LABEL, KEY], _right_when_it_differs(people)))
     name, title = ("nra_save", "step 3.1") if only_save else ("nra", "step 3.2")
-    data = _face_iter(run, COLOR, keys)
+    order = getattr(config, "first_epoch_order", "shuffled")  # step 3.1 has one batch only
+    data = _face_iter(run, COLOR, keys, shuffled_from=int(order == "reference"))
     lr_steps = setup.lr_steps(config, (100000, 140000, 160000), total)
     return Stage(
         name, title, symbol, data, lr_steps, metrics, loss_name="loss",
@@ -225,7 +230,8 @@ def unequal_stage(run: Run, tail: RecordSet, weight: float) -> Stage:
     lr_steps = setup.lr_steps(config, (100000, 140000, 160000), config.batch_size1)
     return Stage(
         "unequal", "step 4, interweight {:g}".format(weight), symbol, data, lr_steps,
-        last_fall=_last_fall(run, lr_steps, data.batches) if config.lr_steps else 0,
+        last_fall=(_last_fall(run, lr_steps, data.batches)
+                   if config.lr_steps or config.lr_schedule == "cosine" else 0),
         metrics=[Metric("acc", LOGS, accuracy),
                  Metric("softmaxloss", ["label_log_probability"], np.negative),
                  Metric("interloss", ["tail_loss"], np.ravel)],

@@ -147,21 +147,21 @@ def find(prefix: str, resume: str, facts: dict, expected: Expected,
                              "this --prefix (--resume auto would start anew).")
         logger.info("%s: no such file, so this run starts anew", path(prefix))
         return None
-    damaged = None
+    damaged: List[Tuple[str, BaseException]] = []
     for name in there:
         try:
             state = _load(name, facts, expected)
             restore(state.data)
         except _ERRORS as error:
-            damaged = damaged or (name, error)
+            damaged.append((name, error))
             continue
         if damaged:
             logger.warning("%s: damaged (%s); continuing from the state before it, %s",
-                           damaged[0], _words(damaged[1]), name)
+                           damaged[0][0], _words(damaged[0][1]), name)
         return state
-    name, error = damaged
-    raise InputError(f"--resume: {name}: not the state of a run, or damaged ({_words(error)}); "
-                     "start from a checkpoint with --pretrained instead.") from error
+    name, reason = damaged[0]
+    raise InputError(f"--resume: {name}: not the state of a run, or damaged ({_words(reason)}); "
+                     "start from a checkpoint with --pretrained instead.") from reason
 
 
 def _words(error: BaseException) -> str:
@@ -239,7 +239,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: Optional[tuple
         if (shape is None and size > limit) or not size <= info.file_size <= size + 65546:
             raise ValueError(f"{info.filename} says {found}, but has {info.file_size} bytes")
         array = np.empty(found, kind)
-        view = memoryview(array.reshape(-1).view(np.uint8))
+        view = array.reshape(-1).view(np.uint8).data
         done = 0
         while done < size:
             block = member.read(min(1 << 20, size - done))

@@ -6,17 +6,25 @@ import os
 import time
 import zlib
 from contextlib import closing
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError, InputError
 from unequal.system import interrupts
-from unequal.training import config
+from unequal.training import config, setup
 from unequal.training import state as run_state
 from unequal.training.learner import Learner, ModuleLearner, NotFinite
 from unequal.training.metrics import Meter
-from unequal.training.observers import Console, EventLog, Observer, Observers, ProgressBar
+from unequal.training.observers import (
+    Console,
+    CsvLog,
+    EventLog,
+    Observer,
+    Observers,
+    ProgressBar,
+    TensorBoard,
+)
 from unequal.training.setup import Run
 from unequal.training.split_learner import SplitLearner
 from unequal.training.stages import Stage
@@ -96,10 +104,17 @@ class Trainer:
         self.store = store or run_state.RunStore(
             self.config.prefix, run_state.identity(stage, run, self.config),
             stage.symbol if stage.saved_symbol is None else stage.saved_symbol, self.leading)
-        self.learner, self.verifier = learner, verifier
-        self.observers = Observers([Console(self.config.prefix), ProgressBar(), *observers])
+        kind = ModuleLearner if stage.split is None else SplitLearner
+        self.learner: Learner = learner or kind(stage, run)
+        self.verifier = verifier
+        self.observers = Observers([Console(self.config.prefix), ProgressBar(),
+                                    *(self._files() if self.leading else ()), *observers])
         self.progress = Progress()
         self.meter = Meter(stage.metrics)
+        self.batches = stage.data.batches // self.config.accumulate  # updates of an epoch
+        if not self.batches:
+            raise ArgumentError(f"accumulate {self.config.accumulate} is more than the "
+                                f"{stage.data.batches} batches of an epoch.", "accumulate")
         self.metrics: Dict[str, float] = {}
         self._fetched: Optional[Tuple[int, Tuple[dict, dict]]] = None
         self._state_time = -math.inf  # of the last state written
@@ -144,15 +159,19 @@ class Trainer:
         """Tell the observers."""
         self.observers.notify(event, step=self.progress.step, **fields)
 
+    def _files(self) -> Iterator[Observer]:
+        """The logs that the configuration asks for beside the event log."""
+        if self.config.csv:
+            yield CsvLog(os.path.splitext(self._log_path())[0] + ".csv")
+        if self.config.tensorboard:
+            yield TensorBoard(self.config.tensorboard)
+
     # Beginning
 
     def restore_or_start(self) -> None:
         """The state of an earlier run where ``--resume`` asks for one, else the first batch (all).
         """
         stage, settings = self.stage, self.config
-        if self.learner is None:
-            kind = SplitLearner if stage.split is not None else ModuleLearner
-            self.learner = kind(stage, self.run)
         saved = self.store.find(settings.resume, self.learner.expected(), stage.data.restore)
         log_position = None
         if saved:
@@ -172,11 +191,12 @@ class Trainer:
                                      self.run.devices)
         self.learner.start(self.progress.step, saved)
         if saved:
-            stage.data.seek(*divmod(self.progress.step, stage.data.batches))
+            epoch, index = divmod(self.progress.step, self.batches)
+            stage.data.seek(epoch, index * settings.accumulate)
         self._check_workers()
         self.limit = self._step_limit()
-        self.batch_size = stage.data.batch_size * self.workers.count
-        self.notify("begin", title=stage.title, limit=self.limit, batches=stage.data.batches,
+        self.batch_size = stage.data.batch_size * self.workers.count * settings.accumulate
+        self.notify("begin", title=stage.title, limit=self.limit, batches=self.batches,
                     batch_size=self.batch_size, lr_steps=list(stage.lr_steps))
         self.first_step = self.speed_step = self.progress.step
         self.speed_start = time.time()
@@ -191,8 +211,7 @@ class Trainer:
         """Batches until ``--max-steps`` or ``--end-epoch``, whichever comes first."""
         if self.stage.stop_after_first:
             return 1
-        limit = self.stage.data.batches * self.config.end_epoch
-        return min(limit, self.config.max_steps) if self.config.max_steps else limit
+        return setup.length(self.config, self.stage.data.batches)
 
     def _check_workers(self) -> None:
         """Raise InputError unless all workers are about to do the same (all)."""
@@ -210,21 +229,23 @@ class Trainer:
     def train_batch(self) -> None:
         """One update, and before an epoch's first what the stage does then (all)."""
         stage, progress = self.stage, self.progress
-        epoch, index = divmod(progress.step, stage.data.batches)
+        epoch, index = divmod(progress.step, self.batches)
         if index == 0:
             if progress.step > self.first_step:
                 stage.data.reset()
             if stage.before_epoch is not None:
                 stage.before_epoch(epoch, *self.params())
-        batch = stage.data.next()
         if stage.before_batch is not None:
             stage.before_batch(self.learner, progress.step)
-        rate = self.learner.learning_rate
-        self.learner.learn(batch, progress.step)
+        rate, parts = self.learner.learning_rate, self.config.accumulate
+        for number in range(progress.step * parts, (progress.step + 1) * parts):
+            batch = stage.data.next()
+            self.learner.learn(batch, number)
+            self.meter.add(self.learner.outputs(self.meter.names), batch)
+        self.learner.update()
         progress.step += 1
-        self.meter.add(self.learner.outputs(self.meter.names), batch)
         self.notify("batch")
-        if self.learner.learning_rate != rate:
+        if self.learner.learning_rate < 0.5 * rate:  # not a cosine's slow fall
             self.notify("lr", lr=self.learner.learning_rate)
         if progress.step % stage.log_every == 0:
             self.read_metrics()
@@ -281,6 +302,7 @@ class Trainer:
         accuracies: List[float] = []
         selected: Optional[float] = None
         if self.leading:
+            assert self.verifier is not None
             results = self.verifier(*params)
             # Only now: interrupted while verifying, a resumed run does (and logs) both again.
             self.notify("save", epoch=0)
