@@ -1,3 +1,4 @@
+import threading
 import time
 
 import cv2
@@ -97,14 +98,73 @@ def test_stream_of_many_batches_while_the_caller_works(network, faces):
 
 
 def test_new_weights_are_used(network, faces):
-    """MXNet keeps fused weights when an inference module gets new ones (see set_params)."""
+    """MXNet keeps fused weights when an inference module gets new ones (see load_weights)."""
     symbol = network[0]
     model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4, flip=False)
     model.transform(faces[:2])
     other = initialised(symbol, (SIDE, SIDE), seed=1)
-    model.set_params(*other)
+    model.load_weights(*other)
     np.testing.assert_allclose(model.transform(faces),
                                by_hand((symbol,) + tuple(other), faces, False), atol=2e-5)
+
+
+def test_threads_share_an_embedder(network, faces):
+    """A forward pass of one thread used to be answered with another one's pictures."""
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    expected = [model.transform(faces[place:place + 3]) for place in range(4)]
+    wrong = []
+
+    def work(place):
+        for _ in range(12):
+            if not np.allclose(model.transform(faces[place:place + 3]), expected[place], atol=2e-5):
+                wrong.append(place)
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_stream_goes_on_with_its_weights(network, faces):
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    expected = model.embed(PictureList(faces, "faces"))[0]
+    stream = model.stream(PictureList(faces, "faces"))
+    rows = [next(stream)[2]]
+    model.load_weights(*initialised(network[0], (SIDE, SIDE), seed=1))
+    rows += [plain for _, _, plain, _ in stream]
+    np.testing.assert_allclose(np.concatenate(rows), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("none", ([], (), iter([]), np.empty((0, SIDE, SIDE, 3), np.uint8),
+                                  np.array([])))
+def test_no_picture_of_any_kind(network, none):
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    assert model.transform(none).shape == (0, 24)
+    assert model.embed(PictureList([], "none"), [])[0].shape == (0, 24)
+
+
+def test_a_generator_is_a_list(network, faces):
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    np.testing.assert_allclose(model.transform(face for face in faces), model.transform(faces),
+                               atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong, said", (
+    (None, "X is a NoneType"), (3, "X is a int"), ({"a.jpg"}, "X is a set"),
+    ({"a.jpg": 1}, "X is a dict"), (np.zeros((SIDE, SIDE, 3), np.uint8), "X has shape"),
+    ([None], "picture 0 is a NoneType")))
+def test_what_is_no_list_of_pictures(network, wrong, said):
+    with pytest.raises(InputError, match=said):
+        Embedder(*network, image_size=(SIDE, SIDE), batch_size=4).transform(wrong)
+
+
+def test_set_params_is_scikit_learn_s(network):
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    assert model.set_params(**model.get_params()) is model
+    with pytest.raises(ValueError, match="no parameter flip"):
+        model.set_params(flip=False)
 
 
 def test_head_is_cut_off(network, faces):

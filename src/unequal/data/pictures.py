@@ -4,10 +4,12 @@ import stat
 import struct
 import sys
 import tempfile
+from typing import Optional
 
 import cv2
 import numpy as np
 
+from unequal.data import expendable
 from unequal.errors import InputError
 from unequal.system import runtime
 
@@ -24,9 +26,15 @@ MAX_BYTES = 1 << 28  # of a picture's file
 _MAX_SEGMENTS = 10000  # before a JPEG's frame
 _MAX_SCANS = 200  # of a progressive JPEG, each of which may cost a pass over all pixels
 _SMALL = 1 << 18  # pixels, for which any number of scans is soon done
-# The start of the last small JPEG, up to its size. The pictures of a set have it in common, so most
-# need no more than one comparison.
-_small_header = b""
+# What this process decodes itself; beyond it: unequal.data.expendable.
+_PIXELS_HERE = 1 << 25  # 33 megapixels
+_SCANNED_HERE = 1 << 29  # pixels times scans of a JPEG: two seconds
+_SCAN_BYTES = 10  # the least that a scan of a JPEG takes
+_ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # of a PNG; OpenCV makes room for what they announce
+# The start of the last small JPEG, up to its size, and the longest file with that start that needs
+# no count of its scans. The pictures of a set have it in common, so most need no more than one
+# comparison.
+_small = (b"", 0)
 
 # JPEG decodes at a half, a quarter or an eighth of its size for a fraction of the time.
 _FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -82,11 +90,7 @@ def _decode(data, source, height, width, flag):
                 "{}: pixels must be uint8 of shape (height, width, 3) but are {} of shape {}; "
                 "convert them.".format(source, data.dtype, data.shape))
     else:
-        _check_size(data, source)
-        try:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-        except (cv2.error, ValueError):  # no bytes at all; larger than OpenCV allows
-            pixels = None
+        pixels = _imdecode(bytes(data), flag, source)
         if pixels is None:
             raise InputError(
                 "{}: not a picture, or cut short ({} bytes); replace it or leave it out.".format(
@@ -98,29 +102,86 @@ def _decode(data, source, height, width, flag):
     return pixels, bgr
 
 
-def _check_size(data, source):
-    """Refuse what a JPEG or PNG declares before memory is spent on it; OpenCV knows the limit too
-    (:func:`unequal.system.runtime.prepare`), for every format, unless it was imported before."""
-    global _small_header
-    data = bytes(data)
-    if _small_header and data.startswith(_small_header):
-        return
-    frame = _frame_position(data)
-    if data.startswith(_PNG) and len(data) >= 24:
+def _imdecode(data: bytes, flag: int, source: object) -> Optional[np.ndarray]:
+    """``cv2.imdecode``, here or where a crash does no harm; None for what is no picture."""
+    try:
+        here = _ordinary(data, source)
+    except EOFError:
+        return None
+    if not here:
+        return expendable.imdecode(data, flag, source)
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    except cv2.error:  # larger than OpenCV allows
+        return None
+
+
+def _ordinary(data: bytes, source: object) -> bool:
+    """Whether this is a JPEG or PNG that costs little time and memory, by what its headers say.
+
+    OpenCV takes every number in a file for the truth: a PNG of 51 bytes had it take 4 GB, a JPEG
+    2000 crashed it. It knows a limit of pixels too (:func:`unequal.system.runtime.prepare`), for
+    every format.
+
+    Raises
+    ------
+    EOFError
+        When there is nothing, or a PNG goes on beyond its end.
+    InputError
+        When it has too many pixels or scans.
+    """
+    global _small
+    header, longest = _small
+    if header and data.startswith(header) and len(data) <= longest:
+        return True
+    if not data:
+        raise EOFError
+    if data.startswith(_PNG):
+        still = _walk_png(data)
         width, height = _PNG_SIZE.unpack_from(data, 16)
-    else:
-        height, width, _ = _FRAME.unpack_from(data, frame) if frame else (0, 0, 0)
+        _check_pixels(height, width, source)
+        return still and height * width <= _PIXELS_HERE
+    frame = _frame_position(data)
+    if not frame:
+        return False
+    height, width, _ = _FRAME.unpack_from(data, frame)
+    _check_pixels(height, width, source)
+    pixels = max(1, height * width)
+    longest = _SCANNED_HERE * _SCAN_BYTES // pixels
+    if len(data) > longest or pixels > _SMALL:
+        scans = data.count(b"\xff\xda")
+        if pixels > _SMALL and scans > _MAX_SCANS:
+            raise InputError("{}: a JPEG of more than {} scans, each of which takes the time of a "
+                             "whole picture; write it anew or leave it out.".format(
+                                 source, _MAX_SCANS))
+        return pixels <= _PIXELS_HERE and scans * pixels <= _SCANNED_HERE
+    if frame < 1 << 12:  # not with megabytes of EXIF in it
+        _small = (data[:frame + _FRAME.size], longest)
+    return True
+
+
+def _check_pixels(height: int, width: int, source: object) -> None:
     if height * width > MAX_PIXELS:
         raise InputError("{}: the picture is {} pixels high and {} wide, more than {:,} in all; "
                          "make it smaller or leave it out.".format(
                              source, height, width, MAX_PIXELS))
-    # Counting takes a tenth of the time a face takes to decode, and is about large pictures.
-    if height * width <= _SMALL:
-        if frame and frame < 1 << 12:  # not with megabytes of EXIF in it
-            _small_header = data[:frame + _FRAME.size]
-    elif data.count(b"\xff\xda") > _MAX_SCANS:
-        raise InputError("{}: a JPEG of more than {} scans, each of which takes the time of a "
-                         "whole picture; write it anew or leave it out.".format(source, _MAX_SCANS))
+
+
+def _walk_png(data: bytes) -> bool:
+    """Whether a PNG is one still picture; EOFError when a chunk is longer than the file."""
+    cursor, still = len(_PNG), True
+    while True:
+        if cursor + 12 > len(data):
+            raise EOFError
+        length, name = int.from_bytes(data[cursor:cursor + 4], "big"), data[cursor + 4:cursor + 8]
+        if cursor == len(_PNG) and (name != b"IHDR" or length != 13):
+            raise EOFError
+        cursor += 12 + length
+        if cursor > len(data):
+            raise EOFError
+        if name == b"IEND":
+            return still
+        still = still and name not in _ANIMATION
 
 
 def read(path):
@@ -193,8 +254,8 @@ def is_plain_jpeg(data, pixels):
     if b"Exif" not in data[:1 << 16]:
         return True
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    unturned = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    return np.array_equal(unturned[..., ::-1], pixels)
+    unturned = _imdecode(bytes(data), flags, "picture")
+    return unturned is not None and np.array_equal(unturned[..., ::-1], pixels)
 
 
 def jpeg_frame(data):

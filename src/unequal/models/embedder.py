@@ -2,7 +2,10 @@
 import logging
 import math
 import os
+import threading
+from collections.abc import Iterable, Mapping, Set
 from contextlib import contextmanager
+from typing import Any, Dict
 
 import cv2
 import mxnet as mx
@@ -63,6 +66,9 @@ class LoosePictures:
         if isinstance(picture, (str, os.PathLike)):
             name = os.fspath(picture)
             picture = images.read(name)
+        elif not isinstance(picture, (bytes, bytearray, np.ndarray)):
+            raise InputError("{} is a {}; give a path, encoded bytes or RGB pixels.".format(
+                name, type(picture).__name__))
         pixels = images.decode(picture, name)
         if pixels.shape[:2] == self._size:
             return 0, pixels
@@ -148,7 +154,8 @@ class Embedder(TransformerMixin, BaseEstimator):
     """A bound embedding network: pictures in, embeddings out.
 
     A scikit-learn transformer without anything to fit: ``transform`` turns pictures into
-    L2-normalised features, and an Embedder can be the first step of a pipeline.
+    L2-normalised features, and an Embedder can be the first step of a pipeline. Several threads
+    may use one: their pictures are decoded side by side, the network runs for one at a time.
 
     Parameters
     ----------
@@ -178,7 +185,9 @@ class Embedder(TransformerMixin, BaseEstimator):
         self._devices = devices or [mx.cpu()]
         self._shape = (max(batch_size, len(self._devices)), 3) + tuple(image_size)
         self.flip = flip
-        self.set_params(arg_params, aux_params)
+        # One network: a forward pass and the copy of its output belong together.
+        self._lock = threading.Lock()
+        self.load_weights(arg_params, aux_params)
 
     @classmethod
     def from_checkpoint(cls, checkpoint, image_size=None, devices=None, batch_size=64,
@@ -192,12 +201,17 @@ class Embedder(TransformerMixin, BaseEstimator):
             image_size = input_size(embedding_symbol(symbol), arg_params)
         return cls(symbol, arg_params, aux_params, image_size, devices, batch_size, flip)
 
-    def set_params(self, arg_params, aux_params):
-        """Use other weights.
+    def load_weights(self, arg_params: Dict[str, Any], aux_params: Dict[str, Any]) -> None:
+        """Use other weights; streams that are under way go on with theirs.
 
         Binds anew: on CPUs MXNet fuses convolution and BatchNorm of a network bound for inference
         and keeps the fused weights, so a second ``set_params`` of the same module would go on
         computing with the first weights.
+
+        Raises
+        ------
+        ArgumentError
+            When the parameters do not fit the network.
         """
         module = mx.mod.Module(self._symbol, data_names=[DATA_NAME], label_names=None,
                                context=self._devices)
@@ -229,16 +243,18 @@ class Embedder(TransformerMixin, BaseEstimator):
     def queue(self, data):
         """:meth:`forward` that returns at once: an NDArray still being computed.
         """
-        with _running():
-            self._module.forward(mx.io.DataBatch([data]), is_train=False)
-            # The output itself is written over by the next batch.
-            return self._module.get_outputs()[0].copy()
+        return self._queue(self._module, data, False)[0]
 
-    def _queue_mirrored(self):
-        """:meth:`queue` of the mirror images of the batch it had last."""
-        with _running():
-            mxnet_private.forward_mirrored(self._module, DATA_NAME)
-            return self._module.get_outputs()[0].copy()
+    def _queue(self, module, data, flip):
+        """Embeddings of a batch, and of its mirror images or None."""
+        # The outputs themselves are written over by the next batch, maybe another thread's.
+        with _running(), self._lock:
+            module.forward(mx.io.DataBatch([data]), is_train=False)
+            plain = module.get_outputs()[0].copy()
+            if not flip:
+                return plain, None
+            mxnet_private.forward_mirrored(module, DATA_NAME)
+            return plain, module.get_outputs()[0].copy()
 
     def stream(self, source, keys=None, flip=False, threads=None):
         """Embed pictures batch by batch.
@@ -271,8 +287,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         Interrupted
             When a signal asks to stop (:mod:`unequal.system.interrupts`).
         """
-        keys = source.image_keys if keys is None else keys
-        batch_size = self._shape[0]
+        keys = source.image_keys if keys is None else np.asarray(keys, np.int64)
+        batch_size, module = self._shape[0], self._module
         loader = PictureLoader(source, threads=threads, max_damaged=0)
         buffers = BatchBuffers(self._shape)
 
@@ -297,8 +313,7 @@ class Embedder(TransformerMixin, BaseEstimator):
                 small = len(self._devices) <= count <= batch_size // 2
                 data = array[:count] if small else array
                 # The array is held: decoding would take it next, and wait for the network.
-                running = (start, count, labels, self.queue(data),
-                           self._queue_mirrored() if flip else None, array)
+                running = (start, count, labels, *self._queue(module, data, flip), array)
                 if before is not None:
                     yield self._finished(*before)
                 before = running
@@ -338,6 +353,14 @@ class Embedder(TransformerMixin, BaseEstimator):
             raise InputError("{}: expected a list of pictures; put a single one into brackets, and "
                              "open a record set with unequal.data.records.RecordSet.".format(
                                  X if not isinstance(X, bytes) else "bytes"))
+        if isinstance(X, (Set, Mapping)) or not isinstance(X, Iterable):
+            raise ArgumentError("X is a {}; give a list of pictures, whose order says which "
+                                "feature is whose.".format(type(X).__name__), "X")
+        if isinstance(X, np.ndarray) and X.size and X.ndim not in (1, 4):
+            raise ArgumentError("X has shape {}; give pictures as an array (n, height, width, 3), "
+                                "or put a single one into brackets.".format(X.shape), "X")
+        if not isinstance(X, (list, tuple, np.ndarray)):
+            X = list(X)
         return LoosePictures(X, self.image_size)
 
     def fit(self, X=None, y=None):
@@ -349,10 +372,11 @@ class Embedder(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : sequence, or unequal.data.records.RecordSet
+        X : iterable, or unequal.data.records.RecordSet
             Paths, encoded bytes, or RGB arrays, uint8 (height, width, 3), which are scaled to the
             network's size (:class:`LoosePictures`); or an array (n, height, width, 3). Pictures of
-            a record set must have that size.
+            a record set must have that size. None at all gives features of shape (0, D). A
+            generator is read to its end first; sets and dicts, which have no order, are refused.
 
         Returns
         -------
@@ -378,6 +402,19 @@ class Embedder(TransformerMixin, BaseEstimator):
     def get_params(self, deep=True):
         """``{}``."""
         return {}
+
+    def set_params(self, **params):
+        """Nothing but itself: there is no parameter (scikit-learn's convention).
+
+        Raises
+        ------
+        ValueError
+            For any parameter. Other weights: :meth:`load_weights`.
+        """
+        if params:
+            raise ValueError("an Embedder has no parameter {}; make another one, or give it other "
+                             "weights with load_weights".format(", ".join(sorted(params))))
+        return self
 
     def __sklearn_clone__(self):
         return self

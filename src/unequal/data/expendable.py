@@ -1,0 +1,118 @@
+"""Decode pictures that may crash, exhaust or occupy their decoder, in a process we can lose.
+
+One process, started at the first such picture and again after it died: it may take 1 GiB of memory
+and 20 seconds of processor time a picture. Threads take turns.
+"""
+import atexit
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from typing import IO, Any, Optional
+
+import numpy as np
+
+from unequal.data import _decoder
+from unequal.errors import InputError
+
+MEMORY = 1 << 30  # bytes beyond what the process has when it starts
+SECONDS = 20.0  # of processor time a picture
+
+# Not by path alone: the folder of a script comes first in Python's search, and ours has modules.
+_START = ("import runpy, sys; path = sys.argv.pop(1); count = int(sys.argv.pop(1)); "
+          "sys.path[:] = sys.argv[1:1 + count]; del sys.argv[1:1 + count]; "
+          "runpy.run_path(path, run_name='__main__')")
+
+_lock = threading.Lock()
+_process: Any = None  # subprocess.Popen; None before the first picture and after a crash
+
+
+def _started() -> Any:
+    global _process
+    if _process is None:
+        _process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _START, _decoder.__file__, str(len(sys.path)), *sys.path,
+             str(MEMORY), str(SECONDS)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"))
+    return _process
+
+
+def _end() -> None:
+    global _process
+    if _process is not None:
+        _process.kill()
+        with suppress(BrokenPipeError):  # what was not sent
+            _process.stdin.close()
+        _process.stdout.close()
+        _process.wait()
+        _process = None
+
+
+def _forget() -> None:
+    """A forked process starts its own: it would read its parent's answers."""
+    global _process, _lock
+    _process, _lock = None, threading.Lock()
+
+
+atexit.register(_end)
+os.register_at_fork(after_in_child=_forget)
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def imdecode(data: bytes, flag: int, source: object) -> Optional[np.ndarray]:
+    """``cv2.imdecode(data, flag)`` in the other process; None for what is no picture.
+
+    What the decoder prints comes out on this process's stderr.
+
+    Parameters
+    ----------
+    data : bytes
+        An encoded picture of any format that OpenCV knows.
+    flag : int
+        A flag that gives three channels (``cv2.IMREAD_COLOR``, ``IMREAD_REDUCED_COLOR_2``, ...).
+    source : object
+        What to call the picture in an error.
+
+    Raises
+    ------
+    InputError
+        When the decoder crashed or took too long.
+    """
+    with _lock:
+        process = _started()
+        try:
+            process.stdin.write(_decoder.REQUEST.pack(len(data), flag))
+            process.stdin.write(data)
+            process.stdin.flush()
+            height, width, said = _decoder.ANSWER.unpack(
+                _exactly(process.stdout, _decoder.ANSWER.size))
+            if said:
+                os.write(2, _exactly(process.stdout, said))
+            if not height:
+                return None
+            pixels = np.frombuffer(bytearray(_exactly(process.stdout, height * width * 3)),
+                                   np.uint8)
+            return pixels.reshape(height, width, 3)
+        except (BrokenPipeError, EOFError):
+            code = process.wait()
+            _end()
+        except BaseException:  # the answer would be taken for the next picture's
+            _end()
+            raise
+    if code == -signal.SIGPROF:
+        why = "takes more than {:g} seconds to decode".format(SECONDS)
+    elif code < 0:
+        why = "crashes its decoder ({})".format(signal.Signals(-code).name)
+    else:
+        why = "ended its decoder (code {})".format(code)
+    raise InputError("{}: the picture {}; leave it out, or write it anew as JPEG or PNG.".format(
+        source, why))
