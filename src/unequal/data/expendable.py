@@ -20,10 +20,9 @@ from unequal.errors import InputError
 MEMORY = 1 << 30  # bytes beyond what the process has when it starts
 SECONDS = 20.0  # of processor time a picture
 
-# Not by path alone: the folder of a script comes first in Python's search, and ours has modules.
-_START = ("import runpy, sys; path = sys.argv.pop(1); count = int(sys.argv.pop(1)); "
-          "sys.path[:] = sys.argv[1:1 + count]; del sys.argv[1:1 + count]; "
-          "runpy.run_path(path, run_name='__main__')")
+# Not `python FILE`: the file's folder would come first in Python's search, and ours has modules. With
+# -c the working folder does, which may be anyone's: the process works in the root folder.
+_START = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 
 _lock = threading.Lock()
 _process: Any = None  # subprocess.Popen; None before the first picture and after a crash
@@ -33,10 +32,11 @@ def _started() -> Any:
     global _process
     if _process is None:
         _process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _START, _decoder.__file__, str(len(sys.path)), *sys.path,
-             str(MEMORY), str(SECONDS)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"))
+            [sys.executable, "-c", _START, os.path.abspath(_decoder.__file__), str(MEMORY),
+             str(SECONDS)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=os.sep,
+            env=dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1",
+                     PYTHONPATH=os.pathsep.join(os.path.abspath(path) for path in sys.path)))
     return _process
 
 
