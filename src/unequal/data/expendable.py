@@ -12,6 +12,7 @@ import threading
 from contextlib import suppress
 from typing import IO, Any, Optional
 
+import cv2
 import numpy as np
 
 from unequal.data import _decoder
@@ -20,9 +21,13 @@ from unequal.errors import InputError
 MEMORY = 1 << 30  # bytes beyond what the process has when it starts
 SECONDS = 20.0  # of processor time a picture
 
-# Not `python FILE`: the file's folder would come first in Python's search, and ours has modules. With
-# -c the working folder does, which may be anyone's: the process works in the root folder.
+# Not `python FILE`: the file's folder would come first in Python's search, and ours has modules.
+# With -c the working folder does, which may be anyone's: the process works in the root folder.
 _START = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+
+# The folders with the two packages it needs, wherever this process found them.
+_PACKAGES = [os.path.abspath(os.path.join(os.path.dirname(package.__file__), os.pardir))
+             for package in (cv2, np)]
 
 _lock = threading.Lock()
 _process: Any = None  # subprocess.Popen; None before the first picture and after a crash
@@ -36,7 +41,7 @@ def _started() -> Any:
              str(SECONDS)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=os.sep,
             env=dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1",
-                     PYTHONPATH=os.pathsep.join(os.path.abspath(path) for path in sys.path)))
+                     PYTHONPATH=os.pathsep.join(_PACKAGES)))
     return _process
 
 
