@@ -4,6 +4,11 @@ from typing import Any, Mapping, TypeVar
 Value = TypeVar("Value")
 
 
+def install_hint(extra: str) -> str:
+    """What to do where a package is missing: the words every such sentence ends with."""
+    return f"install the extra [{extra}] (`pip install '.[{extra}]'`)"
+
+
 class InputError(Exception):
     """Input that cannot be used: bad data, a missing file, an argument that makes no sense.
 

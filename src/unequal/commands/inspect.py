@@ -12,7 +12,7 @@ import numpy as np
 from unequal.commands.arguments import add_processes
 from unequal.data import pictures as images
 from unequal.data.records import RecordSet
-from unequal.errors import InputError
+from unequal.errors import InputError, install_hint
 from unequal.eval.bins import load_bin
 from unequal.system.files import replacing
 from unequal.system.parallel import ordered_map
@@ -227,8 +227,7 @@ def plot(counts: Any, directory: Any, path: Any) -> None:
         from matplotlib import font_manager
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("--plot: needs matplotlib; install it with `pip install "
-                         "unequal-training[plots]`.") from None
+        raise InputError("--plot: needs matplotlib; " + install_hint("plots") + ".") from None
     figure = Figure(figsize=(7, 4))
     axes = figure.add_subplot()
     axes.fill_between(np.arange(1, len(counts) + 1), np.sort(counts)[::-1], step="mid")

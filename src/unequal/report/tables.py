@@ -4,7 +4,7 @@ import math
 import os
 from typing import Any, Dict, List, Tuple
 
-from unequal.errors import InputError
+from unequal.errors import InputError, install_hint
 from unequal.system.files import replacing
 
 
@@ -86,8 +86,8 @@ def _matplotlib(what: str) -> Any:
         import matplotlib.backends.backend_agg
         import matplotlib.figure
     except ImportError:
-        raise InputError("{}: plots need matplotlib; install the extra [plots] "
-                         "(`pip install '.[plots]'`).".format(what)) from None
+        raise InputError("{}: plots need matplotlib; {}.".format(
+            what, install_hint("plots"))) from None
     return matplotlib
 
 

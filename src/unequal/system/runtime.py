@@ -16,7 +16,7 @@ from typing import Optional, Tuple
 
 from unequal.errors import ArgumentError, InputError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 1 << 27  # of a picture: 400 MB decoded
 
@@ -106,7 +106,7 @@ def prepare():
         reason = fusion_refused()
         if reason and FUSION not in os.environ:
             os.environ[FUSION] = "0"
-            log.warning("%s: pointwise fusion is switched off (%s=0), which costs some speed; a "
+            logger.warning("%s: pointwise fusion is switched off (%s=0), which costs some speed; a "
                         "newer driver brings it back.", reason, FUSION)
     if os.environ.get("DMLC_ROLE") == "server":
         pickle.loads = _refuse_pickle
@@ -155,7 +155,7 @@ def load_cuda_libraries(roots=None, load=ctypes.CDLL):
         try:
             load(path, mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
-            log.debug("%s does not load: %s", path, error)
+            logger.debug("%s does not load: %s", path, error)
         else:
             loaded.append(path)
     return loaded
@@ -368,7 +368,7 @@ def _default_devices():
         return [mx.cpu(0)]
     count, reason = usable_gpus()
     if count < len(named):
-        log.warning("CUDA_VISIBLE_DEVICES names %d GPU%s but %s: computing on %s.",
+        logger.warning("CUDA_VISIBLE_DEVICES names %d GPU%s but %s: computing on %s.",
                     len(named), "" if len(named) == 1 else "s", reason,
                     "{} of them".format(count) if count else "the CPU")
     return [mx.gpu(number) for number in range(min(count, len(named)))] or [mx.cpu(0)]
