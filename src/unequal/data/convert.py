@@ -227,8 +227,8 @@ class Twins:
     def write(self, path: str) -> None:
         """Say how many there are and name them in a table; no table where there are none."""
         if self._rows:
-            logger.warning("%d pictures are under two people (%s and %s first): one is wrong; all in "
-                        "%s", len(self._rows), *self._rows[0], path)
+            logger.warning("%d pictures are under two people (%s and %s first): one is wrong; all "
+                           "in %s", len(self._rows), *self._rows[0], path)
         write_table(path, ("path", "also"), self._rows)
 
 
