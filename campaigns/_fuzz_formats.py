@@ -587,10 +587,10 @@ def pairs_list(case):
              "--size", str(SIDE), "--processes", "1"]]
 
 
-def _zip_of_arrays(arrays):
+def _zip_of_arrays(arrays, method=zipfile.ZIP_STORED):
     """As numpy.savez, any text for a name; checksums are right."""
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(content, "w", method) as archive:
         for name, array in arrays:
             member = io.BytesIO()
             np.lib.format.write_array(member, array)
@@ -645,10 +645,13 @@ def state(case):
     arrays = list(case.sound.state.items())
     for _ in range(random.choice((1, 1, 2))):
         _change_array(random, arrays)
-    data = _zip_of_arrays(arrays)
+    data = _zip_of_arrays(arrays, zipfile.ZIP_STORED if random.randrange(20)
+                          else random.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)))
     if not random.randrange(5):
         data = damage(random, data)
     write(case.out, "model-resume.npz", data)
+    if not random.randrange(4):  # the one before it is sound
+        write(case.out, "model-resume.1.npz", _zip_of_arrays(list(case.sound.state.items())))
     write(case.out, "model-trainlog.jsonl", case.sound.log if random.randrange(3) else
           case.text(case.sound.log))
     return [case.sound.training(os.path.join(case.inside, "set"), case.to("model"), 3,

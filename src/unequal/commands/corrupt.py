@@ -10,6 +10,7 @@ from unequal.data.copying import check_different
 from unequal.data.identities import read_names, write_names
 from unequal.data.records import RecordSet, RecordWriter, relabel
 from unequal.errors import InputError
+from unequal.system.files import open_input
 from unequal.system.progress import track
 
 NEIGHBOURS = 5  # people a structured flip chooses among
@@ -153,7 +154,7 @@ def plan(labels: np.ndarray, num_classes: int, flip: float, outliers: float, str
 def _paths(directory: str, keys: Sequence[int]) -> List[Optional[str]]:
     """Where each picture came from, of ``train.lst``; Nones without a list of one line each."""
     try:
-        with open(os.path.join(directory, "train.lst"), encoding="utf-8",
+        with open_input(os.path.join(directory, "train.lst"), encoding="utf-8",
                   errors="surrogateescape", newline="\n") as lines:
             paths = [fields[1] if len(fields) > 1 else None
                      for fields in (line.rstrip("\n").split("\t") for line in lines)]

@@ -22,7 +22,7 @@ from unequal.data.convert import Picture, Settings, pack_pictures, read_pairs, w
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
 from unequal.eval.bins import load_bin
-from unequal.system.files import replacing_path
+from unequal.system.files import MAX_TABLE, open_input, replacing_path
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def left_out(path: Optional[str]) -> Set[str]:
     """Names in the last column (tabs) of each line of a file; nobody without one."""
     if not path:
         return set()
-    with open(path, encoding="utf-8") as lines:
+    with open_input(path, MAX_TABLE, encoding="utf-8") as lines:
         return {line.rstrip("\r\n").split("\t")[-1] for line in lines if line.strip()}
 
 
@@ -163,7 +163,7 @@ def cfp_pairs(folder: str, kind: str, splits: Sequence[int]) -> List[Tuple[str, 
     for side in "FP":
         path = os.path.join(folder, "Pair_list_{}.txt".format(side))
         rows[side] = {}
-        with open(path, encoding="utf-8") as lines:
+        with open_input(path, MAX_TABLE, encoding="utf-8") as lines:
             for number, line in enumerate(filter(str.strip, lines), 1):
                 match = _CFP_ROW.match(line.strip())
                 if not match:
@@ -175,7 +175,7 @@ def cfp_pairs(folder: str, kind: str, splits: Sequence[int]) -> List[Tuple[str, 
     for number in splits:
         for answer in ("same", "diff"):
             path = os.path.join(folder, inner, kind, "{:02d}".format(number), answer + ".txt")
-            with open(path, encoding="ascii", errors="replace") as lines:
+            with open_input(path, MAX_TABLE, encoding="ascii", errors="replace") as lines:
                 for place, line in enumerate(filter(str.strip, lines), 1):
                     try:
                         first, second = (int(field) for field in line.split(","))
@@ -297,7 +297,7 @@ def check_pack(directory: str) -> List[str]:
                 counts.min(), counts.max(), counts.mean(), int((counts < 10).sum()))]
         path = os.path.join(directory, "train.lst")
         if os.path.isfile(path):
-            with open(path, "rb") as lines:
+            with open_input(path, MAX_TABLE) as lines:
                 listed = sum(1 for _ in lines)
             facts.append("train.lst: {:,} lines{}".format(
                 listed, "" if listed == len(records) else ", not one an image: left out"))

@@ -21,6 +21,7 @@ from unequal.errors import InputError
 from unequal.eval import verification
 from unequal.models.device_check import relative_error, run_symbol
 from unequal.symbols import heads, margins, networks
+from unequal.system.files import MAX_TABLE, open_input
 from unequal.system.text import plain
 from unequal.training.mining import confusable_identities
 
@@ -174,7 +175,7 @@ def read(directory):
     """
     path = os.path.join(directory, NAME + ".json")
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_input(path, MAX_TABLE, encoding="utf-8") as file:
             cases = json.load(file)
         if not isinstance(cases, dict):
             raise ValueError("expected an object of cases")
@@ -182,7 +183,7 @@ def read(directory):
             if not isinstance(case, dict):
                 raise ValueError("case {} is not an object".format(name))
         path = os.path.join(directory, NAME + ".npz")
-        with open(path, "rb") as stream:
+        with open_input(path) as stream:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")

@@ -22,6 +22,7 @@ from unequal.data.decisions import DECISIONS, Decision, DecisionFile
 from unequal.data.identities import read_names
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
+from unequal.system.files import MAX_TABLE, open_input
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ def read_suspects(path: str) -> List[Suspect]:
     if os.path.getsize(table) > _MAX_TABLE:
         raise InputError(f"{table}: has more than {_MAX_TABLE:,} bytes; nobody reviews so many.")
     suspects = []
-    with open(table, encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with open_input(table, MAX_TABLE, encoding="utf-8", errors="surrogateescape",
+                    newline="") as file:
         for number, row in enumerate(csv.DictReader(file), 2):
             try:
                 suggested = row.get("suggested_label") or ""

@@ -17,6 +17,7 @@ from unequal.data import noise_lists
 from unequal.data.records import RecordSet
 from unequal.errors import ArgumentError, InputError
 from unequal.models import checkpoints, noise_scan
+from unequal.system.files import MAX_TABLE, open_input
 from unequal.training import auto, config, flags, setup, stages, state
 from unequal.training.trainer import Trainer
 
@@ -153,7 +154,7 @@ def auto_settings(options: argparse.Namespace) -> None:
     logger.info("chosen for %d pictures of %d people: %s", images, classes, words)
     softmax(chosen)
     log = options.prefix + "-trainlog.jsonl"
-    with open(log, encoding="utf-8") as lines:
+    with open_input(log, MAX_TABLE, encoding="utf-8") as lines:
         last = max((event["epoch"] for event in map(json.loads, lines)
                     if event["event"] == "save"), default=0)
     if not last:

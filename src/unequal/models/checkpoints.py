@@ -14,7 +14,7 @@ import mxnet as mx
 from unequal.errors import ArgumentError, InputError
 from unequal.models import untrusted
 from unequal.symbols import margins
-from unequal.system.files import remove_leftovers, replacing_path
+from unequal.system.files import MAX_TABLE, open_input, remove_leftovers, replacing_path
 
 
 def params_path(prefix, epoch):
@@ -44,7 +44,7 @@ def parse(text: str, argument: str = "pretrained") -> Tuple[str, int]:
 
 def _events(path: str) -> Iterator[Dict[str, Any]]:
     """The events of a log; lines that are none are passed over (a kill cuts one short)."""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         # An event has a few hundred bytes; a longer line is none of ours.
         for line in iter(lambda: file.readline(1 << 20), b""):
             try:
@@ -155,7 +155,7 @@ def sub_centers(prefix: str) -> int:
 
     For a checkpoint that :func:`load` has read: the head is no part of what it returns.
     """
-    with open(prefix + "-symbol.json", encoding="utf-8") as file:
+    with open_input(prefix + "-symbol.json", MAX_TABLE, encoding="utf-8") as file:
         for node in json.load(file)["nodes"]:
             if node["name"] == "fc7_weight":
                 text = str(node.get("attrs", {}).get(margins.SUB_CENTERS, "1"))

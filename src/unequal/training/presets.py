@@ -16,6 +16,7 @@ import traceback
 from typing import Any, Dict, List, Mapping, Type
 
 from unequal.errors import InputError
+from unequal.system.files import MAX_TABLE, open_input
 from unequal.training.config import ROWS, Config
 from unequal.training.flags import rows
 
@@ -39,7 +40,7 @@ def _read(path: str) -> Mapping[str, Any]:
     """The names that a file of settings defines."""
     if path.endswith(".json"):
         try:
-            with open(path, encoding="utf-8") as file:
+            with open_input(path, MAX_TABLE, encoding="utf-8") as file:
                 found = json.load(file)
         except (ValueError, RecursionError):
             raise InputError(f"{path}: is not JSON text.") from None
