@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from real_faces import LISTS, TARGETS, Key, unpacked
+from real_faces import ARMS, LISTS, TARGETS, Key, unpacked
 
 MARK = "<!-- written by studies/real_faces.py --page -->\n"
 CONTROL = "continued"  # as many updates as the other arms, every label trusted
@@ -176,9 +176,18 @@ def _axes(width: float = 7.5, height: float = 4.5, columns: int = 1) -> Tuple[An
     return pyplot.subplots(1, columns, figsize=(width, height), constrained_layout=True)
 
 
+def _whole_curve(line: Line) -> List[Line]:
+    """The kept checkpoints of a line and, where it is another one, the last."""
+    points = {point["step"]: point for point in line["curve"]}
+    flags = ARMS[line["arm"]].flags
+    step = int(flags[flags.index("--max-steps") + 1])
+    return [*points.values()] + [dict(final(line)["training"], step=step)] * (step not in points)
+
+
 def plot_curve(lines: Lines, path: Path) -> bool:
     """ArcFace along its training: what it knows, and how often NRA's second term would be right."""
-    curves = [(key, line) for key, line in sorted(lines.items()) if line.get("curve")]
+    curves = [(key, dict(line, curve=_whole_curve(line)))
+              for key, line in sorted(lines.items()) if line.get("curve")]
     if not curves:
         return False
     figure, (left, right) = _axes(10, 4.2, 2)
