@@ -112,6 +112,14 @@ def test_planned_and_resident_memory_of_a_process():
     assert 0.8 * planned < measured < 1.3 * planned
 
 
+def test_16_bit_arithmetic_is_planned_with_its_casts():
+    """Not less memory: BatchNorm stays float32, and each cast is an array that is kept."""
+    run = plan.Run("r18", 1000, 32)
+    half, whole = plan.parts(run._replace(dtype="float16")), plan.parts(run)
+    assert half["weights"] == whole["weights"]
+    assert half["activations"] != whole["activations"]
+
+
 def test_the_store_gives_the_largest_array_a_device_of_its_own():
     assert plan.fullest({"a": 50, "b": 20, "c": 20, "d": 5}, 2) == 50
     assert plan.fullest({"a": 50, "b": 20, "c": 20, "d": 5}, 1) == 95

@@ -46,6 +46,7 @@ class Run(NamedTuple):
     kv_store: str = "device"
     save_memory: bool = False
     model_parallel: bool = False
+    dtype: str = "float32"
     emb_size: int = 512
     image_size: Tuple[int, int] = (112, 112)
 
@@ -144,7 +145,9 @@ def _stored(run: Run) -> Dict[str, int]:
 
 
 def _network(run: Run) -> mx.sym.Symbol:
-    return networks.get_symbol(run.network, run.emb_size, depthwise_prelu=False)
+    # bfloat16 for float16: as large, and MXNet's CPU build knows only that one.
+    return networks.get_symbol(run.network, run.emb_size, depthwise_prelu=False,
+                               dtype="float32" if run.dtype == "float32" else "bfloat16")
 
 
 @functools.lru_cache(maxsize=None)
@@ -248,7 +251,7 @@ def report(run: Run) -> List[str]:
     found = parts(run)
     lines = [f"{run.network}, {run.classes:,} classes, {run.per_batch_size} images of "
              f"{run.image_size[0]}x{run.image_size[1]} on each of {run.devices} "
-             f"GPU{'s' if run.devices > 1 else ''}, float32"
+             f"GPU{'s' if run.devices > 1 else ''}, {run.dtype}"
              + (f", --kv-store {run.kv_store}" if run.devices > 1 else "")
              + (", --save-memory 1" if run.save_memory else "")
              + (", --model-parallel 1" if run.model_parallel else "")]
@@ -283,6 +286,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="1: layers computed again in the backward pass, as in training")
     parser.add_argument("--model-parallel", type=int, choices=(0, 1), default=0,
                         help="1: the classifier's rows spread over the GPUs, as in training")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32",
+                        help="of the backbone's activations; default %(default)s")
     parser.add_argument("--emb-size", type=positive, default=512, help="default %(default)s")
     parser.add_argument("--image-size", type=arguments.picture_size, default=(112, 112),
                         metavar="HEIGHTxWIDTH", help="default 112x112")
@@ -292,7 +297,8 @@ def run(options: argparse.Namespace) -> None:
     """Print the plan."""
     chosen = Run(options.network, options.classes, options.per_batch_size, options.devices,
                  options.kv_store, bool(options.save_memory),
-                 bool(options.model_parallel), options.emb_size, options.image_size)
+                 bool(options.model_parallel), options.dtype, options.emb_size,
+                 options.image_size)
     try:
         lines = report(chosen)
     except mx.MXNetError as error:
