@@ -53,7 +53,7 @@ def main() -> None:
         height, width = (0, 0) if pixels is None else pixels.shape[:2]
         answers.write(ANSWER.pack(height, width, len(text)) + text)
         if pixels is not None:
-            answers.write(memoryview(np.ascontiguousarray(pixels)).cast("B"))
+            answers.write(np.ascontiguousarray(pixels).data.cast("B"))
         answers.flush()
 
 

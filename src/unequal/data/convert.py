@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from array import array
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -285,7 +285,7 @@ def hold_out(pictures: Sequence[Picture], settings: Settings, share: float, seed
             f"verify {share:g} holds out {len(groups)} people with {len(same)} pairs of pictures, "
             "but at least two people with ten are needed, and somebody to train on; give another "
             "share.", "verify")
-    different = set()
+    different: Set[Tuple[str, str]] = set()
     for _ in range(100 * len(same)):
         if len(different) == len(same):
             break

@@ -26,7 +26,7 @@ SECONDS = 20.0  # of processor time a picture
 _START = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 
 # The folders with the two packages it needs, wherever this process found them.
-_PACKAGES = [os.path.abspath(os.path.join(os.path.dirname(package.__file__), os.pardir))
+_PACKAGES = [os.path.abspath(os.path.join(os.path.dirname(str(package.__file__)), os.pardir))
              for package in (cv2, np)]
 
 _lock = threading.Lock()
