@@ -11,10 +11,8 @@ kvstore_local.h (the updated weight beside it). Never compared with a GPU by us;
 """
 import argparse
 import functools
-import os
 import re
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -22,6 +20,7 @@ import numpy as np
 from unequal.commands import arguments
 from unequal.errors import ArgumentError
 from unequal.symbols import heads, networks
+from unequal.system import mxnet_private
 
 MIB = 2 ** 20
 GPUS = (11, 16, 24, 32)  # GiB
@@ -33,7 +32,6 @@ ALLOWANCE = (512 + 1024) * MIB
 
 VERIFICATION_BATCH = 64  # pictures a device, as verification during training takes
 STORES = ("device", "nccl")
-_MIRROR = "MXNET_BACKWARD_DO_MIRROR"
 
 
 class Run(NamedTuple):
@@ -60,24 +58,6 @@ class Bound(NamedTuple):
     planned: int  # what the planner allocates: outputs, activations and their gradients
 
 
-@contextmanager
-def mirroring(on: bool) -> Iterator[None]:
-    """Within it MXNet binds symbols so that cheap layers are computed again in the backward pass.
-
-    MXNet reads the variable at each bind (src/executor/graph_executor.cc); the gradients are those
-    of the same function, and the planned memory of r50 falls by a third.
-    """
-    before = os.environ.get(_MIRROR)
-    os.environ[_MIRROR] = "1" if on else "0"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_MIRROR]
-        else:
-            os.environ[_MIRROR] = before
-
-
 def bound_size(symbol: mx.sym.Symbol, inputs: Dict[str, Tuple[int, ...]], training: bool,
                save_memory: bool = False) -> Bound:
     """Bind ``symbol`` on the CPU without touching its memory, and ask what it would take.
@@ -90,7 +70,7 @@ def bound_size(symbol: mx.sym.Symbol, inputs: Dict[str, Tuple[int, ...]], traini
     training : bool
         With a gradient of each parameter.
     save_memory : bool
-        See :func:`mirroring`.
+        See :func:`unequal.system.mxnet_private.mirroring`.
     """
     shapes, _, state_shapes = symbol.infer_shape(**inputs)
     types, _, state_types = symbol.infer_type(**dict.fromkeys(inputs, np.float32))
@@ -102,7 +82,7 @@ def bound_size(symbol: mx.sym.Symbol, inputs: Dict[str, Tuple[int, ...]], traini
     learnt = {name: sizes[name] for name in sizes if name not in inputs}
     gradients = {name: mx.nd.empty(values[name].shape, dtype=values[name].dtype)
                  for name in learnt} if training else None
-    with mirroring(save_memory):
+    with mxnet_private.mirroring(save_memory):
         executor = symbol.bind(
             mx.cpu(), values, gradients,
             {name: "write" if training and name in learnt else "null" for name in values}, states)
