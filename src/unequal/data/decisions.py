@@ -10,6 +10,7 @@ import os
 from typing import Dict, List, NamedTuple, Optional
 
 from unequal.errors import InputError
+from unequal.system.files import open_input
 
 DECISIONS = ("keep", "drop", "relabel", "unsure")
 FIELDS = ("key", "decision", "label")
@@ -69,10 +70,7 @@ class DecisionFile:
         A last line without an end is left: another process is writing it, or was killed.
         """
         try:
-            with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                    raise InputError(f"{self.path}: has more than {MAX_BYTES:,} bytes; it cannot "
-                                     "be a file of decisions.")
+            with open_input(self.path, MAX_BYTES) as file:
                 file.seek(self._position)
                 data = file.read()
         except FileNotFoundError:

@@ -15,6 +15,7 @@ from unequal.errors import InputError
 from unequal.eval import bins
 from unequal.models.embedder import Embedder, PictureList
 from unequal.system import runtime
+from unequal.system.files import open_input
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +30,8 @@ Event = Dict[str, Any]
 
 def _read(path: str) -> str:
     """The text of a plain file of bounded size."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not os.path.isfile(path):
-            raise InputError(f"{path}: is not a plain file.")
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"{path}: has more than {_MAX_BYTES:,} bytes; it cannot be of a run.")
-    return data.decode("utf-8", "replace")
+    with open_input(path, _MAX_BYTES) as file:
+        return file.read().decode("utf-8", "replace")
 
 
 def _number(value: Any) -> float:
