@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from real_faces import ARMS, LISTS, TARGETS, Key, unpacked
+from real_faces import ARMS, EARLY, LISTS, TARGETS, Key, unpacked
 
 MARK = "<!-- written by studies/real_faces.py --page -->\n"
 CONTROL = "continued"  # as many updates as the other arms, every label trusted
+EARLY_CONTROL = "continued, early"
 TAIL_CONTROL = "tail, weight 0"
 REPLICATES = 2000
 PAIRS = 2100  # in each report set: three splits of CFP
@@ -83,6 +84,23 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
                      for row in [head, ["---"] * len(head), *rows])
 
 
+def control_of(arm: str) -> str:
+    """The arm of equal updates from the same checkpoint that uses neither method nor list."""
+    if arm.startswith("tail"):
+        return TAIL_CONTROL
+    return EARLY_CONTROL if arm.endswith(", early") else CONTROL
+
+
+def start_of(lines: Lines, key: Key) -> Optional[Line]:
+    """The numbers of the checkpoint that an arm began from."""
+    line = lines.get(key._replace(arm=ARMS[key.arm].parent or ""))
+    if line is None or ARMS[key.arm].start != "early":
+        return line and final(line)
+    flags = ARMS[line["arm"]].flags
+    step = EARLY * int(flags[flags.index("--verbose") + 1])
+    return {"training": next(point for point in line["curve"] if point["step"] == step)}
+
+
 def _of(lines: Lines, kind: str, rate: float, arm: str) -> List[Line]:
     return [line for key, line in sorted(lines.items())
             if (key.kind, key.rate, key.arm) == (kind, rate, arm)]
@@ -116,7 +134,7 @@ def results(lines: Lines, kind: str, rate: float, arms: Sequence[str]) -> str:
         of = _of(lines, kind, rate, arm)
         if not of:
             continue
-        control = TAIL_CONTROL if arm.startswith("tail") else CONTROL
+        control = control_of(arm)
         gains = ["" if arm == control else str(
             difference(lines, kind, rate, arm, control, which) or "") for which in (dict, final)]
 
@@ -214,15 +232,15 @@ def plot_curve(lines: Lines, path: Path) -> bool:
     return True
 
 
-def plot_gain(lines: Lines, path: Path, title: str, of: Callable[[Key], bool], control: str,
+def plot_gain(lines: Lines, path: Path, title: str, of: Callable[[Key], bool],
               across: Callable[[Line], Optional[float]], xlabel: str) -> bool:
     """Gain of each line over its control, over a property of the model it started from."""
     points: Dict[str, List[Tuple[float, float]]] = {}
     for key, line in sorted(lines.items()):
-        other = lines.get(key._replace(arm=control))
-        start = lines.get(key._replace(arm=line["parent"])) if line["parent"] else None
+        other = lines.get(key._replace(arm=control_of(key.arm)))
+        start = start_of(lines, key)
         if other and start and of(key):
-            value = across(final(start))
+            value = across(start)
             if value is not None:
                 points.setdefault(key.arm, []).append(
                     (value, mean(final(line)) - mean(final(other))))
@@ -233,7 +251,7 @@ def plot_gain(lines: Lines, path: Path, title: str, of: Callable[[Key], bool], c
         axes.plot(*zip(*some), "o", label=arm, alpha=0.8)
     axes.axhline(0, color="grey", linewidth=1)
     axes.set(xlabel=xlabel, title=title,
-             ylabel="points above {!r}, last checkpoints".format(control))
+             ylabel="points above the control, last checkpoints")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     figure.savefig(str(path), dpi=110)
@@ -251,13 +269,13 @@ def write(lines: Lines, wanted: Sequence[Key], docs: Path) -> None:
     pictures = (
         (plot_curve(lines, docs / "study_curve.png"), "study_curve.png", "ArcFace in training"),
         (plot_gain(lines, docs / "study_gain.png", "What NRA gains",
-                   lambda key: key.arm.startswith("NRA"), CONTROL,
-                   lambda start: start["training"]["differ_right"],
-                   "ArcFace before: predictions unlike the label that are right, %"),
-         "study_gain.png", "Gain of NRA over the start's predictions"),
+                   lambda key: key.arm.startswith("NRA"),
+                   lambda start: start["training"]["recognised_margin"],
+                   "ArcFace before: clean images given to their label, with margin, %"),
+         "study_gain.png", "Gain of NRA over the start's training accuracy"),
         (plot_gain(lines, docs / "study_tail.png", "What the tail gains",
                    lambda key: key.arm.startswith("tail") and key.arm != TAIL_CONTROL,
-                   TAIL_CONTROL, lambda start: start["tail_cosine"],
+                   lambda start: start["tail_cosine"],
                    "NRA before: mean cosine of two images of a tail person"),
          "study_tail.png", "Gain of the tail over its tightness"))
     parts += ["![{}]({})".format(text, name) for there, name, text in pictures if there]

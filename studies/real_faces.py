@@ -65,7 +65,8 @@ class Arm(NamedTuple):
     noise_list : str, optional
         A method of :class:`Cell` that makes the list of the images to leave out.
     start : str, optional
-        A method of :class:`Cell` that makes the checkpoint to start from of the parent's.
+        A method of :class:`Cell` that makes the checkpoint to start from of the parent's (the
+        dominant centres of it, or an earlier one of the same training).
     tail : bool
     """
 
@@ -76,6 +77,9 @@ class Arm(NamedTuple):
     noise_list: Optional[str] = None
     start: Optional[str] = None
     tail: bool = False
+
+
+EARLY = 2  # the ArcFace checkpoint after 500 of its 1,000 batches
 
 
 def _nra(beta: str, mean: bool, **more: Any) -> Arm:
@@ -90,7 +94,7 @@ def _tail(weights: str, *flags: str) -> Arm:
                data="without_list", tail=True)
 
 
-LISTS = ("margin", "reference", "sub-centers")  # noise lists, by what makes them
+LISTS = ("margin", "early", "reference", "sub-centers")  # noise lists, by what makes them
 BETAS = ("0.9", "0.8", "0.7", "0.5", "0.3")
 ARMS: Dict[str, Arm] = {
     "margin 0": Arm(None, "train_softmax.py", WARM),
@@ -118,10 +122,19 @@ ARMS: Dict[str, Arm] = {
     "tail, weights 1, 5": _tail("1,5"),
     "tail, weights 1, 5, 10": _tail("1,5,10"),
     "tail as classes": _nra("0.5", True, data="with_tail_classes"),
+    # From the model half-way, which has not learnt as many wrong labels yet.
+    "continued, early": Arm("ArcFace", "train_softmax.py", FINE, start="early"),
+    **{"NRA {}, early".format(beta): _nra(beta, True, start="early")
+       for beta in ("0.9", "0.5", "0.3")},
+    "list dropped, early": Arm("ArcFace", "train_softmax.py", FINE, data="without_early_list",
+                               start="early"),
+    "NRA 0.5, list dropped, early": _nra("0.5", True, noise_list="early_list", start="early"),
 }
 
 _HEAD = ("margin 0", "ArcFace", "continued", "NRA 0.5", "NRA 0.3", "NRA 0.9", "list dropped",
          "NRA 0.5, list dropped")
+_EARLY = ("continued, early", "NRA 0.5, early", "NRA 0.3, early", "NRA 0.9, early",
+          "list dropped, early", "NRA 0.5, list dropped, early")
 _REFERENCE = tuple("NRA {}, reference's scale".format(beta) for beta in ("0.5", "0.3", "0.9"))
 _TAIL = ("tail, weight 0", "tail, weight 1", "tail, random, weight 1", "tail, weights 1, 5, 10",
          "tail, weights 1, 5", "tail as classes")
@@ -149,12 +162,15 @@ def order() -> Iterator[Key]:
                 for arm in arms:
                     yield Key(kind, rate, seed, arm)
 
-    yield from block("uniform", (0.4,), _HEAD)
+    yield from block("uniform", (0.4,), _HEAD + _EARLY)
     yield from block("uniform", (0.0,), ("margin 0", "ArcFace"))
-    yield from block("uniform", (0.4,), _REFERENCE)
     yield from block("uniform", (0.4,), _TAIL)
-    yield from block("uniform", (0.2, 0.6, 0.0), _HEAD)
-    yield from block("structured", (0.4, 0.2, 0.6), _HEAD)
+    yield from block("uniform", (0.2,), _HEAD + _EARLY)
+    yield from block("structured", (0.4,), _HEAD + _EARLY)
+    yield from block("uniform", (0.6,), _HEAD + _EARLY)
+    yield from block("uniform", (0.4,), _REFERENCE)
+    yield from block("uniform", (0.0,), _HEAD)
+    yield from block("structured", (0.2, 0.6), _HEAD + _EARLY)
     yield from block("uniform", (0.4,), _REST)
     yield from block("uniform", (0.2, 0.6, 0.0), _REFERENCE + _TAIL)
     yield from block("structured", (0.4, 0.2, 0.6), _REFERENCE + _TAIL)
@@ -380,6 +396,17 @@ class Cell:
         if not os.path.exists(out + "/property"):
             self.study.unequal("denoise", self.noisy(), noise_list, out)
         return out
+
+    def early(self, model: str) -> str:
+        """ArcFace's checkpoint half-way: of ``model``'s prefix."""
+        return "{},{}".format(model.rsplit(",", 1)[0], EARLY)
+
+    def early_list(self) -> str:
+        """Images whose label is not the likeliest one half-way."""
+        return self._list("early", self.early(self.study.last(self, "ArcFace")))
+
+    def without_early_list(self) -> str:
+        return self._denoised(self.early_list(), "without-early-list")
 
     def without_list(self) -> str:
         return self._denoised(self.margin_list(), "without-list")

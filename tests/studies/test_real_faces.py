@@ -105,6 +105,24 @@ def test_last_checkpoints_are_compared_apart():
     assert page.difference(found, "uniform", 0.4, "NRA 0.5", "continued", page.final).mean == 0
 
 
+def test_early_arms_are_compared_from_where_they_began():
+    for name, arm in real_faces.ARMS.items():
+        control = page.control_of(name)
+        # The same checkpoint to start from, and no list, no second term.
+        if name.endswith(", early"):
+            assert (real_faces.ARMS[control].parent, real_faces.ARMS[control].start) == (
+                arm.parent, arm.start)
+        assert real_faces.ARMS[control].noise_list is None
+    arcface, early = Key("uniform", 0.4, 0, "ArcFace"), Key("uniform", 0.4, 0, "NRA 0.5, early")
+    lines = {arcface: line(arcface, pairs(0.7, 0), training={"recognised_margin": 50.0},
+                           curve=[{"recognised_margin": 13.0, "step": 250},
+                                  {"recognised_margin": 22.0, "step": 500}])}
+    late = early._replace(arm="NRA 0.5")
+    assert page.start_of(lines, early)["training"]["recognised_margin"] == 22.0
+    assert page.start_of(lines, late)["training"]["recognised_margin"] == 50.0
+    assert page.start_of({}, late) is None and page.start_of({}, early) is None
+
+
 def test_seeds_that_disagree_widen_the_interval():
     agree, differ = lines_of(0.02, 2), lines_of(0.02, 2)
     good, control = (Key("uniform", 0.4, 1, arm) for arm in ("NRA 0.5", "continued"))
