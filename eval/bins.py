@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import struct
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -25,68 +26,71 @@ _MAX_PART = 1 << 28  # bytes of one picture
 _MAX_DIGITS = 20  # of a number written in decimal: no honest one here is larger than a file
 
 
+Image = Union[bytes, np.ndarray]  # encoded; an array of three dimensions: pixels
+
+
 class _Dtype:
     """Stands for ``numpy.dtype(code, align, copy)`` and its state."""
 
-    def __init__(self, code, *_):
+    def __init__(self, code: object, *_: object) -> None:
         code = code.decode("ascii") if isinstance(code, bytes) else code
         if not isinstance(code, str) or code[:1] not in "biuf" or not code[1:].isdigit():
             # Only text is shown: a tuple of tuples of one tuple has no end when it is written out.
             shown = repr(code[:20]) if isinstance(code, str) else "no text"
-            raise InputError("an array of type {}, not of plain numbers".format(shown))
-        self.value = np.dtype(code)
+            raise InputError(f"an array of type {shown}, not of plain numbers")
+        self.value: "np.dtype[Any]" = np.dtype(code)
 
-    def __setstate__(self, state):
-        order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+    def __setstate__(self, state: Any) -> None:
+        order: Any = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
         self.value = self.value.newbyteorder(order)
 
 
 class _Array:
     """Stands for an array: made empty by ``_reconstruct``, then given its state."""
 
-    value = None
+    value: Optional[np.ndarray] = None
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         shape, dtype, fortran, data = state[-4:]
         self.fill(data, dtype, shape, "F" if fortran else "C")
 
-    def fill(self, data, dtype, shape, order):
+    def fill(self, data: bytes, dtype: _Dtype, shape: Any, order: Any) -> None:
         flat = np.frombuffer(data, dtype.value)
         if any(type(length) is not int or length < 0 for length in shape):
             raise ValueError("shape")  # -1 would mean "whatever fits"
         self.value = flat.reshape(shape, order=order)
 
 
-def _reconstruct(kind, shape, code):
+def _reconstruct(kind: object, shape: object, code: object) -> _Array:
     return _Array()
 
 
-def _from_buffer(data, dtype, shape, order):
+def _from_buffer(data: bytes, dtype: _Dtype, shape: Any, order: Any) -> _Array:
     array = _Array()
     array.fill(data, dtype, shape, order)
     return array
 
 
-def _scalar(dtype, data):
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
     return np.frombuffer(data, dtype.value, 1)[0]
 
 
-def _encode(text, encoding):
+def _encode(text: str, encoding: object) -> bytes:
     # How Python 3 writes bytes for Python 2 to read.
     if encoding not in ("latin1", b"latin1"):
         raise ValueError("encoding")
     return text.encode("latin-1")
 
 
-def _empty_bytes():
+def _empty_bytes() -> bytes:
     return b""
 
 
-def _kind():
+def _kind() -> None:
     raise TypeError("numpy.ndarray is only an argument")
 
 
-_KNOWN = {
+_KNOWN: Dict[Tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _kind,
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
@@ -112,24 +116,31 @@ _OPCODES = """
 
 
 # The pure-Python unpickler: its opcodes are a table that can be cut down, and it neither reserves
-# the length that a file merely claims (as the C one does for its memo) nor recurses.
-class _Unpickler(pickle._Unpickler):
-    dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
+# the length that a file merely claims (as the C one does for its memo) nor recurses. Any, because
+# type checkers know its public methods only.
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _Unpickler(_PythonUnpickler):
+    dispatch = {getattr(pickle, name)[0]: _PythonUnpickler.dispatch[getattr(pickle, name)[0]]
                 for name in _OPCODES}
 
     size = encoded = 0  # bytes: of the file, and made by `encode` so far
+    _file_read: Callable[[int], bytes]
+    _file_readline: Callable[..., bytes]
+    readline: Callable[[], bytes]
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         try:
             return _KNOWN[module, name]
         except KeyError:
-            raise InputError("asks for `{}.{}`".format(module[:60], name[:60])) from None
+            raise InputError(f"asks for `{module[:60]}.{name[:60]}`") from None
 
-    def load(self):
+    def load(self) -> Any:
         # What the file says of lengths is read as far as a picture can go: the rest may be a hole.
         read, readline = self._file_read, self._file_readline
 
-        def read_part(size):
+        def read_part(size: int) -> bytes:
             if size > _MAX_PART:
                 raise ValueError("length")
             return read(size)
@@ -138,7 +149,7 @@ class _Unpickler(pickle._Unpickler):
         self._file_readline = lambda: readline(_MAX_PART)
         return super().load()
 
-    def load_build(self):
+    def load_build(self) -> None:
         state = self.stack.pop()
         instance = self.stack[-1]
         if not isinstance(instance, (_Array, _Dtype)):
@@ -146,7 +157,7 @@ class _Unpickler(pickle._Unpickler):
         instance.__setstate__(state)
     dispatch[pickle.BUILD[0]] = load_build
 
-    def _short(self, load):
+    def _short(self, load: Callable[[Any], None]) -> None:
         # Decimal digits cost quadratic time; look before converting.
         readline, self.readline = self.readline, lambda: self._digits(readline())
         try:
@@ -155,50 +166,50 @@ class _Unpickler(pickle._Unpickler):
             self.readline = readline
 
     @staticmethod
-    def _digits(line):
+    def _digits(line: bytes) -> bytes:
         if len(line) > _MAX_DIGITS + 2:
             raise ValueError("digits")
         return line
 
-    def load_int(self):
-        self._short(pickle._Unpickler.load_int)
+    def load_int(self) -> None:
+        self._short(_PythonUnpickler.load_int)
     dispatch[pickle.INT[0]] = load_int
 
-    def load_long(self):
-        self._short(pickle._Unpickler.load_long)
+    def load_long(self) -> None:
+        self._short(_PythonUnpickler.load_long)
     dispatch[pickle.LONG[0]] = load_long
 
-    def load_put(self):
-        self._short(pickle._Unpickler.load_put)
+    def load_put(self) -> None:
+        self._short(_PythonUnpickler.load_put)
     dispatch[pickle.PUT[0]] = load_put
 
-    def load_get(self):
-        self._short(pickle._Unpickler.load_get)
+    def load_get(self) -> None:
+        self._short(_PythonUnpickler.load_get)
     dispatch[pickle.GET[0]] = load_get
 
-    def load_reduce(self):
+    def load_reduce(self) -> None:
         # `encode` copies its text, which may be one and the same a million times.
         if self.stack[-2] is _encode:
             self.encoded += len(self.stack[-1][0])
             if self.encoded > self.size:
                 raise ValueError("encode")
-        pickle._Unpickler.load_reduce(self)
+        _PythonUnpickler.load_reduce(self)
     dispatch[pickle.REDUCE[0]] = load_reduce
 
-    def load_bytearray8(self):
+    def load_bytearray8(self) -> None:
         length, = struct.unpack("<Q", self.read(8))
         self.append(self.read(length))  # the original reserves the claimed length first
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
-def _sequence(part):
+def _sequence(part: object) -> Union[None, Sequence[Any], np.ndarray]:
     part = part.value if isinstance(part, _Array) else part
-    if isinstance(part, (tuple, list)) or isinstance(part, np.ndarray) and part.ndim:
+    if isinstance(part, (tuple, list)):
         return part
-    return None
+    return part if isinstance(part, np.ndarray) and part.ndim else None
 
 
-def _plain(image):
+def _plain(image: object) -> Optional[Image]:
     image = image.value if isinstance(image, _Array) else image
     if isinstance(image, bytes) and image:
         return image
@@ -207,7 +218,7 @@ def _plain(image):
     return None
 
 
-def find_sets(data_dir, eval_dir, targets):
+def find_sets(data_dir: str, eval_dir: str, targets: Iterable[str]) -> Dict[str, str]:
     """Where the verification sets lie.
 
     Parameters
@@ -240,7 +251,7 @@ def find_sets(data_dir, eval_dir, targets):
     return found
 
 
-def load_bin(path):
+def load_bin(path: str) -> Tuple[List[Image], np.ndarray]:
     """Read a verification set written by Python 2 or 3.
 
     Parameters
@@ -270,45 +281,46 @@ def load_bin(path):
             unpickler.size = os.fstat(file.fileno()).st_size
             content = unpickler.load()
         except InputError as error:
-            raise InputError(
-                "{}: refused, the pickle {}, which no verification set needs; {}.".format(
-                    path, str(error) if str(error).startswith("asks") else "holds " + str(error),
-                    advice)) from None
+            what = str(error) if str(error).startswith("asks") else f"holds {error}"
+            raise InputError(f"{path}: refused, the pickle {what}, which no verification set "
+                             f"needs; {advice}.") from None
         except OSError:
             raise
         except Exception:  # a malformed pickle can trip over anything
             raise InputError(
-                "{}: not a pickle of lists, byte strings, numbers and arrays, or it is truncated; "
-                "{}, or copy it again.".format(path, advice)) from None
+                f"{path}: not a pickle of lists, byte strings, numbers and arrays, or it is "
+                f"truncated; {advice}, or copy it again.") from None
     if not isinstance(content, (tuple, list)) or len(content) != 2:
-        raise InputError("{}: holds no pair of lists (images, issame); {}.".format(path, advice))
+        raise InputError(f"{path}: holds no pair of lists (images, issame); {advice}.")
     images, issame = (_sequence(part) for part in content)
     if images is None or issame is None:
-        raise InputError("{}: holds no pair of lists (images, issame); {}.".format(path, advice))
+        raise InputError(f"{path}: holds no pair of lists (images, issame); {advice}.")
     if not len(issame) or len(images) != 2 * len(issame):
         raise InputError(
-            "{}: has {} images and {} answers, but every pair needs two images and one answer; "
-            "{}.".format(path, len(images), len(issame), advice))
+            f"{path}: has {len(images)} images and {len(issame)} answers, but every pair needs two "
+            f"images and one answer; {advice}.")
     if len(images) > _MAX_IMAGES:
-        raise InputError("{}: has {:,} images, more than {:,}; {}.".format(
-            path, len(images), _MAX_IMAGES, advice))
-    plain = [_plain(image) for image in images]
-    distinct = len(set(map(id, plain)))
-    if len(plain) > max(_FREE_IMAGES, _MAX_REPEATS * distinct):
-        raise InputError("{}: names {:,} pictures, each {:,} times; give a set whose pictures are "
-                         "its own.".format(path, distinct, len(plain) // distinct))
-    for number, image in enumerate(plain):
+        raise InputError(f"{path}: has {len(images):,} images, more than {_MAX_IMAGES:,}; "
+                         f"{advice}.")
+    found = list(map(_plain, images))
+    distinct = len(set(map(id, found)))
+    if len(found) > max(_FREE_IMAGES, _MAX_REPEATS * distinct):
+        raise InputError(f"{path}: names {distinct:,} pictures, each {len(found) // distinct:,} "
+                         "times; give a set whose pictures are its own.")
+    plain: List[Image] = []
+    for number, image in enumerate(found):
         if image is None:
-            raise InputError("{}: image {} is neither a byte string nor a uint8 array; {}.".format(
-                path, number, advice))
+            raise InputError(f"{path}: image {number} is neither a byte string nor a uint8 array; "
+                             f"{advice}.")
+        plain.append(image)
     for number, same in enumerate(issame):
         if not isinstance(same, (bool, int, np.bool_, np.integer)) or same not in (0, 1):
-            raise InputError("{}: the answer of pair {} is neither true nor false; {}.".format(
-                path, number, advice))
+            raise InputError(f"{path}: the answer of pair {number} is neither true nor false; "
+                             f"{advice}.")
     return plain, np.array(issame, bool)
 
 
-def save_bin(path, images, issame):
+def save_bin(path: str, images: Iterable[Image], issame: Sequence[bool]) -> None:
     """Write a verification set in the form of the published ``lfw.bin``.
 
     That form (pickle protocol 2, byte strings as Python 2's ``str``) is what every reader of the
@@ -337,7 +349,7 @@ def save_bin(path, images, issame):
             data = image if isinstance(image, bytes) else np.asarray(image, np.uint8).tobytes()
             file.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
         if not count or count != 2 * len(issame):
-            raise ValueError("{} images do not make {} pairs".format(count, len(issame)))
+            raise ValueError(f"{count} images do not make {len(issame)} pairs")
         file.write(pickle.APPENDS + pickle.EMPTY_LIST + pickle.MARK)
         for same in issame:
             file.write(pickle.NEWTRUE if same else pickle.NEWFALSE)

@@ -14,7 +14,7 @@ import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
-from typing import Callable, List, Optional, Sequence
+from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -35,7 +35,11 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGED = (ValueError, KeyError, EOFError, TypeError, OverflowError, SyntaxError, RecursionError,
             MemoryError, NotImplementedError, RuntimeError, struct.error, tokenize.TokenError,
             zipfile.BadZipFile, zlib.error)
-_TYPES = {5: np.dtype("<f4"), 6: np.dtype("<f8")}
+_TYPES: Dict[int, "np.dtype[Any]"] = {5: np.dtype("<f4"), 6: np.dtype("<f8")}
+
+Batch = Tuple[Sequence[str], np.ndarray]  # names, and float32 (some, D)
+Writer = Callable[[str, Sequence[int], Iterable[Batch]], None]  # path, (n, D), batches
+Header = Tuple[Tuple[int, ...], bool, "np.dtype[Any]"]  # shape, fortran_order, dtype
 
 
 def _map_mat(path: str) -> np.ndarray:
@@ -48,9 +52,9 @@ def _map_mat(path: str) -> np.ndarray:
         expected = _HEADER.size + (rows - 1) * stride
         if kind not in _TYPES or min(rows, cols) < 1 or stride < cols * _TYPES[kind].itemsize \
                 or not expected + cols * _TYPES[kind].itemsize <= length <= expected + stride:
-            raise InputError("{}: not a feature file of the MegaFace devkit (rows, cols, stride, "
-                             "type as int32, type 5 or 6, then the rows), or cut short; write it "
-                             "again.".format(path))
+            raise InputError(f"{path}: not a feature file of the MegaFace devkit (rows, cols, "
+                             "stride, type as int32, type 5 or 6, then the rows), or cut short; "
+                             "write it again.")
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return np.ndarray((rows, cols), _TYPES[kind], content, _HEADER.size,
                       (stride, _TYPES[kind].itemsize))
@@ -78,14 +82,14 @@ def read_mat(path: str, size: Optional[int] = None) -> np.ndarray:
     """
     array = _map_mat(path)
     if size is not None and array.size != size:
-        raise InputError("{}: has {} numbers but the first feature of the folder has {}; all must "
-                         "come from one model.".format(path, array.size, size))
+        raise InputError(f"{path}: has {array.size} numbers but the first feature of the folder "
+                         f"has {size}; all must come from one model.")
     if array.size > _MAX_NUMBERS:
         raise InputError(f"{path}: has {array.size:,} numbers, more than {_MAX_NUMBERS:,}.")
     return array.copy()
 
 
-def mat_bytes(array):
+def mat_bytes(array: np.ndarray) -> bytes:
     """What a matrix file of the devkit holds; a vector becomes a column, as the devkit has it."""
     array = np.asarray(array)
     array = array[:, None] if array.ndim == 1 else array
@@ -94,7 +98,7 @@ def mat_bytes(array):
     return _HEADER.pack(*data.shape, data.strides[0], kind) + data.tobytes()
 
 
-def write_mat(path, array):
+def write_mat(path: str, array: np.ndarray) -> None:
     """Write a matrix file of the devkit, (rows, cols) or a vector; see :func:`mat_bytes`."""
     with replacing(path, binary=True) as file:
         file.write(mat_bytes(array))
@@ -121,23 +125,23 @@ class Features:
     source: str
     names: List[str]
     size: int
-    read: Callable
+    read: Callable[[int], Iterator[np.ndarray]]
     keep: Optional[np.ndarray] = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names) if self.keep is None else int(self.keep.sum())
 
-    def without(self, rows):
+    def without(self, rows: np.ndarray) -> "Features":
         """The same without some rows: bool (n,)."""
         return replace(self, keep=~rows)
 
-    def kept_names(self):
+    def kept_names(self) -> List[str]:
         """Names of the rows that count."""
         if self.keep is None:
             return self.names
         return [name for name, keep in zip(self.names, self.keep) if keep]
 
-    def blocks(self, count):
+    def blocks(self, count: int) -> Iterator[np.ndarray]:
         """Yield float32 arrays (at most ``count``, D) of unit rows, those that count.
 
         Raises
@@ -153,22 +157,22 @@ class Features:
             yield unit_rows(block, self.source)
             start = end
 
-    def array(self):
+    def array(self) -> np.ndarray:
         """All rows that count at once, of unit length: float32 (n, D)."""
         return np.concatenate([np.empty((0, self.size), np.float32)] + list(self.blocks(8192)))
 
 
-def unit_rows(block, source):
+def unit_rows(block: np.ndarray, source: str) -> np.ndarray:
     """Rows of length 1, float32; a row of zeros stays. InputError when one is not finite."""
     block = np.asarray(block, np.float32)
     norms = np.sqrt(np.einsum("ij,ij->i", block, block))
     if not np.isfinite(norms).all():
-        raise InputError("{}: a feature holds nan or infinity; embed the pictures again.".format(
-            source))
+        raise InputError(f"{source}: a feature holds nan or infinity; embed the pictures again.")
     # Most files hold unit rows already; dividing again costs a tenth of an identification.
     if np.abs(norms - 1).max(initial=0) < 1e-6:
         return block
-    return block / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+    unit: np.ndarray = block / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+    return unit
 
 
 def _check_shape(source: str, shape: Sequence[int]) -> None:
@@ -184,18 +188,18 @@ def from_array(array: np.ndarray, names: Optional[Sequence[str]] = None,
         _check_shape(source, (*array.shape[:1], 0, 0))
         names = [str(number) for number in range(len(array))]
     if array.ndim != 2 or len(names) != len(array):
-        raise InputError("{}: expected features (n, D) with n names but got shape {} and {} "
-                         "names.".format(source, array.shape, len(names)))
+        raise InputError(f"{source}: expected features (n, D) with n names but got shape "
+                         f"{array.shape} and {len(names)} names.")
     _check_shape(source, array.shape)
 
-    def read(count):
+    def read(count: int) -> Iterator[np.ndarray]:
         for start in range(0, len(array), count):
             yield array[start:start + count]
 
     return Features(source, list(names), array.shape[1], read)
 
 
-def _open_npy(path):
+def _open_npy(path: str) -> Features:
     try:
         with open_input(path) as file:
             shape, fortran, dtype = _array_header(file)
@@ -203,7 +207,7 @@ def _open_npy(path):
                 raise ValueError("not an array of numbers")
             array = np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
     except _DAMAGED as error:
-        raise InputError("{}: not an array numpy can read ({}).".format(path, error)) from None
+        raise InputError(f"{path}: not an array numpy can read ({error}).") from None
     names = None
     if os.path.exists(path + ".txt"):
         with open_input(path + ".txt", _MAX_NAMES, encoding="utf-8", errors="surrogateescape",
@@ -212,8 +216,9 @@ def _open_npy(path):
     return from_array(array, names, path)
 
 
-def _read_npz_block_by_block(path, shape, dtype):
-    def read(count):
+def _read_npz_block_by_block(path: str, shape: Sequence[int], dtype: "np.dtype[Any]"
+                             ) -> Callable[[int], Iterator[np.ndarray]]:
+    def read(count: int) -> Iterator[np.ndarray]:
         row = shape[1] * dtype.itemsize
         with open_input(path) as file, zipfile.ZipFile(file) as archive, \
                 archive.open("features.npy") as member:
@@ -223,34 +228,36 @@ def _read_npz_block_by_block(path, shape, dtype):
                 try:
                     block = np.frombuffer(member.read(rows * row), dtype).reshape(rows, shape[1])
                 except _DAMAGED as error:
-                    raise InputError("{}: damaged ({}); write it again with `unequal "
-                                     "embed`.".format(path, error)) from None
+                    raise InputError(f"{path}: damaged ({error}); write it again with `unequal "
+                                     "embed`.") from None
                 yield block
     return read
 
 
-def _array_header(file):
+def _array_header(file: IO[bytes]) -> Header:
     """(shape, fortran_order, dtype) of the ``.npy`` array that begins here."""
     start = file.tell()
     version = np.lib.format.read_magic(file)
     length, = struct.unpack("<H" if version == (1, 0) else "<I", file.read(
         2 if version == (1, 0) else 4))
     if length > _MAX_HEADER:
-        raise ValueError("a header of {:,} bytes".format(length))
+        raise ValueError(f"a header of {length:,} bytes")
     file.seek(start + np.lib.format.MAGIC_LEN)
-    return {(1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0}[version](file)
+    reader: Callable[[IO[bytes]], Header] = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0}[version]
+    return reader(file)
 
 
-def _member_header(archive, name):
+def _member_header(archive: zipfile.ZipFile, name: str) -> Header:
     """:func:`_array_header` of a member, which must be as long as the header says."""
     if archive.getinfo(name).compress_type not in _COMPRESSIONS:
-        raise ValueError("{} is compressed in a way that numpy does not write".format(name))
+        raise ValueError(f"{name} is compressed in a way that numpy does not write")
     with archive.open(name) as member:
         header = _array_header(member)
         size = member.tell() + math.prod(header[0]) * header[2].itemsize
     if archive.getinfo(name).file_size != size:
-        raise ValueError("{} is not as long as it says".format(name))
+        raise ValueError(f"{name} is not as long as it says")
     return header
 
 
@@ -274,47 +281,47 @@ def _read_strings(archive: zipfile.ZipFile, name: str) -> List[str]:
                 raise ValueError("names are cut short")
             left -= sum(map(len, texts))
             if left < 0:
-                raise ValueError("names of more than {:,} characters".format(_MAX_NAMES))
+                raise ValueError(f"names of more than {_MAX_NAMES:,} characters")
             result += texts
     return result
 
 
-def _open_npz(path):
+def _open_npz(path: str) -> Features:
     try:
         with open_input(path) as file, zipfile.ZipFile(file) as archive:
             shape, fortran, dtype = _member_header(archive, "features.npy")
             names_shape, _, names_type = _member_header(archive, "names.npy")
             if names_shape != shape[:1] or names_type.kind != "U" \
                     or names_type.itemsize > _MAX_NAME:
-                raise ValueError("names are {} of shape {}".format(names_type, names_shape))
+                raise ValueError(f"names are {names_type} of shape {names_shape}")
             if len(shape) == 2:
                 _check_shape(path, shape)
             names = _read_strings(archive, "names.npy")
     except _DAMAGED as error:
-        raise InputError("{}: no arrays `features` and `names` that numpy can read ({}); write it "
-                         "with `unequal embed`.".format(path, error)) from None
+        raise InputError(f"{path}: no arrays `features` and `names` that numpy can read ({error}); "
+                         "write it with `unequal embed`.") from None
     if len(shape) != 2 or fortran or dtype.kind != "f" or len(names) != shape[0]:
-        raise InputError("{}: expected float features (n, D) with n names but found {} of shape {} "
-                         "and {} names.".format(path, dtype, shape, len(names)))
+        raise InputError(f"{path}: expected float features (n, D) with n names but found {dtype} "
+                         f"of shape {shape} and {len(names)} names.")
     return Features(path, names, shape[1], _read_npz_block_by_block(path, shape, dtype))
 
 
-def _open_mat(path):
+def _open_mat(path: str) -> Features:
     array = _map_mat(path)
     return from_array(array.T if array.shape[1] == 1 else array, source=path)
 
 
-def _open_tree(path):
+def _open_tree(path: str) -> Features:
     names = sorted(os.path.relpath(os.path.join(folder, name), path)
                    for folder, _, files in os.walk(path) for name in files
                    if name.endswith(".bin"))
     if not names:
-        raise InputError("{}: no .bin feature file in this folder.".format(path))
+        raise InputError(f"{path}: no .bin feature file in this folder.")
     first = os.path.join(path, names[0])
     size = _map_mat(first).size
     _check_shape(first, (len(names), size))
 
-    def read(count):
+    def read(count: int) -> Iterator[np.ndarray]:
         for start in range(0, len(names), count):
             some = names[start:start + count]
             block = np.empty((len(some), size), np.float32)
@@ -328,7 +335,7 @@ def _open_tree(path):
 _OPENERS = {".npy": _open_npy, ".npz": _open_npz, ".bin": _open_mat}
 
 
-def open_features(path):
+def open_features(path: str) -> Features:
     """Features of a file (by its ending) or of a folder of devkit files.
 
     ``.npy`` arrays and ``.npz`` members are read block by block, a folder file by file; only a
@@ -343,12 +350,12 @@ def open_features(path):
         return _open_tree(path)
     ending = os.path.splitext(path)[1]
     if ending not in _OPENERS:
-        raise InputError("{}: features are .npy, .npz or .bin files, or a folder of the MegaFace "
-                         "devkit's .bin files.".format(path))
+        raise InputError(f"{path}: features are .npy, .npz or .bin files, or a folder of the "
+                         "MegaFace devkit's .bin files.")
     return _OPENERS[ending](path)
 
 
-def identities(names):
+def identities(names: Sequence[str]) -> np.ndarray:
     """Who each picture shows: the folder it lies in, as in FaceScrub and ``unequal embed``.
 
     Parameters
@@ -369,12 +376,13 @@ def identities(names):
     folders = [os.path.basename(os.path.dirname(name)) for name in names]
     for name, folder in zip(names, folders):
         if not folder:
-            raise InputError("{!r}: names must be IDENTITY/PICTURE to tell who is shown; embed "
-                             "pictures that lie in a folder for each person.".format(name))
+            raise InputError(f"{name!r}: names must be IDENTITY/PICTURE to tell who is shown; "
+                             "embed pictures that lie in a folder for each person.")
     return np.array(folders, str)
 
 
-def _write_array(file, shape, dtype, parts):
+def _write_array(file: IO[bytes], shape: Sequence[int], dtype: Any,
+                 parts: Iterable[np.ndarray]) -> None:
     """Write a ``.npy`` array of ``shape`` into an open file from consecutive parts of its rows."""
     np.lib.format.write_array_header_1_0(
         file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)})
@@ -382,9 +390,9 @@ def _write_array(file, shape, dtype, parts):
         file.write(np.ascontiguousarray(part, dtype).tobytes())
 
 
-def _write_npy(path, shape, batches):
+def _write_npy(path: str, shape: Sequence[int], batches: Iterable[Batch]) -> None:
     with replacing(path, binary=True) as file, replacing(path + ".txt") as lines:
-        def rows():
+        def rows() -> Iterator[np.ndarray]:
             for names, features in batches:
                 lines.writelines(name + "\n" for name in names)
                 yield features
@@ -392,29 +400,30 @@ def _write_npy(path, shape, batches):
         _write_array(file, shape, np.float32, rows())
 
 
-def _write_npz(path, shape, batches):
-    every = []
+def _write_npz(path: str, shape: Sequence[int], batches: Iterable[Batch]) -> None:
+    every: List[str] = []
 
-    def rows():
+    def rows() -> Iterator[np.ndarray]:
         for names, features in batches:
             every.extend(names)
             yield features
 
     with replacing(path, binary=True) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, write in (
-                ("features.npy", lambda member: _write_array(member, shape, np.float32, rows())),
-                ("names.npy", lambda member: np.save(member, np.array(every, str)))):
+        writes: Tuple[Tuple[str, Callable[[IO[bytes]], None]], ...] = (
+            ("features.npy", lambda member: _write_array(member, shape, np.float32, rows())),
+            ("names.npy", lambda member: np.save(member, np.array(every, str))))
+        for name, write in writes:
             # A fixed date: the same features are the same bytes.
             with archive.open(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), "w",
                               force_zip64=True) as member:
                 write(member)
 
 
-def _write_tree(path, shape, batches):
+def _write_tree(path: str, shape: Sequence[int], batches: Iterable[Batch]) -> None:
     path = path.rstrip(os.sep)
     if os.path.isdir(path) and os.listdir(path):
-        raise InputError("{}: is not empty; name a new folder, or remove this one.".format(path))
-    building = "{}.{}".format(path, os.getpid())
+        raise InputError(f"{path}: is not empty; name a new folder, or remove this one.")
+    building = f"{path}.{os.getpid()}"
     try:
         for names, features in batches:
             for name, feature in zip(names, features):
@@ -429,7 +438,7 @@ def _write_tree(path, shape, batches):
         shutil.rmtree(building, ignore_errors=True)
 
 
-def writer(path):
+def writer(path: str) -> Writer:
     """The function that writes features to ``path``, by its ending; InputError for another."""
     if path.endswith(os.sep):
         return _write_tree
@@ -442,7 +451,7 @@ def writer(path):
     return writers[ending]
 
 
-def write_features(path, shape, batches):
+def write_features(path: str, shape: Sequence[int], batches: Iterable[Batch]) -> None:
     """Write features as they come, so that memory does not grow with them; whole or not at all.
 
     Parameters

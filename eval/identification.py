@@ -4,7 +4,7 @@ Kemelmacher-Shlizerman et al., The MegaFace Benchmark (CVPR 2016), section 3; Ne
 Kemelmacher-Shlizerman, Level Playing Field for Million Scale Face Recognition (CVPR 2017).
 docs/evaluation.md states it, and how ours differs.
 """
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -38,9 +38,10 @@ class _Best:
         self.each = np.full((probes, each), -np.inf, np.float32)
         self._lowest = np.full(probes, -np.inf, np.float32)
         self._together = together
-        self._pool, self._pooled = [np.empty(0, np.float32)], 0
+        self._pool: List[np.ndarray] = [np.empty(0, np.float32)]
+        self._pooled = 0
         self._limit = np.float32(-np.inf)
-        self._mask = None
+        self._mask = np.empty((0, 0), bool)
 
     def add(self, scores: np.ndarray) -> None:
         """Take similarities (probes, n) into account; -inf counts for nothing."""
@@ -53,7 +54,7 @@ class _Best:
             start = end
 
     def _add(self, scores: np.ndarray) -> None:
-        if self._mask is None or self._mask.shape != scores.shape:
+        if self._mask.shape != scores.shape:
             self._mask = np.empty(scores.shape, bool)
         # One pass over all scores; few pass, and only these cost more.
         np.greater(scores, np.minimum(self._lowest, self._limit)[:, None], out=self._mask)
@@ -99,8 +100,8 @@ class _Best:
         return np.sort(self._pool[0])[::-1]
 
 
-def _groups(identities: np.ndarray) -> Dict[str, Any]:
-    """Rows of each identity: dict of arrays."""
+def _groups(identities: np.ndarray) -> Dict[Any, np.ndarray]:
+    """Rows of each identity (a value of the array)."""
     order = np.argsort(identities, kind="stable")
     ordered = identities[order]
     starts = np.append(np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])), len(order))
@@ -111,13 +112,14 @@ def _groups(identities: np.ndarray) -> Dict[str, Any]:
 def _mates(probes: np.ndarray, probe_identities: np.ndarray, gallery: Optional[np.ndarray],
            gallery_identities: Optional[np.ndarray]) -> Iterator[Tuple[int, np.ndarray]]:
     """Yield ``(row of a probe, similarities of its mates)``."""
-    themselves = gallery is None
-    groups = _groups(probe_identities if themselves else gallery_identities)
+    themselves = gallery is None or gallery_identities is None
+    searched = probes if gallery is None else gallery
+    groups = _groups(probe_identities if gallery_identities is None else gallery_identities)
     for identity, rows in _groups(probe_identities).items():
-        mates = groups.get(identity, ())
+        mates = groups.get(identity, rows[:0])
         if not len(mates) or (themselves and len(mates) == 1):
             continue
-        similarity = probes[rows] @ (probes if themselves else gallery)[mates].T
+        similarity = probes[rows] @ searched[mates].T
         for number, row in enumerate(rows):
             own = similarity[number]
             yield row, np.delete(own, number) if themselves else own
@@ -130,7 +132,7 @@ def block_size(probes: int) -> int:
 
 def identify(probes: np.ndarray, probe_identities: np.ndarray, distractors: Features,
              gallery: Optional[np.ndarray] = None, gallery_identities: Optional[np.ndarray] = None,
-             *, max_rank: int = 100, fars: Any = FARS) -> "Identification":
+             *, max_rank: int = 100, fars: Sequence[float] = FARS) -> "Identification":
     """Find each probe's mates among distractors.
 
     Without a gallery, MegaFace's way: each picture of a person in turn is the one mate hidden among
@@ -173,23 +175,25 @@ def identify(probes: np.ndarray, probe_identities: np.ndarray, distractors: Feat
     distractors. ``benchmarks/identification.py`` measures time and memory.
     """
     if probes.shape[1] != distractors.size:
-        raise InputError("{}: features have length {} but the probes' {}; all must come from one "
-                         "model.".format(distractors.source, distractors.size, probes.shape[1]))
+        raise InputError(f"{distractors.source}: features have length {distractors.size} but the "
+                         f"probes' {probes.shape[1]}; all must come from one model.")
     pairs = list(_mates(probes, probe_identities, gallery, gallery_identities))
     if not pairs:
-        raise InputError("No probe has a mate: a person needs {}.".format(
-            "two pictures among the probes" if gallery is None else
-            "a picture among the probes and one in the gallery"))
+        needed = ("two pictures among the probes" if gallery is None else
+                  "a picture among the probes and one in the gallery")
+        raise InputError(f"No probe has a mate: a person needs {needed}.")
     # Only probes that have a mate take part.
     rows = np.array([row for row, _ in pairs])
     searching, identities = probes[rows], probe_identities[rows]
     mates = np.concatenate([some for _, some in pairs])
     impostor_count = len(rows) * len(distractors)
-    if gallery is not None:
+    if gallery is None or gallery_identities is None:
+        gallery, gallery_identities = probes[:0], probe_identities[:0]
+    else:
         impostor_count += len(rows) * len(gallery) - len(mates)
     best = _Best(len(rows), max_rank, _allowed(max(fars), impostor_count) + 1)
     count = block_size(len(rows))
-    for start in range(0, 0 if gallery is None else len(gallery), count):
+    for start in range(0, len(gallery), count):
         scores = searching @ gallery[start:start + count].T
         scores[identities[:, None] == gallery_identities[start:start + count]] = -np.inf
         best.add(scores)
@@ -214,7 +218,8 @@ def _allowed(far: float, impostors: int) -> int:
 def cmc(result: "Identification") -> np.ndarray:
     """Cumulative match characteristic: share of pairs with rank at most 1, 2, ... ``max_rank``."""
     counts = np.bincount(result.ranks, minlength=result.max_rank + 2)[1:-1]
-    return np.cumsum(counts) / len(result.ranks)
+    curve: np.ndarray = np.cumsum(counts) / len(result.ranks)
+    return curve
 
 
 def tar_at_far(result: "Identification", far: float) -> float:
@@ -228,8 +233,8 @@ def tar_at_far(result: "Identification", far: float) -> float:
     return float(np.mean(result.scores > result.impostors[allowed]))
 
 
-def measure(result: "Identification", ranks: Tuple[int, int, int, int] = RANKS,
-            fars: Tuple[Any, ...] = FARS) -> Iterator[Tuple[Any, ...]]:
+def measure(result: "Identification", ranks: Sequence[int] = RANKS,
+            fars: Sequence[float] = FARS) -> Iterator[Tuple[str, float]]:
     """Every number of the protocol, one at a time.
 
     Yields
@@ -245,7 +250,7 @@ def measure(result: "Identification", ranks: Tuple[int, int, int, int] = RANKS,
     curve = cmc(result)
     for rank in ranks:
         if rank <= result.max_rank:
-            yield "rank_{}".format(rank), float(curve[rank - 1])
+            yield f"rank_{rank}", float(curve[rank - 1])
     yield "min_far", 1 / result.impostor_count if result.impostor_count else float("nan")
     for far in fars:
         yield far_name(far), tar_at_far(result, far)

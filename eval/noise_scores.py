@@ -3,7 +3,7 @@
 A score is high where the image looks clean and low where it looks noisy, as in cleanlab. Labels are
 int (n,), probabilities float (n, classes), each row a softmax.
 """
-from typing import Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy.special import softmax
@@ -15,42 +15,46 @@ from sklearn.mixture import GaussianMixture
 KINDS = ("flip", "outlier", "split", "duplicate")
 
 
-def _rows(labels):
+def _rows(labels: np.ndarray) -> np.ndarray:
     return np.arange(len(labels))
 
 
-def max_probability(labels, probabilities):
+def max_probability(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """``max_j P_ij`` over *margin* logits: the reference's rule (data_boot_gs.py).
 
     Low for images that look like nobody in the set; the paper's third kind of noise. The labels
     matter only through the margin that is in the probabilities.
     """
-    return np.max(probabilities, axis=1)
+    scores: np.ndarray = np.max(probabilities, axis=1)
+    return scores
 
 
-def label_probability(labels, probabilities):
+def label_probability(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """``P_iy``, the probability of the given label y, best without margin. Low for wrong labels."""
-    return probabilities[_rows(labels), labels]
+    scores: np.ndarray = probabilities[_rows(labels), labels]
+    return scores
 
 
-def label_margin(labels, probabilities):
+def label_margin(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """``P_iy - max_{j != y} P_ij``: the label's probability against the largest other.
 
     In [-1, 1]; below 0 where the model prefers another label. Use probabilities without margin.
     """
     others = np.array(probabilities, copy=True)
     others[_rows(labels), labels] = -np.inf
-    return label_probability(labels, probabilities) - others.max(axis=1)
+    scores: np.ndarray = label_probability(labels, probabilities) - others.max(axis=1)
+    return scores
 
 
-METHODS = {
+METHODS: Dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "max-probability": max_probability,
     "label-probability": label_probability,
     "label-margin": label_margin,
 }
 
 
-def score(labels, probabilities, *, method="label-margin"):
+def score(labels: np.ndarray, probabilities: np.ndarray, *, method: str = "label-margin"
+          ) -> np.ndarray:
     """Score images for label noise; lower is more suspicious.
 
     Parameters
@@ -68,13 +72,14 @@ def score(labels, probabilities, *, method="label-margin"):
         float (n,).
     """
     if method not in METHODS:
-        raise ValueError("method {!r} is unknown; known are {}".format(method, ", ".join(METHODS)))
+        raise ValueError(f"method {method!r} is unknown; known are {', '.join(METHODS)}")
     labels = np.asarray(labels)
     probabilities = np.asarray(probabilities)
     if labels.shape != probabilities.shape[:1]:
-        raise ValueError("{} labels do not match {} rows of probabilities".format(
-            labels.shape, probabilities.shape[:1]))
+        raise ValueError(f"{labels.shape} labels do not match {probabilities.shape[:1]} rows of "
+                         "probabilities")
     return METHODS[method](labels, probabilities)
+
 
 class Findings(NamedTuple):
     """What :func:`find` says about each image; arrays over the images.
@@ -507,7 +512,8 @@ def _temperature(cosines: np.ndarray) -> float:
         for scale in scales])])
 
 
-def detection_quality(scores, noisy, listed):
+def detection_quality(scores: np.ndarray, noisy: np.ndarray, listed: np.ndarray
+                      ) -> Dict[str, float]:
     """How well scores find noise, given which images are noisy.
 
     Parameters

@@ -3,10 +3,10 @@
 docs/evaluation.md states the protocol. Sizes: a set of P pairs costs 16 bytes a pair beside its
 embeddings, and the bootstrap 8 bytes a pair more.
 """
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
-from easydict import EasyDict
 from sklearn import metrics
 from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
@@ -34,7 +34,8 @@ def pair_distances(embeddings: np.ndarray) -> np.ndarray:
         float64 (pairs,), in [0, 4].
     """
     first, second = _normalised_pairs(embeddings)
-    return np.sum(np.square(first - second), axis=1)
+    distances: np.ndarray = np.sum(np.square(first - second), axis=1)
+    return distances
 
 
 def _normalised_pairs(embeddings: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -45,8 +46,8 @@ def _normalised_pairs(embeddings: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
 def _check(distances: np.ndarray, issame: np.ndarray) -> np.ndarray:
     issame = np.asarray(issame, bool)
     if len(distances) != len(issame):
-        raise InputError("{} distances do not match {} pairs; a verification set has two pictures "
-                         "a pair.".format(len(distances), len(issame)))
+        raise InputError(f"{len(distances)} distances do not match {len(issame)} pairs; a "
+                         "verification set has two pictures a pair.")
     return issame
 
 
@@ -65,10 +66,11 @@ def _rates(distances: np.ndarray, issame: np.ndarray,
             (true + different - false) / len(distances))
 
 
-def _folds(count: int, folds: int) -> Iterator[Any]:
+def _folds(count: int, folds: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+    """Yield the pairs that each fold trains on and those it tests."""
     if count < folds:
-        raise InputError("{} pairs do not make {} folds.".format(count, folds))
-    return KFold(folds, shuffle=False).split(np.arange(count))
+        raise InputError(f"{count} pairs do not make {folds} folds.")
+    yield from KFold(folds, shuffle=False).split(np.arange(count))
 
 
 def exact_thresholds(distances: np.ndarray) -> np.ndarray:
@@ -119,7 +121,8 @@ def mean_roc(distances: np.ndarray, issame: np.ndarray, folds: int = 10,
     issame = _check(distances, issame)
     rates = [_rates(distances[test], issame[test], thresholds)[:2]
              for _, test in _folds(len(issame), folds)]
-    return tuple(np.mean(rates, axis=0))
+    true, false = np.mean(rates, axis=0)
+    return true, false
 
 
 def tar_at_far(distances: np.ndarray, issame: np.ndarray, far: float, folds: int = 10,
@@ -142,10 +145,10 @@ def tar_at_far(distances: np.ndarray, issame: np.ndarray, far: float, folds: int
         if rates.max() >= far:
             # Of equal rates the last threshold counts: interpolation needs distinct ones.
             last = np.append(rates[1:] != rates[:-1], True)
-            threshold = np.interp(far, rates[last], thresholds[last])
+            threshold = float(np.interp(far, rates[last], thresholds[last]))
         tars[fold], fars[fold] = (rate[0] for rate in _rates(
             distances[test], issame[test], np.array([threshold]))[:2])
-    return tars.mean(), tars.std(), fars.mean()
+    return float(tars.mean()), float(tars.std()), float(fars.mean())
 
 
 def mean_norm(embeddings: np.ndarray) -> float:
@@ -173,8 +176,21 @@ def pca_distances(embeddings: np.ndarray, components: int, folds: int = 10) -> n
     return distances
 
 
+@dataclass(frozen=True)
+class Summary:
+    """The numbers InsightFace logs for one verification set; see :func:`evaluate`."""
+
+    pairs: int
+    accuracy: float  # of the plain pictures, mean over the folds
+    accuracy_std: float
+    accuracy_flip: float  # of the sum with the mirror images'; the number papers quote
+    accuracy_flip_std: float
+    threshold: float  # mean over the folds, of the sum
+    xnorm: float
+
+
 def evaluate(plain: np.ndarray, flipped: np.ndarray, issame: np.ndarray,
-             folds: int = 10) -> EasyDict:
+             folds: int = 10) -> "Summary":
     """The numbers InsightFace logs for one verification set.
 
     Parameters
@@ -186,18 +202,13 @@ def evaluate(plain: np.ndarray, flipped: np.ndarray, issame: np.ndarray,
 
     Returns
     -------
-    EasyDict
-        ``accuracy``, ``accuracy_std`` (plain pictures), ``accuracy_flip``, ``accuracy_flip_std``
-        (sum of both embeddings; the number papers quote), ``threshold`` (mean over folds, flip),
-        ``xnorm``, ``pairs``.
+    Summary
     """
-    result = EasyDict(pairs=len(issame))
-    for name, embeddings in (("accuracy", plain), ("accuracy_flip", plain + flipped)):
-        accuracy, best = accuracy_per_fold(pair_distances(embeddings), issame, folds)
-        result[name], result[name + "_std"] = float(accuracy.mean()), float(accuracy.std())
-    result.threshold = float(best.mean())
-    result.xnorm = (mean_norm(plain) + mean_norm(flipped)) / 2
-    return result
+    alone, _ = accuracy_per_fold(pair_distances(plain), issame, folds)
+    summed, thresholds = accuracy_per_fold(pair_distances(plain + flipped), issame, folds)
+    return Summary(len(issame), float(alone.mean()), float(alone.std()),
+                   float(summed.mean()), float(summed.std()), float(thresholds.mean()),
+                   (mean_norm(plain) + mean_norm(flipped)) / 2)
 
 
 class Roc(NamedTuple):
@@ -225,8 +236,8 @@ def roc(distances: np.ndarray, issame: np.ndarray) -> "Roc":
     """
     issame = _check(distances, issame)
     if issame.all() or not issame.any():
-        raise InputError("All {} pairs are of {}: a ROC curve needs both kinds.".format(
-            len(issame), "one person" if issame.all() else "two people"))
+        shown = "one person" if issame.all() else "two people"
+        raise InputError(f"All {len(issame)} pairs are of {shown}: a ROC curve needs both kinds.")
     thresholds = exact_thresholds(distances)
     tar, far, _ = _rates(distances, issame, thresholds)
     return Roc(far, tar, thresholds)
@@ -264,7 +275,8 @@ def _resampled_counts(issame: np.ndarray, over: str, folds: int,
     """How often a bootstrap sample holds each pair."""
     if over == "folds":
         drawn = np.bincount(random.randint(folds, size=folds), minlength=folds)
-        return drawn[_fold_of(len(issame), folds)]
+        counts: np.ndarray = drawn[_fold_of(len(issame), folds)]
+        return counts
     counts = np.empty(len(issame), np.int64)
     # Both kinds apart: their numbers belong to the protocol, not to chance.
     for kind in (issame, ~issame):
@@ -278,7 +290,7 @@ BOOTSTRAPS = ("pairs", "folds")
 
 
 def confidence(distances: np.ndarray, issame: np.ndarray, correct: np.ndarray,
-               fars: Tuple[Any, ...] = FARS, *, over: str = "pairs", folds: int = 10,
+               fars: Sequence[float] = FARS, *, over: str = "pairs", folds: int = 10,
                replicates: int = 1000, level: float = 0.95,
                seed: int = 0) -> Dict[Union[str, float], Tuple[float, float]]:
     """Confidence intervals by the percentile bootstrap.
@@ -310,8 +322,7 @@ def confidence(distances: np.ndarray, issame: np.ndarray, correct: np.ndarray,
     deciding new pairs with them.
     """
     if over not in BOOTSTRAPS:
-        raise InputError("bootstrap {!r} is unknown; known are {}.".format(
-            over, ", ".join(BOOTSTRAPS)))
+        raise InputError(f"bootstrap {over!r} is unknown; known are {', '.join(BOOTSTRAPS)}.")
     issame = _check(distances, issame)
     random = np.random.RandomState(seed)
     order = np.argsort(distances, kind="stable")
@@ -319,7 +330,7 @@ def confidence(distances: np.ndarray, issame: np.ndarray, correct: np.ndarray,
     # Pairs of equal distance are accepted together: one point of the curve for each group.
     ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
     same = issame[order]
-    names = ["accuracy", "auc", "eer"] + list(fars)
+    names: List[Union[str, float]] = ["accuracy", "auc", "eer", *fars]
     samples = np.empty((replicates, len(names)))
     for sample in samples:
         counts = _resampled_counts(issame, over, folds, random)
@@ -327,7 +338,7 @@ def confidence(distances: np.ndarray, issame: np.ndarray, correct: np.ndarray,
         true = np.append(0, np.cumsum(drawn * same)[ends])
         false = np.append(0, np.cumsum(drawn * ~same)[ends])
         # A fold may lack one kind of pairs; a rate over none is 0 as elsewhere.
-        curve = Roc(false / max(false[-1], 1), true / max(true[-1], 1), None)
+        curve = Roc(false / max(false[-1], 1), true / max(true[-1], 1), ordered[ends])
         sample[:3] = np.average(correct, weights=counts), area(curve), equal_error_rate(curve)
         sample[3:] = [tar_at(curve, far) for far in fars]
     tail = 50 * (1 - level)
@@ -374,12 +385,12 @@ def decide(embeddings: np.ndarray, issame: np.ndarray, folds: int = 10, *, exact
 
 def far_name(far: float) -> str:
     """``tar_at_1e-03`` for 0.001: the name of a number of :func:`measure`."""
-    return "tar_at_{:.0e}".format(far)
+    return f"tar_at_{far:.0e}"
 
 
 def measure(plain: np.ndarray, flipped: np.ndarray, issame: np.ndarray, folds: int = 10, *,
-            exact: bool = False, pca: int = 0, fars: Any = FARS, over: str = "pairs",
-            replicates: int = 1000, seed: int = 0) -> Iterator[Tuple[Any, ...]]:
+            exact: bool = False, pca: int = 0, fars: Sequence[float] = FARS, over: str = "pairs",
+            replicates: int = 1000, seed: int = 0) -> Iterator[Tuple[str, float]]:
     """Every number of the verification protocol, one at a time.
 
     Parameters
@@ -421,14 +432,14 @@ def measure(plain: np.ndarray, flipped: np.ndarray, issame: np.ndarray, folds: i
     for far in fars:
         yield far_name(far), tar_at(curve, far) if far >= least else float("nan")
     yield from zip(("val", "val_std", "val_far"),
-                   map(float, tar_at_far(summed.distances, issame, 1e-3, folds)))
+                   tar_at_far(summed.distances, issame, 1e-3, folds))
     if not replicates:
         return
     shown = [far for far in fars if far >= least]
     intervals = confidence(summed.distances, issame, summed.correct, shown, over=over,
                            folds=folds, replicates=replicates, seed=seed)
     for what, (low, high) in intervals.items():
-        name = {"accuracy": "accuracy_flip"}.get(what, what) if what not in shown else (
-            far_name(what))
+        name = far_name(what) if isinstance(what, float) else (
+            "accuracy_flip" if what == "accuracy" else what)
         yield name + "_low", low
         yield name + "_high", high

@@ -21,11 +21,16 @@ package is installed; where there was no compiler, ``L2Normalization`` is used.
 """
 import ctypes
 import importlib.util
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 
+from unequal.symbols.layers import Symbol
 from unequal.system.mxnet_private import numpy_view
+
+Shape = List[int]
+Arrays = List[mx.nd.NDArray]
 
 NAME = "noise_robust"
 OUTPUTS = ("probability", "prediction", "label_log_probability", "largest_log_probability")
@@ -43,11 +48,11 @@ class _Dependencies(list):
     type: -1"). An empty set is right for every dense array, so iteration yields nothing.
     """
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         return iter(())
 
 
-def forward_rows(logits, label, out):
+def forward_rows(logits: np.ndarray, label: np.ndarray, out: Sequence[np.ndarray]) -> None:
     """The operator's forward on the CPU, a row at a time so that each stays in the cache.
 
     Parameters
@@ -74,7 +79,8 @@ def forward_rows(logits, label, out):
         label_log[i] = behind - np.log(total)
 
 
-def backward_rows(label, out, gradient, beta, scale, threshold, add=False):
+def backward_rows(label: np.ndarray, out: Sequence[np.ndarray], gradient: np.ndarray, beta: float,
+                  scale: float, threshold: float, add: bool = False) -> None:
     """The gradient for :func:`forward_rows`, written to (or added to) ``gradient``, (N, C)."""
     probability, prediction = out[:2]
     for i, row in enumerate(probability):
@@ -88,7 +94,8 @@ def backward_rows(label, out, gradient, beta, scale, threshold, add=False):
         target[int(prediction[i])] -= factor * (1 - beta)
 
 
-def forward_arrays(logits, label):
+def forward_arrays(logits: mx.nd.NDArray, label: mx.nd.NDArray
+                   ) -> Tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray]:
     """The operator's forward by NDArray operators, for GPUs; returns its four outputs."""
     logits = logits.astype("float32", copy=False)  # softmax would sum in the type it is given
     probability = mx.nd.softmax(logits, axis=1)
@@ -98,7 +105,8 @@ def forward_arrays(logits, label):
     return probability, prediction, behind + largest_log, largest_log
 
 
-def backward_arrays(label, out, beta, scale, threshold):
+def backward_arrays(label: mx.nd.NDArray, out: Sequence[mx.nd.NDArray], beta: float, scale: float,
+                    threshold: float) -> mx.nd.NDArray:
     """The gradient for :func:`forward_arrays`, float32 (N, C)."""
     probability, prediction = out[:2]
     classes = probability.shape[1]
@@ -115,11 +123,12 @@ def backward_arrays(label, out, beta, scale, threshold):
 
 
 class _NoiseRobust(mx.operator.CustomOp):
-    def __init__(self, beta, normalizer, threshold):
+    def __init__(self, beta: float, normalizer: float, threshold: float) -> None:
         super().__init__()
         self._beta, self._scale, self._threshold = beta, 1.0 / normalizer, threshold
 
-    def forward(self, is_train, req, in_data, out_data, aux):
+    def forward(self, is_train: bool, req: List[str], in_data: Arrays, out_data: Arrays,
+                aux: Arrays) -> None:
         if in_data[0].context.device_type == "cpu" and set(req) <= {"write", "inplace"}:
             forward_rows(numpy_view(in_data[0]), numpy_view(in_data[1]),
                          [numpy_view(array) for array in out_data])
@@ -127,7 +136,8 @@ class _NoiseRobust(mx.operator.CustomOp):
         for request, target, value in zip(req, out_data, forward_arrays(*in_data)):
             self.assign(target, request, value)
 
-    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+    def backward(self, req: List[str], out_grad: Arrays, in_data: Arrays, out_data: Arrays,
+                 in_grad: Arrays, aux: Arrays) -> None:
         numbers = (self._beta, self._scale, self._threshold)
         if req[0] == "null":
             pass
@@ -144,32 +154,35 @@ class _NoiseRobust(mx.operator.CustomOp):
 class _NoiseRobustProp(mx.operator.CustomOpProp):
     """Shapes and types: logits (N, C) float16 or float32, label (N,) -> float32 outputs."""
 
-    def __init__(self, beta, normalizer, threshold):
+    def __init__(self, beta: str, normalizer: str, threshold: str) -> None:
         super().__init__(need_top_grad=False)  # a loss: what comes after has no say
         self._numbers = [float(value) for value in (beta, normalizer, threshold)]
 
-    def list_arguments(self):
+    def list_arguments(self) -> List[str]:
         return ["logits", "label"]
 
-    def list_outputs(self):
+    def list_outputs(self) -> List[str]:
         return list(OUTPUTS)
 
-    def infer_shape(self, in_shape):
+    def infer_shape(self, in_shape: List[Shape]) -> Tuple[List[Shape], List[Shape], List[Shape]]:
         logits = in_shape[0]
         row = [logits[0]]
         return [logits, row], [logits, row, row, row], []
 
-    def infer_type(self, in_type):
+    def infer_type(self, in_type: List[type]) -> Tuple[List[type], List[type], List[type]]:
         return [in_type[0], np.float32], [np.float32] * 4, []
 
-    def declare_backward_dependency(self, out_grad, in_data, out_data):
+    def declare_backward_dependency(self, out_grad: List[int], in_data: List[int],
+                                    out_data: List[int]) -> _Dependencies:
         return _Dependencies([in_data[1], *out_data])  # not the logits: their memory is free then
 
-    def create_operator(self, ctx, shapes, dtypes):
+    def create_operator(self, ctx: mx.Context, shapes: List[Shape], dtypes: List[type]
+                        ) -> _NoiseRobust:
         return _NoiseRobust(*self._numbers)
 
 
-def noise_robust(logits, label, beta, normalizer, threshold=0.0):
+def noise_robust(logits: Symbol, label: Symbol, beta: float, normalizer: float,
+                 threshold: float = 0.0) -> Symbol:
     """The operator as a symbol with the four outputs :data:`OUTPUTS`.
 
     Parameters
@@ -194,7 +207,7 @@ def noise_robust(logits, label, beta, normalizer, threshold=0.0):
                          name=NAME)
 
 
-def _compiled():
+def _compiled() -> Optional[ctypes.CDLL]:
     """The library of rows.c; None where it was not built."""
     found = importlib.util.find_spec("unequal.symbols._rows")  # a plain library, nothing to import
     if found is None:
@@ -206,18 +219,20 @@ def _compiled():
     return library
 
 
-COMPILED = _compiled()
+COMPILED: Any = _compiled()  # its functions have no types
 
 
-def _pointers(arrays):
+def _pointers(arrays: Sequence[mx.nd.NDArray]) -> List[int]:
     return [numpy_view(array).ctypes.data for array in arrays]
 
 
 class _UnitRows(mx.operator.CustomOp):
-    def forward(self, is_train, req, in_data, out_data, aux):
+    def forward(self, is_train: bool, req: List[str], in_data: Arrays, out_data: Arrays,
+                aux: Arrays) -> None:
         COMPILED.unit_forward(*_pointers(in_data + out_data), *in_data[0].shape, _EPSILON)
 
-    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+    def backward(self, req: List[str], out_grad: Arrays, in_data: Arrays, out_data: Arrays,
+                 in_grad: Arrays, aux: Arrays) -> None:
         if req[0] == "null":
             return
         unit, target = out_data[0], in_grad[0]
@@ -232,28 +247,30 @@ class _UnitRows(mx.operator.CustomOp):
 class _UnitRowsProp(mx.operator.CustomOpProp):
     """Shapes: weight (C, D) -> unit (C, D), scale (C,); float32."""
 
-    def list_arguments(self):
+    def list_arguments(self) -> List[str]:
         return ["weight"]
 
-    def list_outputs(self):
+    def list_outputs(self) -> List[str]:
         return ["unit", "scale"]
 
-    def infer_shape(self, in_shape):
+    def infer_shape(self, in_shape: List[Shape]) -> Tuple[List[Shape], List[Shape], List[Shape]]:
         return in_shape, [in_shape[0], in_shape[0][:1]], []
 
-    def infer_type(self, in_type):
+    def infer_type(self, in_type: List[type]) -> Tuple[List[type], List[type], List[type]]:
         return [np.float32], [np.float32] * 2, []
 
-    def declare_backward_dependency(self, out_grad, in_data, out_data):
+    def declare_backward_dependency(self, out_grad: List[int], in_data: List[int],
+                                    out_data: List[int]) -> _Dependencies:
         return _Dependencies([out_grad[0], *out_data])
 
-    def create_operator(self, ctx, shapes, dtypes):
+    def create_operator(self, ctx: mx.Context, shapes: List[Shape], dtypes: List[type]
+                        ) -> _UnitRows:
         if ctx.device_type != "cpu":
-            raise ValueError("{} is for CPUs; use L2Normalization on {}".format(UNIT_ROWS, ctx))
+            raise ValueError(f"{UNIT_ROWS} is for CPUs; use L2Normalization on {ctx}")
         return _UnitRows()
 
 
-def unit_rows(weight):
+def unit_rows(weight: Symbol) -> Symbol:
     """``L2Normalization(weight, mode="instance")`` of a float32 matrix, for CPUs only."""
     if not COMPILED:
         return mx.sym.L2Normalization(weight, mode="instance")

@@ -41,7 +41,7 @@ def test_verify(sets, checkpoint, network, capsys):  # noqa: F811
         pictures, issame = bins.load_bin(str(sets / (name + ".bin")))
         plain, flipped = model.embed(PictureList(pictures, name), flip=True)
         expected = verification.evaluate(plain, flipped, issame)
-        for key, value in expected.items():
+        for key, value in vars(expected).items():
             assert numbers[key] == pytest.approx(value, rel=1e-5), (name, key)
         assert numbers["min_far"] == 0.1
         assert numbers["tar_at_1e-02"] is None

@@ -202,7 +202,7 @@ def test_measure_yields_named_numbers():
     assert "tar_at_1e-03_low" not in numbers
     assert numbers["auc_low"] <= numbers["auc"] <= numbers["auc_high"]
     summary = verification.evaluate(embeddings, flipped, issame)
-    assert {name: numbers[name] for name in summary} == summary
+    assert {name: numbers[name] for name in vars(summary)} == vars(summary)
     assert not [name for name in dict(verification.measure(
         embeddings, flipped, issame, replicates=0)) if name.endswith("_low")]
 

@@ -1,7 +1,7 @@
 """``unequal identify``: rank-1, CMC and TAR@FAR among distractors (MF2, MegaFace)."""
 import argparse
 import logging
-from typing import Any, Iterator
+from typing import Any, Dict, Iterator
 
 import numpy as np
 
@@ -89,8 +89,8 @@ def run(options: argparse.Namespace) -> None:
         options.distractor_noise)
     result = identification.identify(probes, people, distractors, gallery, gallery_people,
                                      max_rank=options.max_rank)
-    numbers = {"probes": len(probes), "identities": len(np.unique(people)),
-               "distractors": len(distractors)}
+    numbers: Dict[str, float] = {"probes": len(probes), "identities": len(np.unique(people)),
+                                 "distractors": len(distractors)}
     numbers.update(identification.measure(result))
     rates = [name for name in numbers if name.startswith(("rank_", "tar_"))]
     counts = ["probes", "identities", "distractors", "pairs"]

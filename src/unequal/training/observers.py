@@ -83,7 +83,7 @@ class EventLog(Observer):
     def write(self, event: str, **fields: Any) -> None:
         """One line; InputError when it cannot be written."""
         record = dict(event=event, time=round(time.time(), 3), **fields)
-        line = json.dumps(record).encode() + b"\n"
+        line = json.dumps(record, default=vars).encode() + b"\n"  # vars: a verification.Summary
         try:
             whole = self._file.write(line) == len(line)
             if event in self.FLUSHED:
