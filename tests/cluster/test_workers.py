@@ -13,7 +13,8 @@ import pytest
 
 from helpers import ROOT, jobs
 from unequal.cluster.workers import Workers
-from unequal.errors import InputError
+from unequal.commands import cli
+from unequal.errors import ArgumentError, InputError
 from unequal.synthetic.dataset import make_dataset
 from unequal.system import interrupts
 
@@ -144,19 +145,22 @@ def test_a_killed_server_or_scheduler_ends_the_job(role, name, launch):
 def test_stores_and_places_in_a_job_must_fit(monkeypatch):
     for name in ("DMLC_ROLE", "DMLC_NUM_WORKER"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match="--kv-store async: unknown; known are local, "
-                                         "device, nccl, dist"):
+    with pytest.raises(ArgumentError, match="^store async: unknown; known are local, "
+                                            "device, nccl, dist"):
         Workers("async")
     with pytest.raises(InputError, match="DMLC_ROLE and DMLC_PS_ROOT_URI and .*`unequal launch`"):
         Workers("dist_sync")
-    with pytest.raises(InputError, match="--compress-gradients is for --kv-store dist_sync"):
+    with pytest.raises(ArgumentError, match="^compress_gradients is for store dist_sync"):
         Workers("device", 0.5)
-    with pytest.raises(InputError, match="--compress-gradients -1 must not be negative"):
+    with pytest.raises(ArgumentError, match="^compress_gradients -1 must not be negative"):
         Workers("dist_sync", -1)
     monkeypatch.setenv("DMLC_ROLE", "worker")
     monkeypatch.setenv("DMLC_NUM_WORKER", "3")
-    with pytest.raises(InputError, match="one of 3 workers.*add --kv-store dist_sync"):
+    with pytest.raises(ArgumentError, match="one of 3 workers.*add store dist_sync") as error:
         Workers("device")
+    assert cli.in_flags(error.value) == (
+        "--kv-store device: this process is one of 3 workers (DMLC_ROLE is set), which would each "
+        "train alone; add --kv-store dist_sync (GPUs: dist_device_sync).")
 
 
 class Pretend(Workers):
@@ -193,5 +197,5 @@ def test_workers_that_differ_are_named():
             rows[2, 1] += 1
             return rows
 
-    with pytest.raises(InputError, match="^--lr is not the same for worker 0 and worker 2: give"):
-        Differ(0, 3).check_equal({"--emb-size": 1, "--lr": 2, "--mom": 3})
+    with pytest.raises(InputError, match="^lr is not the same for worker 0 and worker 2: give"):
+        Differ(0, 3).check_equal({"emb_size": 1, "lr": 2, "mom": 3})

@@ -100,10 +100,16 @@ def test_hosts(tmp_path):
                           ("-oProxyCommand=x\n", "expected HOST or HOST:PORT"),
                           ("localhost:ssh\n", "expected HOST or HOST:PORT"),
                           ("localhost\n192.0.2.1\n", "localhost stands for 127.0.0.1 on this"),
+                          ("a..b\n", "host a..b is unknown: not a name"),
+                          ("\xff\n", r"host \\xff is unknown"),
                           ("no.such.host.invalid\n", "host no.such.host.invalid is unknown")):
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
         with pytest.raises(InputError, match=message):
             read_hosts(str(path))
+    path.unlink()
+    os.mkfifo(path)  # must not be waited for
+    with pytest.raises(InputError, match="is not a plain file"):
+        read_hosts(str(path))
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -128,6 +128,9 @@ def test_the_command_line_names_the_flag(capsys, monkeypatch):
     assert cli.report_errors(fail) == 1
     assert capsys.readouterr().err == (
         "error: --batchsize_id batchsize_id must be above --margin-m's margin_m.\n")
+    assert cli.in_flags(ArgumentError("prefix lr/prefix, ./lr: store lr/model; lr or store.",
+                                      "prefix", "store", "lr", "store")) == (
+        "--prefix lr/prefix, ./lr: --kv-store lr/model; --lr or --kv-store.")
     monkeypatch.setattr(sys, "argv", ["train_softmax.py", "--gamma", "nan"])
     assert cli.run_script(lambda settings: pytest.fail("called"), NraConfig, "doc") == 1
     assert capsys.readouterr().err == "error: --gamma nan is not a finite number.\n"

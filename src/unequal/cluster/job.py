@@ -18,11 +18,11 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from typing import List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from unequal.cluster import keeper
 from unequal.errors import ArgumentError, InputError
-from unequal.system import interrupts, runtime
+from unequal.system import files, interrupts, runtime
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +54,27 @@ SHUTDOWN = 20  # seconds that servers and scheduler have when the workers have e
 _KILL = 10  # seconds that keepers have to end their process before they are killed themselves
 
 
-class Lost(InputError):
-    """A process of the job was lost; the text says which and how."""
+class Lost(ArgumentError):
+    """A process of the job was lost; the text says which and how.
+
+    Parameters
+    ----------
+    happened : str
+        A sentence.
+    advice : str
+        What to do, another sentence.
+    """
+
+    def __init__(self, happened: str, advice: str = "") -> None:
+        super().__init__(f"{happened} {advice}".rstrip(), "resume")
+        self.happened = happened
+
+
+_GO_ON = "Start it again with resume auto to continue after the last saved state."
 
 
 class Host(NamedTuple):
-    """A line of --hosts."""
+    """A line of the file of hosts."""
 
     name: str
     port: Optional[str]  # of its sshd
@@ -82,17 +97,18 @@ class Process:
         How the host is reached.
     """
 
-    def __init__(self, name, command, environment, host=None, launcher="ssh"):
-        self.name = name if host is None else "{} on {}".format(name, host.name)
+    def __init__(self, name: str, command: List[str], environment: Dict[str, str],
+                 host: Optional[Host] = None, launcher: str = "ssh") -> None:
+        self.name = name if host is None else f"{name} on {host.name}"
         self.remote = host is not None
         self.by_ssh = host is not None and launcher == "ssh"
         command = [sys.executable, keeper.__file__] + command
         environment = dict(os.environ, **environment)
         if host is not None:
-            variables = ["{}={}".format(*item) for item in sorted(environment.items())
-                         if item[0].startswith(PASSED)]
-            line = "cd {} && exec {}".format(shlex.quote(os.getcwd()), " ".join(
-                map(shlex.quote, ["env"] + variables + command)))
+            variables = [f"{variable}={value}" for variable, value in sorted(environment.items())
+                         if variable.startswith(PASSED)]
+            words = " ".join(map(shlex.quote, ["env"] + variables + command))
+            line = f"cd {shlex.quote(os.getcwd())} && exec {words}"
             if self.by_ssh:
                 command = [*SSH, *(("-p", host.port) if host.port else ()), host.name, line]
             else:
@@ -101,30 +117,32 @@ class Process:
         # A session of its own: Ctrl-C is for the launcher, which passes it on.
         self._keeper = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment,
                                         start_new_session=True)
+        assert self._keeper.stdin is not None
+        self._connection = self._keeper.stdin
 
     @property
-    def code(self):
+    def code(self) -> Optional[int]:
         """Exit code, 128 + N after signal N; None while it runs."""
         code = self._keeper.poll()
         return 128 - code if code is not None and code < 0 else code
 
-    def send(self, byte):
+    def send(self, byte: bytes) -> None:
         """Tell the keeper something (:mod:`unequal.cluster.keeper`)."""
         try:
-            self._keeper.stdin.write(byte)
-            self._keeper.stdin.flush()
+            self._connection.write(byte)
+            self._connection.flush()
         except (BrokenPipeError, ValueError):
             pass  # it has ended
 
-    def close(self):
+    def close(self) -> None:
         """Begin to end it."""
         self.send(keeper.END)  # not every mpirun passes on that its standard input has ended
         try:
-            self._keeper.stdin.close()
+            self._connection.close()
         except BrokenPipeError:
             pass
 
-    def wait(self, seconds):
+    def wait(self, seconds: float) -> None:
         """Wait for the end; a keeper (or an ssh) that does not end is killed."""
         try:
             self._keeper.wait(seconds)
@@ -132,21 +150,22 @@ class Process:
             self._keeper.kill()
             self._keeper.wait()
 
-    def fate(self):
+    def fate(self) -> str:
         """How it ended, to follow its name."""
-        if self.code == keeper.HUNG:
+        code = self.code
+        if code == keeper.HUNG:
             return "made no progress (its line above says how long)"
-        if self.by_ssh and self.code == 255:
+        if self.by_ssh and code == 255:
             return "could not be reached or was cut off (ssh ended with 255)"
-        if self.code > 128:
+        if code is not None and code > 128:
             try:
-                return "was killed by {}".format(signal.Signals(self.code - 128).name)
+                return f"was killed by {signal.Signals(code - 128).name}"
             except ValueError:
                 pass
-        return "ended with exit code {}".format(self.code)
+        return f"ended with exit code {code}"
 
 
-def read_hosts(path):
+def read_hosts(path: str) -> List[Host]:
     """The hosts of a file: a line each, ``HOST[:PORT]``; MPI's ``slots=N`` and # are ignored.
 
     Raises
@@ -155,53 +174,53 @@ def read_hosts(path):
         When there are none, or one is unknown or cannot be reached by the others.
     """
     hosts = []
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
+    with files.open_input(path, files.MAX_TABLE, encoding="utf-8",
+                         errors="backslashreplace") as lines:
+        for line in files.bounded_lines(lines, path):
             words = line.partition("#")[0].split()
             if not words:
                 continue
             name, _, port = words[0].partition(":")
             if name.startswith("-") or (port and not port.isdigit()):
-                raise InputError("{}: {!r}: expected HOST or HOST:PORT.".format(path, words[0]))
+                raise InputError(f"{path}: {words[0]!r}: expected HOST or HOST:PORT.")
             try:
                 # The part behind user@, as ssh understands it.
                 address = socket.gethostbyname(name.rpartition("@")[2])
-            except OSError as error:
-                raise InputError("{}: host {} is unknown: {}.".format(
-                    path, name, error.strerror)) from None
+            except (OSError, UnicodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not a name"
+                raise InputError(f"{path}: host {name} is unknown: {reason}.") from None
             hosts.append(Host(name, port or None, address))
     if not hosts:
-        raise InputError("{}: no hosts; write one a line.".format(path))
+        raise InputError(f"{path}: no hosts; write one a line.")
     loopback = [host for host in hosts if host.address.startswith("127.")]
     if loopback and len(loopback) < len(hosts):  # Debian's /etc/hosts does that to its own name
-        raise InputError("{}: {} stands for {} on this machine, which other hosts cannot reach; "
-                         "write its address instead.".format(
-                             path, loopback[0].name, loopback[0].address))
+        raise InputError(f"{path}: {loopback[0].name} stands for {loopback[0].address} on this "
+                         "machine, which other hosts cannot reach; write its address instead.")
     return hosts
 
 
-def check_mpi(hosts, path):
+def check_mpi(hosts: Sequence[Host], path: Optional[str]) -> None:
     """Raise InputError where mpirun could not start processes on the hosts of ``path``."""
     if not hosts:
         raise ArgumentError("launcher mpi needs hosts: the hosts of the allocation, one a line.",
                             "launcher", "hosts")
     ported = [host.name for host in hosts if host.port]
     if ported:
-        raise InputError("{}: {} has a port, which mpirun does not take; write HOST only.".format(
-            path, ported[0]))
+        raise InputError(f"{path}: {ported[0]} has a port, which mpirun does not take; write HOST "
+                         "only.")
     if not shutil.which(MPIRUN[0]):
         raise ArgumentError("launcher mpi: there is no mpirun on the PATH; install MPI or load its "
                             "module.", "launcher")
 
 
-def own_address(towards):
+def own_address(towards: str) -> str:
     """The address of this machine that packets to ``towards`` come from."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((towards, 9))  # sends nothing
         return probe.getsockname()[0]
 
 
-def free_ports(address, count):
+def free_ports(address: str, count: int) -> List[int]:
     """``count`` free TCP ports of ``address``, rising."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -214,7 +233,9 @@ def free_ports(address, count):
         return sorted(one.getsockname()[1] for one in sockets)
 
 
-def start(command, workers, servers, hosts=(), launcher="ssh", address=None, hang_timeout=0.0):
+def start(command: List[str], workers: int, servers: int, hosts: Sequence[Host] = (),
+          launcher: str = "ssh", address: Optional[str] = None,
+          hang_timeout: float = 0.0) -> List[Process]:
     """Start a job: the scheduler here, the others on ``hosts`` in turn (default: here).
 
     Ports are chosen here, at the last moment: another process could take one in between, and the
@@ -239,14 +260,14 @@ def start(command, workers, servers, hosts=(), launcher="ssh", address=None, han
         common["OMP_NUM_THREADS"] = str(max(1, runtime.available_cpus() // workers))
 
     serve = [sys.executable, "-c", "import unequal"]  # `import mxnet` serves and does not return
-    processes = []
+    processes: List[Process] = []
 
-    def begin(role, number, count, command, **environment):
+    def begin(role: str, number: int, count: int, command: List[str],
+              **environment: str) -> None:
         host = hosts[number % len(hosts)] if hosts and role != "scheduler" else None
         environment.update(common, DMLC_ROLE=role, DMLC_TASK_ID=str(number),
                            DMLC_NODE_HOST=host.address if host else address)
-        name = "the scheduler" if role == "scheduler" else "{} {} of {}".format(
-            role, number, count)
+        name = "the scheduler" if role == "scheduler" else f"{role} {number} of {count}"
         processes.append(Process(name, command, environment, host, launcher))
 
     try:
@@ -280,35 +301,35 @@ def supervise(processes: List[Process], workers: int, deadline: float = math.inf
     Lost
         When a process is lost; the text says which and how. The others may still run: :func:`end`.
     """
-    beat, first_end, passed_on = 0.0, None, 0.0
+    beat = passed_on = 0.0
+    first_end: Optional[float] = None
     while True:
         now = time.monotonic()
         codes = [process.code for process in processes]
-        lost = [process for process, code in zip(processes, codes)
+        lost = [(code, process) for process, code in zip(processes, codes)
                 if code is not None and code not in ENDED]
         if lost:
             # Of several at once, one that was killed is the cause.
-            one = max(lost, key=lambda process: process.code)
-            raise Lost("{} {}; the rest of the job was ended. {}.".format(
-                one.name, one.fate(),
-                "Its message above says why" if one.code < 128 and one.code != keeper.HUNG else
-                "Start it again with --resume auto to continue after the last saved state"))
-        if None not in codes[:workers]:
-            return max(codes[:workers])
+            code, one = max(lost, key=lambda pair: pair[0])
+            raise Lost(f"{one.name} {one.fate()}; the rest of the job was ended.",
+                       "Its message above says why." if code < 128 and code != keeper.HUNG
+                       else _GO_ON)
+        ended = [code for code in codes[:workers] if code is not None]
+        if len(ended) == workers:
+            return max(ended)
         if any(code is not None for code in codes):
             first_end = first_end or now
             if now - first_end > _LEFT_BEHIND and passed_on:
                 return interrupts.EXIT_CODE  # one had saved where the others wait for it
             if now - first_end > _LEFT_BEHIND:
                 running = processes[codes.index(None)].name
-                ended = next(one.name for one, code in zip(processes, codes) if code is not None)
-                raise Lost("{} has ended but {} did not within {} s; the rest of the job was "
-                           "ended.".format(ended, running, _LEFT_BEHIND))
+                first = next(one.name for one, code in zip(processes, codes) if code is not None)
+                raise Lost(f"{first} has ended but {running} did not within {_LEFT_BEHIND} s; the "
+                           "rest of the job was ended.")
         if passed_on and now - passed_on > deadline:
             running = next(one.name for one, code in zip(processes, codes) if code is None)
             raise Lost(f"{interrupts.pending()}: {running} had not saved and stopped after "
-                       f"{deadline:g} s; the job was ended as it was. Start it again with --resume "
-                       "auto to continue after the last saved state.")
+                       f"{deadline:g} s; the job was ended as it was.", _GO_ON)
         if interrupts.pending() and not passed_on:
             passed_on = now
             for process in processes[:workers]:
@@ -375,8 +396,8 @@ def run(command: Sequence[str], workers: int, servers: int, hosts: Sequence[Host
             if not left or refused or interrupts.pending():
                 raise
             left -= 1
-            logger.warning("%s Starting it again (%d of --restarts %d).", error, restarts - left,
-                           restarts)
+            logger.warning("%s Starting it again (restart %d of %d).", error.happened,
+                           restarts - left, restarts)
         finally:
             end(processes, patience)
         if "--resume" not in command:

@@ -19,6 +19,8 @@ import signal
 import subprocess
 import sys
 import time
+from types import FrameType
+from typing import Callable, List, Optional
 
 BEAT = 5  # seconds between the launcher's bytes
 SILENCE = 30  # seconds without one, and the launcher counts as gone
@@ -29,11 +31,11 @@ _GRACE = 0.25  # of the timeout, for one that is silent but not stopped: it may 
 _PR_SET_PDEATHSIG = 1
 
 
-def _ends_with_this_process():
+def _ends_with_this_process() -> Optional[Callable[[], None]]:
     """What a new process calls so that the kernel kills it should the keeper be killed."""
     libc, keeper = ctypes.CDLL(None), os.getpid()
 
-    def ask_kernel():
+    def ask_kernel() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != keeper:  # it was killed before
             os._exit(1)
@@ -41,11 +43,11 @@ def _ends_with_this_process():
     return ask_kernel if sys.platform == "linux" else None
 
 
-def _stop(number, _):
+def _stop(number: int, _: Optional[FrameType]) -> None:
     sys.exit(128 + number)
 
 
-def _signal_group(child, number):
+def _signal_group(child: subprocess.Popen, number: int) -> None:
     try:
         os.killpg(child.pid, number)
     except ProcessLookupError:
@@ -55,11 +57,12 @@ def _signal_group(child, number):
 class _Watch:
     """Whether the command still moves on."""
 
-    def __init__(self, timeout, reader):
+    def __init__(self, timeout: float, reader: int) -> None:
         self._timeout, self._reader = timeout, reader
-        self._reported = self._stopped = None  # since when
+        self._reported: Optional[float] = None  # since when
+        self._stopped: Optional[float] = None
 
-    def hangs(self, pid):
+    def hangs(self, pid: int) -> Optional[str]:
         """What is wrong with process ``pid``, to follow its name; None while it moves on."""
         now = time.monotonic()
         if select.select([self._reader], [], [], 0)[0] and os.read(self._reader, 4096):
@@ -69,22 +72,22 @@ class _Watch:
         elif self._stopped is None:
             self._stopped = now
         if self._stopped is not None:
-            return ("has been stopped (SIGSTOP) for {:g} s".format(self._timeout)
+            return (f"has been stopped (SIGSTOP) for {self._timeout:g} s"
                     if now - self._stopped > self._timeout else None)
         if self._reported is not None and now - self._reported > self._timeout * (1 + _GRACE):
-            return "has made no progress for {:g} s".format(now - self._reported)
+            return f"has made no progress for {now - self._reported:g} s"
         return None
 
 
-def _is_stopped(pid):
+def _is_stopped(pid: int) -> bool:
     try:
-        with open("/proc/{}/stat".format(pid), "rb") as stat:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
             return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
     except (OSError, IndexError):  # no /proc, or it has just ended
         return False
 
 
-def keep(command):
+def keep(command: List[str]) -> int:
     """Run ``command``; returns its exit code, 128 + N when signal N ended it, or HUNG."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)
@@ -96,7 +99,7 @@ def keep(command):
                                  preexec_fn=_ends_with_this_process(), pass_fds=[writer],
                                  env=dict(os.environ, **{REPORTS: str(writer)}))
     except OSError as error:
-        print("{}: {}".format(command[0], error.strerror), file=sys.stderr)
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         return 127
     finally:
         os.close(writer)
@@ -112,13 +115,13 @@ def keep(command):
                 if TERMINATE in received:
                     _signal_group(child, signal.SIGTERM)
             elif time.monotonic() - heard > SILENCE:
-                print("{}: nothing heard from the launcher for {} s; ended".format(
-                    os.uname().nodename, SILENCE), file=sys.stderr)
+                print(f"{os.uname().nodename}: nothing heard from the launcher for {SILENCE} s; "
+                      "ended", file=sys.stderr)
                 return 1
             problem = watch.hangs(child.pid) if timeout else None
             if problem:
-                print("{}: process {} {} (--hang-timeout); ended".format(
-                    os.uname().nodename, child.pid, problem), file=sys.stderr)
+                print(f"{os.uname().nodename}: process {child.pid} {problem}, longer than the "
+                      "hang timeout; ended", file=sys.stderr)
                 return HUNG
         return child.returncode if child.returncode >= 0 else 128 - child.returncode
     finally:

@@ -8,12 +8,13 @@ import json
 import logging
 import os
 import zlib
+from typing import Any, Dict, Mapping, Optional, Sequence, Set, Tuple
 
 import mxnet as mx
 import numpy as np
 from mxnet.base import _LIB, check_call
 
-from unequal.errors import InputError
+from unequal.errors import ArgumentError
 from unequal.system import mxnet_private, progress
 
 logger = logging.getLogger(__name__)
@@ -30,14 +31,14 @@ class Workers:
     Parameters
     ----------
     store : str
-        One of :data:`STORES`, ``--kv-store``.
-    threshold : float
-        ``--compress-gradients``: gradients are sent as 0 or plus or minus this, 2 bits each, and
+        One of :data:`STORES`.
+    compress_gradients : float
+        Gradients are sent as 0 or plus or minus this, 2 bits each, and
         what is left over is added to the next ones. 0: as they are.
 
     Raises
     ------
-    InputError
+    ArgumentError
         When the store does not fit the process's place in a job.
 
     Attributes
@@ -48,29 +49,33 @@ class Workers:
         What a Module is to use: None when :meth:`sum_gradients` does it.
     """
 
-    def __init__(self, store="device", threshold=0.0):
+    def __init__(self, store: str = "device", compress_gradients: float = 0.0) -> None:
+        threshold = compress_gradients
         if store not in STORES:
-            raise InputError("--kv-store {}: unknown; known are {}.".format(
-                store, ", ".join(STORES)))
+            raise ArgumentError(f"store {store}: unknown; known are {', '.join(STORES)}.", "store")
         if not 0 <= threshold < np.inf:
-            raise InputError("--compress-gradients {} must not be negative.".format(threshold))
-        self.rank, self.count, self.local_store, self._kvstore = 0, 1, store, None
+            raise ArgumentError(f"compress_gradients {threshold} must not be negative.",
+                                "compress_gradients")
+        self.rank, self.count = 0, 1
+        self.local_store: Optional[str] = store
+        self._kvstore: Any = None  # of several workers
         if not store.startswith("dist"):
             if "DMLC_ROLE" in os.environ:
-                raise InputError(
-                    "--kv-store {}: this process is one of {} workers (DMLC_ROLE is set), which "
-                    "would each train alone; add --kv-store dist_sync (GPUs: dist_device_sync)."
-                    .format(store, os.environ.get("DMLC_NUM_WORKER", "several")))
+                count = os.environ.get("DMLC_NUM_WORKER", "several")
+                raise ArgumentError(
+                    f"store {store}: this process is one of {count} workers (DMLC_ROLE is set), "
+                    "which would each train alone; add store dist_sync (GPUs: dist_device_sync).",
+                    "store", "store")
             if threshold:
-                raise InputError("--compress-gradients is for --kv-store dist_sync and "
-                                 "dist_device_sync.")
+                raise ArgumentError("compress_gradients is for store dist_sync and "
+                                    "dist_device_sync.", "compress_gradients", "store")
             return
         missing = [name for name in ("DMLC_ROLE", "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT",
                                      "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
                    if not os.environ.get(name)]
         if missing:
-            raise InputError("--kv-store {}: {} not set; start the command with `unequal launch`, "
-                             "or see docs/cluster.md.".format(store, " and ".join(missing)))
+            raise ArgumentError(f"store {store}: {' and '.join(missing)} not set; start the "
+                                "command with `unequal launch`, or see docs/cluster.md.", "store")
         self.local_store = None
         self._kvstore = mx.kv.create(store)
         self.rank, self.count = self._kvstore.rank, self._kvstore.num_workers
@@ -80,11 +85,11 @@ class Workers:
             self._kvstore.set_gradient_compression({"type": "2bit", "threshold": threshold})
         # Bits are sent as 0 or `threshold`, the values that 2-bit compression keeps exactly.
         self._one = threshold or 1.0
-        self._keys = set()
+        self._keys: Set[str] = set()
         logger.info("worker %d of %d: process %d on %s", self.rank, self.count, os.getpid(),
                     os.uname().nodename)
 
-    def leave_together(self, together):
+    def leave_together(self, together: bool) -> None:
         """Whether the process waits at its end for the others' end (and then stops the servers).
 
         Right when all come to an end; a worker that fails must not wait for those that do not know.
@@ -92,9 +97,9 @@ class Workers:
         if self._kvstore is not None:
             check_call(_LIB.MXKVStoreSetBarrierBeforeExit(self._kvstore.handle, int(together)))
 
-    def _sum(self, name, arrays, priority=0):
+    def _sum(self, name: str, arrays: Sequence[mx.nd.NDArray], priority: int = 0) -> None:
         """Add up an array over all workers and the given copies of it (of devices), in place."""
-        key = "{}:{}".format(name, "x".join(map(str, arrays[0].shape)))
+        key = f"{name}:{'x'.join(map(str, arrays[0].shape))}"
         if key not in self._keys:  # a meeting, too
             with progress.waiting():
                 self._kvstore.init(key, mx.nd.zeros(arrays[0].shape))
@@ -105,7 +110,7 @@ class Workers:
         else:
             self._kvstore.pushpull(key, arrays, priority=priority)
 
-    def sum_gradients(self, module):
+    def sum_gradients(self, module: mx.mod.Module) -> None:
         """Replace the gradients of a module's devices by their sum over all devices of all workers.
 
         As Module.update does it in MXNet with servers that only add up, but under names that a
@@ -117,7 +122,7 @@ class Workers:
             if gradients[0] is not None:
                 self._sum(name, gradients, priority=-index)  # the first layers first
 
-    def gather(self, array):
+    def gather(self, array: Any) -> np.ndarray:
         """The workers' arrays, one after the other: (count, ...).
 
         Of any dtype, the same shape everywhere, and exact; for small arrays, since it sends 32
@@ -136,7 +141,7 @@ class Workers:
         every = np.packbits(summed > 0, axis=1)
         return every.view(array.dtype).reshape((self.count,) + array.shape)
 
-    def broadcast(self, value):
+    def broadcast(self, value: Any) -> Any:
         """Worker 0's ``value``, which JSON must be able to hold; the others' is not looked at."""
         if self.count == 1:
             return value
@@ -146,17 +151,17 @@ class Workers:
         padded[:len(text)] = np.frombuffer(text, np.uint8)
         return json.loads(self.gather(padded)[0, :size].tobytes())
 
-    def any(self, flag):
+    def any(self, flag: Any) -> bool:
         """Whether ``flag`` is true at any of them."""
         return bool(self.gather(np.array([bool(flag)])).any())
 
-    def wait(self):
+    def wait(self) -> None:
         """Wait until all are here, however long that takes."""
         if self.count > 1:
             with progress.waiting():
                 self._kvstore._barrier()
 
-    def mean(self, arrays):
+    def mean(self, arrays: Dict[str, mx.nd.NDArray]) -> Dict[str, mx.nd.NDArray]:
         """Means over the workers of ``{name: NDArray}``, float32."""
         if self.count == 1 or not arrays:
             return arrays
@@ -168,25 +173,28 @@ class Workers:
             start += array.size
         return means
 
-    def share(self, total):
+    def share(self, total: int) -> Tuple[int, int]:
         """``(first, last)`` of ``total`` things that are this worker's to do."""
         size = -(-total // self.count)
         return min(self.rank * size, total), min((self.rank + 1) * size, total)
 
-    def join(self, rows, total):
+    def join(self, rows: np.ndarray, total: int) -> np.ndarray:
         """What all have made of their :meth:`share`: (total, ...) of (last - first, ...)."""
         padded = np.zeros((-(-total // self.count),) + rows.shape[1:], rows.dtype)
         padded[:len(rows)] = rows
         return self.gather(padded).reshape((-1,) + rows.shape[1:])[:total]
 
-    def check_equal(self, facts):
-        """Raise InputError unless ``facts``, ``{name: value}``, are the same for all workers."""
+    def check_equal(self, facts: Mapping[str, Any]) -> None:
+        """Raise ArgumentError unless ``facts``, ``{name: value}``, are the same for all workers.
+
+        A name is an argument's, or some words.
+        """
         names = sorted(facts)
         sums = self.gather(np.array([zlib.crc32(json.dumps(facts[name]).encode())
                                      for name in names], np.uint32))
         for name, column in zip(names, sums.T):
-            if (column != column[0]).any():
-                raise InputError(
-                    "{} is not the same for worker 0 and worker {}: give all workers the same "
-                    "command, data and directory of --prefix.".format(
-                        name, int(np.flatnonzero(column != column[0])[0])))
+            others = np.flatnonzero(column != column[0])
+            if len(others):
+                raise ArgumentError(
+                    f"{name} is not the same for worker 0 and worker {others[0]}: give all workers "
+                    "the same command, data and directory of prefix.", name, "prefix")

@@ -108,11 +108,14 @@ def in_flags(error):
     """
     from unequal.training import config
 
-    text = str(error)
+    text, done = str(error), 0
     for name in filter(str.isidentifier, error.arguments):  # others are words already
-        flag = config.spelling(_ARGUMENTS.get(name, name))
-        # Only where it first stands: what the user gave may be the same word.
-        text = re.sub(r"\b{}\b".format(re.escape(name)), flag, text, count=1)
+        # Only where it stands next: what the user gave may be the same word. Not a part of a path.
+        place = re.compile(rf"(?<![\w./-]){name}(?![\w/-])").search(text, done)
+        if place:
+            flag = config.spelling(_ARGUMENTS.get(name, name))
+            text = text[:place.start()] + flag + text[place.end():]
+            done = place.start() + len(flag)
     return text
 
 

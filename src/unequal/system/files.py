@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from contextlib import contextmanager, suppress
-from typing import IO, Any, Iterator, Optional
+from typing import IO, Any, Dict, Iterator, Optional
 
 from unequal.errors import InputError
 
@@ -72,7 +72,7 @@ def bounded_lines(file: IO[Any], path: str, limit: int = MAX_LINE) -> Iterator[A
         yield line
 
 
-def below(root, name, where, advice):
+def below(root: str, name: str, where: str, advice: str) -> str:
     """A path that some list names, normalised and relative to ``root``.
 
     Normalised, because ``link/../x`` is elsewhere when ``link`` is a symbolic link. Links below
@@ -85,12 +85,12 @@ def below(root, name, where, advice):
     """
     inside = os.path.relpath(os.path.join(root, name), root)
     if "\0" in name or inside.split(os.sep)[0] in (os.pardir, os.curdir):
-        raise InputError("{}: the path {!r} leaves {}; {}.".format(where, name, root, advice))
+        raise InputError(f"{where}: the path {name!r} leaves {root}; {advice}.")
     return inside
 
 
 @contextmanager
-def replacing_path(path):
+def replacing_path(path: str) -> Iterator[str]:
     """Give the name of a temporary file beside ``path`` to write and close; when the block ends
     well, flush that to disk and rename it to ``path``.
 
@@ -99,7 +99,7 @@ def replacing_path(path):
     """
     directory, name = os.path.split(path)
     make_directory(directory)
-    temporary = os.path.join(directory, ".{}.{}".format(name, os.getpid()))
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}")
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -180,7 +180,7 @@ class Lock:
             self._descriptor = -1
 
 
-def _flush_directory(path):
+def _flush_directory(path: str) -> None:
     """Have the names in a directory survive a power failure, where its file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -211,7 +211,7 @@ def keep_as(path: str, older: str) -> None:
             os.remove(temporary)
 
 
-def remove_leftovers(directory, names):
+def remove_leftovers(directory: str, names: str) -> None:
     """Remove the temporary files of writers that were killed.
 
     Parameters
@@ -225,17 +225,17 @@ def remove_leftovers(directory, names):
     directory = directory or os.curdir
     with suppress(FileNotFoundError):
         for name in os.listdir(directory):
-            if re.fullmatch(r"\.(?:{})\.\d+".format(names), name):
+            if re.fullmatch(rf"\.(?:{names})\.\d+", name):
                 os.remove(os.path.join(directory, name))
 
 
 @contextmanager
-def replacing(path, binary=False):
+def replacing(path: str, binary: bool = False) -> Iterator[IO[Any]]:
     """:func:`replacing_path` with the temporary file open for writing.
 
     Text is UTF-8, and file names that are not (surrogate escapes) come out as the bytes they were.
     """
-    how = {"mode": "wb"} if binary else {
+    how: Dict[str, Any] = {"mode": "wb"} if binary else {
         "mode": "w", "encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
     with replacing_path(path) as temporary, open(temporary, **how) as file:
         yield file

@@ -28,7 +28,7 @@ def pending() -> Optional[str]:
 def check() -> None:
     """Raise :class:`Interrupted` once a signal has come; long work calls this now and then."""
     if _received and not _postponed:
-        raise Interrupted("stopped by {}".format(_received[0]))
+        raise Interrupted(f"stopped by {_received[0]}")
 
 
 @contextmanager

@@ -2,17 +2,19 @@
 import contextlib
 import ctypes
 import os
-from typing import Any, Iterator
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 from mxnet.base import _LIB, check_call
 
+Arrays = Dict[str, mx.nd.NDArray]  # by name
+
 
 class _Memory:
     """An NDArray's memory in the form that numpy takes over (the array interface protocol)."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: mx.nd.NDArray) -> None:
         pointer = ctypes.c_void_p()
         check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
         self._array = array  # MXNet frees the memory with it
@@ -21,7 +23,7 @@ class _Memory:
             "data": (pointer.value or 0, False)}
 
 
-def numpy_view(array: Any) -> np.ndarray:
+def numpy_view(array: mx.nd.NDArray) -> np.ndarray:
     """The memory of an NDArray on the CPU as a numpy array of its shape and dtype.
 
     The view, and every view of it, holds the NDArray: the memory lives as long as one of them. For
@@ -36,18 +38,18 @@ def numpy_view(array: Any) -> np.ndarray:
     return np.asarray(_Memory(array))
 
 
-def wait_to_write(array: Any) -> None:
+def wait_to_write(array: mx.nd.NDArray) -> None:
     """Wait until the engine neither reads nor writes an NDArray any more."""
     check_call(_LIB.MXNDArrayWaitToWrite(array.handle))
 
 
-def set_argument(module, name, value):
+def set_argument(module: mx.mod.Module, name: str, value: Any) -> None:
     """Fill an argument of a bound Module on all its devices."""
     for executor in module._exec_group.execs:
         executor.arg_dict[name][:] = value
 
 
-def parameters(module):
+def parameters(module: mx.mod.Module) -> Tuple[Dict[str, Tuple[tuple, Any]], List[str]]:
     """``({"arg:NAME" or "aux:NAME": (shape, dtype)}, [names of those with a gradient])``."""
     executor = module._exec_group.execs[0]
     arrays = {"arg:" + name: (executor.arg_dict[name].shape, executor.arg_dict[name].dtype)
@@ -57,7 +59,7 @@ def parameters(module):
     return arrays, [name for name, values in gradients(module) if values[0] is not None]
 
 
-def host_params(module):
+def host_params(module: mx.mod.Module) -> Tuple[Arrays, Arrays]:
     """As ``Module.get_params``, with the weights of the first device instead of all devices' mean.
 
     After an update with the sum of all gradients the weights are the same everywhere; BatchNorm's
@@ -73,7 +75,7 @@ def host_params(module):
     return module._arg_params, module._aux_params
 
 
-def forward_mirrored(module, name):
+def forward_mirrored(module: mx.mod.Module, name: str) -> None:
     """Run a bound Module once more for inference on the mirror images of the batch that its input
     ``name`` (N, C, H, W) holds, turned over on its devices; the input is left turned over."""
     for executor in module._exec_group.execs:
@@ -82,7 +84,8 @@ def forward_mirrored(module, name):
         executor.forward(is_train=False)
 
 
-def backward(module, head_gradients):
+def backward(module: mx.mod.Module,
+             head_gradients: Sequence[Sequence[mx.nd.NDArray]]) -> None:
     """Backward of a bound Module from ``[[gradient of each output] of each device]``.
 
     Module.backward cuts them along the batch, which an output of shape (1,) has not.
@@ -91,7 +94,7 @@ def backward(module, head_gradients):
         executor.backward(gradients_)
 
 
-def clear_gradients(module):
+def clear_gradients(module: mx.mod.Module) -> None:
     """Set the gradients of a bound Module to 0, for one that adds them up."""
     for _, values in gradients(module):
         for value in values:
@@ -99,18 +102,18 @@ def clear_gradients(module):
                 value[:] = 0
 
 
-def gradients(module):
+def gradients(module: mx.mod.Module) -> List[Tuple[str, List[Optional[mx.nd.NDArray]]]]:
     """``[(parameter, [gradient of each device])]`` of a bound Module; None where there is none."""
     group = module._exec_group
     return list(zip(group.param_names, group.grad_arrays))
 
 
-def _updater(module):
+def _updater(module: mx.mod.Module) -> mx.optimizer.Updater:
     """MXNet keeps the optimizer beside the module, or with several devices in its KVStore."""
     return module._updater or module._kvstore._updater
 
 
-def momenta(module):
+def momenta(module: mx.mod.Module) -> Arrays:
     """``{parameter: momentum}`` of SGD; with several devices, all have the same."""
     states = _updater(module).states
     names = module._exec_group.param_names
@@ -121,7 +124,7 @@ def momenta(module):
             if states.get(index * devices) is not None}
 
 
-def set_momenta(module, values):
+def set_momenta(module: mx.mod.Module, values: Mapping[str, mx.nd.NDArray]) -> None:
     """The reverse of :func:`momenta`, for a module whose optimizer is there."""
     updater = _updater(module)
     names = module._exec_group.param_names

@@ -114,8 +114,8 @@ class Bar:
         if self._lines and now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now
             speed = self._done / (now - self._start)
-            rest = ("" if self._total is None else "/{}, ends about {}".format(
-                self._total, end_time((self._total - self._done) / speed)))
+            rest = "" if self._total is None else (
+                f"/{self._total}, ends about {end_time((self._total - self._done) / speed)}")
             logger.info("%s: %d%s (%.1f %s/s)", self._label, self._done, rest, speed, self._unit)
 
     def __enter__(self) -> "Bar":

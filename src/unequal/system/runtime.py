@@ -12,9 +12,23 @@ import re
 import sys
 import warnings
 from importlib import metadata
-from typing import Optional, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    NoReturn,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
-from unequal.errors import ArgumentError, InputError
+from unequal.errors import ArgumentError, InputError, install_hint
+
+if TYPE_CHECKING:  # it is this module that says how to import it
+    import mxnet as mx
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +37,7 @@ MAX_PIXELS = 1 << 27  # of a picture: 400 MB decoded
 # Set before the import unless the user has. MXNet takes half of the processors unless told, so
 # that two cores train at half speed; and it reports at every bind that oneDNN is in use. OpenCV
 # reads its limit when it is imported.
-ENVIRONMENT = {
+ENVIRONMENT: Dict[str, Callable[[], str]] = {
     "OMP_NUM_THREADS": lambda: str(available_cpus()),
     "MXNET_SUBGRAPH_VERBOSE": lambda: "0",
     "OPENCV_IO_MAX_IMAGE_PIXELS": lambda: str(MAX_PIXELS),
@@ -65,19 +79,19 @@ class MXNetImportError(InputError, ImportError):
     """MXNet cannot be imported; the text says in one sentence what to install."""
 
 
-def available_cpus():
+def available_cpus() -> int:
     """Number of processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def memory():
+def memory() -> int:
     """Bytes of memory this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def installed(distribution):
+def installed(distribution: str) -> Optional[str]:
     """Version of an installed pip distribution, None when it is not installed."""
     try:
         return metadata.version(distribution)
@@ -85,7 +99,7 @@ def installed(distribution):
         return None
 
 
-def prepare():
+def prepare() -> None:
     """Set MXNet's environment, put ``np.bool`` back and load pip's CUDA libraries.
 
     Variables the user has set are left alone. Harmless when called twice.
@@ -109,16 +123,16 @@ def prepare():
             logger.warning("%s: pointwise fusion is switched off (%s=0), which costs some speed; a "
                         "newer driver brings it back.", reason, FUSION)
     if os.environ.get("DMLC_ROLE") == "server":
-        pickle.loads = _refuse_pickle
+        pickle.loads = _refuse_pickle  # type: ignore[assignment]
 
 
-def _refuse_pickle(*_):
+def _refuse_pickle(*_: Any) -> NoReturn:
     # MXNet's server runs in `import mxnet` and unpickles an optimizer that anybody who reaches its
     # port may send: any code. Ours only adds up gradients and needs none.
     raise pickle.UnpicklingError("refused: this server takes no optimizer")
 
 
-def find_cuda_libraries(roots=None):
+def find_cuda_libraries(roots: Optional[Iterable[str]] = None) -> Dict[str, str]:
     """Paths of the CUDA libraries that pip has installed, in the order they must be loaded.
 
     Parameters
@@ -134,17 +148,18 @@ def find_cuda_libraries(roots=None):
     """
     if roots is None:
         spec = importlib.util.find_spec("nvidia")
-        roots = list(spec.submodule_search_locations or ()) if spec else []
-    found = {}
+        roots = (spec.submodule_search_locations or ()) if spec else ()
+    folders, found = list(roots), {}
     for folder, name in CUDA_LIBRARIES:
-        paths = [os.path.join(root, folder, "lib", name) for root in roots]
+        paths = [os.path.join(root, folder, "lib", name) for root in folders]
         path = next(filter(os.path.exists, paths), None)
         if path:
             found[name] = path
     return found
 
 
-def load_cuda_libraries(roots=None, load=ctypes.CDLL):
+def load_cuda_libraries(roots: Optional[Iterable[str]] = None,
+                        load: Callable[..., Any] = ctypes.CDLL) -> List[str]:
     """Load pip's CUDA libraries so that libmxnet.so finds them; returns the paths loaded.
 
     A library that is missing or does not load is no error here: a system-wide CUDA may have it,
@@ -161,7 +176,7 @@ def load_cuda_libraries(roots=None, load=ctypes.CDLL):
     return loaded
 
 
-def driver_loads():
+def driver_loads() -> bool:
     """Whether the NVIDIA driver's library is there."""
     try:
         ctypes.CDLL(DRIVER)
@@ -227,7 +242,7 @@ def multiplies_in_tf32(capability: Tuple[int, int]) -> bool:
     return capability >= (8, 0) and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
 
 
-def import_mxnet():
+def import_mxnet() -> None:
     """Import mxnet, or explain in one sentence what is missing.
 
     Raises
@@ -243,21 +258,18 @@ def import_mxnet():
     except Exception as error:  # a broken library raises OSError, an old numpy AttributeError ...
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, ModuleNotFoundError) and error.name == "mxnet":
-            text = ("MXNet is not installed: install this package with its extra [cpu] "
-                    "(`pip install '.[cpu]'`), or [cu112] for NVIDIA GPUs.")
+            text = f"MXNet is not installed: {install_hint('cpu')}, or [cu112] for NVIDIA GPUs."
         elif installed(CUDA_BUILD) and not driver_loads():
             text = ("mxnet-cu112 is installed but libcuda.so.1 is absent: install the NVIDIA "
-                    "driver, or run `pip uninstall mxnet-cu112` and install the extra [cpu] "
-                    "(`pip install '.[cpu]'`).")
+                    f"driver, or run `pip uninstall mxnet-cu112` and {install_hint('cpu')}.")
         else:
             extra = "cu112" if installed(CUDA_BUILD) else "cpu"
-            text = ("MXNet is installed but cannot be imported ({}): install the extra [{}] "
-                    "(`pip install '.[{}]'`), which brings what MXNet needs; `unequal doctor` "
-                    "shows what there is.".format(reason, extra, extra))
+            text = (f"MXNet is installed but cannot be imported ({reason}): {install_hint(extra)}, "
+                    "which brings what MXNet needs; `unequal doctor` shows what there is.")
         raise MXNetImportError(text) from error
 
 
-def visible_gpus():
+def visible_gpus() -> List[Tuple[str, Tuple[int, ...]]]:
     """The GPUs that the driver shows to this process (it heeds CUDA_VISIBLE_DEVICES).
 
     Asks the driver, not MXNet, so that it works without MXNet.
@@ -287,7 +299,7 @@ def visible_gpus():
     return gpus
 
 
-def has_code_for(capability):
+def has_code_for(capability: Sequence[int]) -> bool:
     """Whether mxnet-cu112 can run on a GPU of this compute capability ``(major, minor)``.
 
     Machine code runs on the same major version with an equal or higher minor one (CUDA's rule).
@@ -313,7 +325,7 @@ def usable_gpus() -> Tuple[int, str]:
     return count, "MXNet finds {} GPU{}".format(count or "no", "" if count == 1 else "s")
 
 
-def wants_cpu_forms(contexts) -> bool:
+def wants_cpu_forms(contexts: "Sequence[mx.Context]") -> bool:
     """Whether symbols and the optimizer are to take their forms for CPUs on these devices.
 
     UNEQUAL_GPU_FORMS=1 has those for GPUs on CPU contexts, so that the branches that only a GPU
@@ -322,7 +334,7 @@ def wants_cpu_forms(contexts) -> bool:
     return contexts[0].device_type == "cpu" and os.environ.get("UNEQUAL_GPU_FORMS") != "1"
 
 
-def devices(spec=None):
+def devices(spec: Optional[str] = None) -> "List[mx.Context]":
     """The devices to compute on.
 
     Parameters
@@ -359,7 +371,7 @@ def devices(spec=None):
     return [mx.gpu(number) for number in numbers]
 
 
-def _default_devices():
+def _default_devices() -> "List[mx.Context]":
     import mxnet as mx
 
     named = [entry for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -370,5 +382,5 @@ def _default_devices():
     if count < len(named):
         logger.warning("CUDA_VISIBLE_DEVICES names %d GPU%s but %s: computing on %s.",
                     len(named), "" if len(named) == 1 else "s", reason,
-                    "{} of them".format(count) if count else "the CPU")
+                    f"{count} of them" if count else "the CPU")
     return [mx.gpu(number) for number in range(min(count, len(named)))] or [mx.cpu(0)]

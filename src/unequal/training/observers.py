@@ -25,7 +25,7 @@ import time
 from contextlib import suppress
 from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
 
-from unequal.errors import ArgumentError, InputError
+from unequal.errors import ArgumentError, InputError, install_hint
 from unequal.system import files, progress
 
 logger = logging.getLogger(__name__)
@@ -244,8 +244,8 @@ class TensorBoard(Observer):
         try:
             import tensorboardX
         except ImportError:
-            raise ArgumentError("tensorboard needs tensorboardX: pip install "
-                                "'unequal-training[tensorboard]'.", "tensorboard") from None
+            raise ArgumentError(f"tensorboard needs tensorboardX; {install_hint('tensorboard')}.",
+                                "tensorboard") from None
         self._library, self._directory = tensorboardX, directory
         self._writer: Any = None
 
