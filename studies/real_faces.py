@@ -241,7 +241,6 @@ def measure_training(checkpoint: str, directory: str) -> Tuple[Dict[str, Any], D
 
     from unequal.data import noise_lists
     from unequal.data.records import RecordSet
-    from unequal.eval import noise_scores
     from unequal.models import checkpoints
     from unequal.models.embedder import Embedder
     from unequal.models.noise_scan import Classifier
@@ -253,11 +252,12 @@ def measure_training(checkpoint: str, directory: str) -> Tuple[Dict[str, Any], D
         labels, keys = records.labels(), records.image_keys
         centers = len(arg_params["fc7_weight"]) // records.num_classes
     plain, harder = (Classifier(arg_params, Margin(4, SCALE, margin, sub_centers=centers),
-                                mx.cpu())(embeddings, labels) for margin in (0.0, MARGIN))
+                                mx.cpu(), "label-margin")(embeddings, labels)
+                     for margin in (0.0, MARGIN))
     truth = noise_lists.read_truth(os.path.join(directory, "truth.csv"))
     true = np.array([truth[int(key)][0] for key in keys])
     kinds = np.array([truth[int(key)][1] for key in keys])
-    prediction, with_margin = plain.argmax(axis=1), harder.argmax(axis=1)
+    prediction, with_margin = plain["prediction"], harder["prediction"]
 
     def share(condition: np.ndarray, among: np.ndarray) -> Optional[float]:
         return round(100 * float(condition[among].mean()), 2) if among.any() else None
@@ -274,8 +274,8 @@ def measure_training(checkpoint: str, directory: str) -> Tuple[Dict[str, Any], D
         "differ_right": share(with_margin == true, differ)}
     return numbers, {
         "keys": keys, "labels": labels, "prediction": prediction, "noisy": kinds != "clean",
-        "score": noise_scores.label_margin(labels, plain), "largest": harder.max(axis=1),
-        "label_probability": noise_scores.label_probability(labels, plain)}
+        "score": plain["score"], "largest": harder["max_probability"],
+        "label_probability": plain["label_probability"]}
 
 
 def measure_pairs(checkpoint: str, directory: str) -> Tuple[Dict[str, float], Dict[str, str]]:

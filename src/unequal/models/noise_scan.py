@@ -3,7 +3,7 @@ import hashlib
 import json
 import logging
 import os
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -16,14 +16,51 @@ from unequal.eval.features import open_features
 from unequal.models import checkpoints
 from unequal.models.embedder import Embedder
 from unequal.symbols import margins
+from unequal.system import runtime
 from unequal.system.files import replacing
 from unequal.system.progress import Bar
 
 logger = logging.getLogger(__name__)
 
 
+MOST_ROWS = 256  # images the classifier takes at once; more made it no faster
+_ARRAYS = 5  # of (rows, classes): logits, with margin, probabilities, and two to reduce them
+
+Scores = Dict[str, np.ndarray]
+
+
+def rows_at_once(classes: int, device: mx.Context) -> int:
+    """How many images' probabilities to compute together: an eighth of the device's memory, at
+    most :data:`MOST_ROWS`. At 96,499 classes 256 take 0.5 GB; at a million and
+    24 GB it is 160."""
+    memory = (runtime.memory() if device.device_type == "cpu"
+              else mx.context.gpu_memory_info(device.device_id)[1])
+    return int(min(MOST_ROWS, max(1, memory // 8 // (4 * _ARRAYS * classes))))
+
+
+def _reduced(probabilities: Any, label: Any, classes: int, with_others: bool) -> Dict[str, Any]:
+    """What is kept of the probabilities (N, C), by name; symbols (N,)."""
+    largest = mx.sym.max(probabilities, axis=1)
+    # The first of the largest entries, as argmax, which takes one GPU thread a row.
+    backwards = mx.sym.arange(start=classes - 1, stop=-1, step=-1).reshape((1, -1))
+    first = mx.sym.max(mx.sym.broadcast_mul(
+        mx.sym.broadcast_equal(probabilities, mx.sym.expand_dims(largest, axis=1)), backwards),
+        axis=1)
+    kept = {"max_probability": largest, "prediction": (classes - 1) - first,
+            "label_probability": mx.sym.pick(probabilities, label, axis=1)}
+    if with_others:
+        kept["largest_other"] = mx.sym.max(margins.replace_target(
+            probabilities, label, mx.sym.ones_like(label) * -1, classes), axis=1)
+    return kept
+
+
 class Classifier:
-    """Softmax probabilities of embeddings under a checkpoint's classifier.
+    """What a checkpoint's classifier says of embeddings, reduced on the device to three numbers an
+    image.
+
+    Bound once; the weight's rows are made unit vectors once. On the device lie the weight, 4 * D
+    bytes a class (2 GB at a million classes and 512), twice while it is normalised, and
+    :func:`rows_at_once`.
 
     Parameters
     ----------
@@ -32,38 +69,84 @@ class Classifier:
     settings : unequal.symbols.margins.Margin
         The margin is applied to the given label's logit, as in training.
     device : mxnet.context.Context
+    method : str
+        A key of :data:`unequal.eval.noise_scores.METHODS`: the ``score``.
     """
 
-    def __init__(self, arg_params, settings, device):
+    def __init__(self, arg_params: Dict[str, Any], settings: margins.Margin, device: mx.Context,
+                 method: str = "max-probability") -> None:
         if "fc7_weight" not in arg_params:
             raise ArgumentError("checkpoint: the checkpoint has no classifier (fc7_weight); "
                                 "give one of a training script.", "checkpoint")
-        rows, size = arg_params["fc7_weight"].shape
-        classes = self.num_classes = rows // settings.sub_centers
+        weight = arg_params["fc7_weight"]
+        classes = self.num_classes = weight.shape[0] // settings.sub_centers
+        self.rows = rows_at_once(classes, device)
+        self._method = method
         label = mx.sym.Variable("label")
         # Numbered apart: the names in the network to be trained, and so its symbol.json, must not
         # depend on whether a list was made before.
         with mx.name.NameManager():
-            logits = margins.margin_logits(mx.sym.Variable("embedding"), label, classes, size,
-                                          settings)
-            self._symbol = mx.sym.softmax(logits, axis=1)
-        if "fc7_bias" in self._symbol.list_arguments() and "fc7_bias" not in arg_params:
+            logits = margins.margin_logits(mx.sym.Variable("embedding"), label, classes,
+                                           weight.shape[1], settings,
+                                           unit=lambda _: mx.sym.Variable("unit_rows"))
+            kept = _reduced(mx.sym.softmax(logits, axis=1), label, classes,
+                            method == "label-margin")
+            symbol = mx.sym.Group(list(kept.values()))
+        self._names = list(kept)
+        wanted = symbol.list_arguments()
+        if "fc7_bias" in wanted and "fc7_bias" not in arg_params:
             raise ArgumentError(
-                "loss_type {}: the checkpoint's classifier has no bias (fc7_bias), so it was "
-                "trained with another loss type; give that one.".format(settings.loss_type),
+                f"loss_type {settings.loss_type}: the checkpoint's classifier has no bias "
+                f"(fc7_bias), so it was trained with another loss type; give that one.",
                 "loss_type")
-        self._arguments = {name: arg_params[name].as_in_context(device)
-                           for name in self._symbol.list_arguments() if name.startswith("fc7")}
-        if margins.SPHERE_BETA in self._symbol.list_arguments():
-            self._arguments[margins.SPHERE_BETA] = mx.nd.zeros((1,), ctx=device)
-        self._device = device
+        arguments = {name: arg_params[name].as_in_context(device)
+                     for name in wanted if name.startswith("fc7")}
+        if "unit_rows" in wanted:
+            arguments["unit_rows"] = mx.nd.L2Normalization(weight.as_in_context(device),
+                                                           mode="instance")
+        if margins.SPHERE_BETA in wanted:
+            arguments[margins.SPHERE_BETA] = mx.nd.zeros((1,), ctx=device)
+        arguments["embedding"] = mx.nd.zeros((self.rows, weight.shape[1]), ctx=device)
+        arguments["label"] = mx.nd.zeros((self.rows,), ctx=device)
+        self._executor = symbol.bind(device, arguments, grad_req="null")
 
-    def __call__(self, embeddings, labels):
-        """float32 (n, classes) for embeddings (n, D), not normalised, and labels (n,)."""
-        arguments = dict(self._arguments, embedding=mx.nd.array(embeddings, ctx=self._device),
-                         label=mx.nd.array(labels, ctx=self._device))
-        executor = self._symbol.bind(self._device, arguments, grad_req="null")
-        return executor.forward(is_train=False)[0].asnumpy()
+    def __call__(self, embeddings: np.ndarray, labels: np.ndarray) -> Scores:
+        """Of embeddings (n, D), not normalised, and labels (n,), any n: arrays (n,).
+
+        ``max_probability``, ``label_probability`` and the method's ``score``, float32, and
+        ``prediction``, int64, the first class of the largest probability.
+        """
+        found: Dict[str, List[np.ndarray]] = {name: [] for name in self._names}
+        given = self._executor.arg_dict
+        for start in range(0, len(labels), self.rows):
+            some = slice(start, start + self.rows)
+            count = len(labels[some])  # the rest keeps older rows, whose results are cut off
+            given["embedding"][:count] = embeddings[some]
+            given["label"][:count] = labels[some]
+            for name, value in zip(self._names, self._executor.forward(is_train=False)):
+                found[name].append(value.asnumpy()[:count])
+        whole = {name: np.concatenate(parts or [np.zeros(0, np.float32)])
+                 for name, parts in found.items()}
+        whole["prediction"] = whole["prediction"].astype(np.int64)
+        if self._method == "label-margin":
+            whole["score"] = whole["label_probability"] - whole.pop("largest_other")
+        else:
+            whole["score"] = whole[self._method.replace("-", "_")]
+        return whole
+
+
+def _blocks(stream: Iterable[tuple], rows: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+    """Labels and embeddings of :meth:`Embedder.stream`, ``rows`` and more at a time."""
+    labels: List[np.ndarray] = []
+    embeddings: List[np.ndarray] = []
+    for _, some, plain, _ in stream:
+        labels.append(some)
+        embeddings.append(plain)
+        if sum(map(len, labels)) >= rows:
+            yield np.concatenate(labels).astype(np.int64), np.concatenate(embeddings)
+            labels, embeddings = [], []
+    if labels:
+        yield np.concatenate(labels).astype(np.int64), np.concatenate(embeddings)
 
 
 def _fingerprint(records, checkpoint, settings, method):
@@ -79,7 +162,7 @@ def score_records(records, checkpoint, settings, part, *, method="max-probabilit
     """Score all images of a set, un-augmented, in the order of their keys.
 
     Rows are written to ``part`` as they come; a run that was killed goes on after its last whole
-    row. Memory is a batch of probabilities: 4 * batch_size * classes bytes.
+    row. Memory: see :class:`Classifier`; of the probabilities nothing leaves the device.
 
     Parameters
     ----------
@@ -95,6 +178,8 @@ def score_records(records, checkpoint, settings, part, *, method="max-probabilit
         in the reference; the others do not.
     devices : list of mxnet.context.Context, optional
     batch_size : int
+        Pictures a forward pass of the network. The classifier takes as many embeddings at once as
+        memory lets it, on the first device.
 
     Returns
     -------
@@ -107,7 +192,7 @@ def score_records(records, checkpoint, settings, part, *, method="max-probabilit
     symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(checkpoint))
     settings = settings._replace(
         sub_centers=checkpoints.sub_centers(checkpoints.parse(checkpoint)[0]))
-    classifier = Classifier(arg_params, settings, devices[0])
+    classifier = Classifier(arg_params, settings, devices[0], method)
     if classifier.num_classes != records.num_classes:
         raise ArgumentError(
             f"checkpoint {checkpoint}: its classifier has {classifier.num_classes} "
@@ -125,14 +210,12 @@ def score_records(records, checkpoint, settings, part, *, method="max-probabilit
         embedder = Embedder(symbol, arg_params, aux_params, records.image_size, devices,
                             batch_size)
         keys = records.image_keys[done:]
-        for start, labels, embeddings, _ in (embedder.stream(records, keys) if len(keys) else ()):
-            labels = labels.astype(np.int64)
-            probabilities = classifier(embeddings, labels)
-            file.write(noise_lists.score_rows((
-                labels, keys[start:start + len(labels)], probabilities.max(axis=1),
-                noise_scores.label_probability(labels, probabilities),
-                noise_scores.score(labels, probabilities, method=method),
-                probabilities.argmax(axis=1))))
+        stream = embedder.stream(records, keys) if len(keys) else ()
+        for labels, embeddings in _blocks(stream, classifier.rows):
+            columns = dict(classifier(embeddings, labels), label=labels,
+                           key=records.image_keys[done:done + len(labels)])
+            done += len(labels)
+            file.write(noise_lists.score_rows([columns[name] for name in noise_lists.COLUMNS]))
             file.flush()
             bar.update(len(labels))
     return noise_lists.read_scores(part)

@@ -1,0 +1,106 @@
+"""Scoring a set for the noise list at MF2's 96,499 classes: seconds per 100,000 images.
+
+The classifier's part alone, from embeddings to a row of scores an image, in three ways, in turn:
+
+- ours: bound once, the weight's rows made unit vectors once, as many images at once as memory lets,
+  reduced on the device to a few numbers an image;
+- by batch: as the reference (and this library once) did: batches of 20 (``--batch_size_mining``),
+  each bound, the weight normalised inside, all 20 x 96,499 probabilities copied to the host and
+  reduced there;
+- product: the product of embeddings and normalised weight alone, ours's batches.
+
+Fewer images than 100,000 are scored and the rest is computed; the embedding network is not in it.
+
+    python benchmarks/noise_list.py [--classes 96499] [--images 1024] [--rounds 3]
+"""
+import argparse
+import statistics
+
+import unequal  # noqa: F401  first: it sets the number of threads
+
+import mxnet as mx  # isort: skip
+import numpy as np
+from _common import alternate, compare, table, timed
+
+from unequal.models.noise_scan import Classifier
+from unequal.symbols import margins
+
+BATCH = 20  # the reference's
+
+
+def by_batch(weight, settings):
+    """The reference's way; a function of embeddings and labels."""
+    label = mx.sym.Variable("label")
+    symbol = mx.sym.softmax(margins.margin_logits(
+        mx.sym.Variable("embedding"), label, *weight.shape, settings), axis=1)
+
+    def score(embeddings, labels):
+        largest = []
+        for start in range(0, len(labels), BATCH):
+            some = slice(start, start + BATCH)
+            executor = symbol.bind(mx.cpu(), {
+                "fc7_weight": weight, "embedding": mx.nd.array(embeddings[some]),
+                "label": mx.nd.array(labels[some])}, grad_req="null")
+            probabilities = executor.forward(is_train=False)[0].asnumpy()
+            largest.append(probabilities.max(axis=1))
+            probabilities.argmax(axis=1), probabilities[range(len(labels[some])), labels[some]]
+        return np.concatenate(largest)
+
+    return score
+
+
+def product(weight, rows):
+    unit = mx.nd.L2Normalization(weight, mode="instance")
+
+    def multiply(embeddings, _):
+        for start in range(0, len(embeddings), rows):
+            mx.nd.FullyConnected(mx.nd.array(embeddings[start:start + rows]), unit, no_bias=True,
+                                 num_hidden=len(weight)).wait_to_read()
+
+    return multiply
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--classes", type=int, default=96499)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--images", type=int, default=1024, help="scored each round by ours")
+    parser.add_argument("--slow-images", type=int, default=5 * BATCH, help="and batch by batch")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    random, settings = np.random.RandomState(0), margins.Margin()
+    mx.random.seed(0)
+    weight = mx.nd.random.normal(shape=(options.classes, options.size))
+    embeddings = random.randn(options.images, options.size).astype(np.float32)
+    labels = random.randint(0, options.classes, options.images)
+    classifier, slow = Classifier({"fc7_weight": weight}, settings, mx.cpu()), by_batch(
+        weight, settings)
+    some = slice(0, options.slow_images)
+    np.testing.assert_allclose(classifier(embeddings[some], labels[some])["max_probability"],
+                               slow(embeddings[some], labels[some]), rtol=1e-4)
+    multiply = product(weight, classifier.rows)
+
+    def peer(work, count):
+        def scored():
+            work(embeddings[:count], labels[:count])
+            return count
+
+        return timed(scored)
+
+    rates = alternate({
+        "ours": peer(classifier, options.images),
+        "by batch": peer(slow, options.slow_images),
+        "product": peer(multiply, options.images),
+    }, options.rounds)
+    table(rates, "images")
+    for name, rate in rates.items():
+        print(f"{name:9s} {1e5 / statistics.median(rate.wall):8.0f} s per 100,000 images at "
+              f"{options.classes:,} classes; {0.1 * statistics.median(rate.cpu):8.0f} s of "
+              f"processor time")
+    print(f"ours: {classifier.rows} images at once")
+    compare(rates, "ours", "by batch", 2.0)
+    compare(rates, "ours", "product", 0.5)
+
+
+if __name__ == "__main__":
+    main()
