@@ -1,14 +1,16 @@
 """``unequal pack``: pictures of people to a record set (docs/data.md)."""
 import argparse
-import itertools
 import logging
 import os
 
 from unequal.commands import arguments
-from unequal.data import convert
+from unequal.data import convert, first_look
+from unequal.data.detection import SMALLEST, Detector
 from unequal.errors import ArgumentError, InputError
 
 log = logging.getLogger(__name__)
+
+_LOOKED_AT = 500  # pictures: seven seconds of processor time
 
 
 def configure(parser):
@@ -24,8 +26,10 @@ def configure(parser):
     parser.add_argument("--root", help="folder the paths of a list are in (default: the list's)")
     parser.add_argument("--plain", action="store_true",
                         help="without header and identity records, for mx.io.ImageRecordIter")
-
-
+    parser.add_argument("--check-faces", type=arguments.integer(0), metavar="N",
+                        help="look for a face in N pictures, spread over the set, and name those "
+                             f"without one in DIR/{first_look.NO_FACE} (extra [align]; default "
+                             f"{_LOOKED_AT}, where it is installed)")
     parser.add_argument("--verify", type=share, metavar="20%%",
                         help="hold out so many of the people (folders only) and make pairs of "
                              "their pictures: DIR/verify.bin, for --target verify")
@@ -62,8 +66,14 @@ def run(options):
         raise ArgumentError("verify holds out folders of people, and a list has none; leave it "
                             "out, and make pairs with `unequal pack-bin`.", "verify")
     pairs = None
-    if not listed and convert.look_unaligned(
-            itertools.islice(convert.in_folders(source), 50), settings):
+    if options.check_faces:
+        if min(options.size) < SMALLEST:
+            raise ArgumentError(f"check_faces: no face is found in pictures of less than "
+                                f"{SMALLEST} pixels; leave it out.", "check_faces")
+        Detector()  # says at once when the extra is missing
+    if not listed and first_look.look_uncut(
+            (os.path.join(root, picture.name) for picture in convert.sample(source, 50)),
+            options.size):
         log.warning("%s: most pictures look like photographs, not like faces cut to one size: "
                     "`unequal align %s ALIGNED` finds and cuts them", source, source)
     if options.verify:
@@ -82,3 +92,10 @@ def run(options):
     print("{}: {} images of {} identities, {}x{}; {} pictures skipped, {} kept with complaints{}"
           .format(directory, count, identities, *options.size, skipped, complained,
                   " (problems.csv)" if skipped or complained else ""))
+    if options.check_faces != 0 and min(options.size) >= SMALLEST:
+        try:
+            first_look.say_faces(directory, options.check_faces or _LOOKED_AT, options.processes)
+        except InputError as error:  # without the detector
+            if options.check_faces:
+                raise
+            log.info("faces were not looked for: %s", error)

@@ -1,16 +1,15 @@
 """Pictures of people to record sets, and lists of pairs to verification sets (docs/data.md)."""
 import functools
-import hashlib
 import itertools
 import logging
 import os
 import re
 from array import array
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from unequal.data import alignment
+from unequal.data import alignment, first_look
 from unequal.data import pictures as images
 from unequal.data.identities import write_names, write_table
 from unequal.data.records import RecordWriter
@@ -66,14 +65,23 @@ def in_folders(root):
     and one folder's files.
     """
     for entry in _seen(os.listdir(root)):
-        empty = True  # or a file, not a folder
-        for folder, inner, names in os.walk(os.path.join(root, entry), onerror=_fail):
-            inner[:] = _seen(inner)
-            for name in _seen(names):
-                empty = False
-                yield Picture(os.path.relpath(os.path.join(folder, name), root), entry)
-        if empty:
-            yield Picture(entry, None)
+        yield from _of_folder(root, entry)
+
+
+def _of_folder(root: str, entry: str) -> Iterator[Picture]:
+    empty = True  # or a file, not a folder
+    for folder, inner, names in os.walk(os.path.join(root, entry), onerror=_fail):
+        inner[:] = _seen(inner)
+        for name in _seen(names):
+            empty = False
+            yield Picture(os.path.relpath(os.path.join(folder, name), root), entry)
+    if empty:
+        yield Picture(entry, None)
+
+
+def sample(root: str, count: int) -> Iterator[Picture]:
+    """Some pictures of a folder of folders, of as many folders as there can be."""
+    return first_look.spread([_of_folder(root, entry) for entry in _seen(os.listdir(root))], count)
 
 
 def _seen(names):
@@ -207,53 +215,6 @@ def converted(pictures, settings, processes):
     yield from itertools.chain.from_iterable(ordered_map(work, batches, processes))
 
 
-class Twins:
-    """Identical pictures (the same bytes as packed) under two people: one of them is wrong.
-
-    Memory: about 100 bytes an image and its name.
-    """
-
-    def __init__(self) -> None:
-        self._seen: Dict[bytes, Tuple[str, int]] = {}
-        self._rows: List[Tuple[str, str]] = []
-
-    def add(self, data: bytes, picture: Picture, label: int) -> None:
-        """Note a picture that was packed under a class."""
-        name, other = self._seen.setdefault(hashlib.blake2b(data, digest_size=16).digest(),
-                                            (picture.name, label))
-        if other != label:
-            self._rows.append((name, picture.name))
-
-    def write(self, path: str) -> None:
-        """Say how many there are and name them in a table; no table where there are none."""
-        if self._rows:
-            logger.warning("%d pictures are under two people (%s and %s first): one is wrong; all "
-                           "in %s", len(self._rows), *self._rows[0], path)
-        write_table(path, ("path", "also"), self._rows)
-
-
-def look_unaligned(pictures: Iterable[Picture], settings: Settings) -> bool:
-    """Whether most pictures are no faces cut to one size: of other shape, or much larger.
-
-    Only JPEGs and PNGs tell their size without being decoded; others are taken for aligned.
-    """
-    count = odd = 0
-    height, width = settings.size
-    for picture in pictures:
-        try:
-            data = images.read(os.path.join(settings.root, picture.name))
-        except (OSError, InputError):
-            continue
-        frame = images.jpeg_frame(data)
-        if frame is None and data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-            frame = (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
-        if frame is None or not min(frame[:2]):
-            continue
-        count += 1
-        odd += frame[0] > 4 * height or not 0.8 < (frame[0] * width) / (frame[1] * height) < 1.25
-    return 2 * odd > count
-
-
 def hold_out(pictures: Sequence[Picture], settings: Settings, share: float, seed: int = 0
              ) -> Tuple[List[Picture], List[Tuple[str, str, bool]]]:
     """People to verify on, who are not trained on: pictures of the others, and pairs of theirs.
@@ -337,7 +298,7 @@ def pack_pictures(pictures, directory, settings, processes=1, plain=False, numbe
     as they come.
     """
     names, problems, count, label, current = [], [], 0, -1, None
-    twins = Twins()
+    twins = first_look.Twins()
     with RecordWriter(directory, settings.size, identities=not plain) as writer:
         for picture, data, problem in track(converted(pictures, settings, processes), "pictures"):
             if problem is not None:
@@ -352,9 +313,9 @@ def pack_pictures(pictures, directory, settings, processes=1, plain=False, numbe
                 label = current if numbered else label + 1
                 names.append(current)
             writer.add(label, data, picture.name)
-            twins.add(data, picture, label)
+            twins.add(data, label)
             count += 1
-    twins.write(os.path.join(directory, "twins.csv"))
+    twins.write(directory)
     path = os.path.join(directory, "problems.csv")
     if len(problems) > _SHOWN:
         logger.warning("... and %d more, all in %s", len(problems) - _SHOWN, path)

@@ -15,6 +15,7 @@ from unequal.errors import InputError, install_hint
 
 LARGEST_SIDE = 1600  # pixels; larger pictures are shrunk, because nobody looks for a face of 1%
 _SMALLEST_FACE = 20  # pixels; MTCNN's last network sees faces at 48
+SMALLEST = 2 * _SMALLEST_FACE  # side of a picture that the network's window finds a place in
 _ORDER = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 
 
@@ -58,8 +59,7 @@ class Detector:
         if scale < 1:
             smaller = max(1, round(width * scale)), max(1, round(height * scale))
             pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
-        # A picture smaller than the network's window has no place to look at.
-        if min(pixels.shape[:2]) < 2 * _SMALLEST_FACE:
+        if min(pixels.shape[:2]) < SMALLEST:
             return []
         found = []
         # MTCNN indexes with what its second network left, which may be nothing.
