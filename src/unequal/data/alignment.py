@@ -1,4 +1,6 @@
 """Bring a face to the size a network takes: by five landmarks, by a box, or as it is."""
+from typing import Sequence, Tuple
+
 import cv2
 import numpy as np
 
@@ -10,17 +12,17 @@ TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
                      [41.5493, 92.3655], [70.7299, 92.2041]])
 
 
-def template(height, width):
+def template(height: int, width: int) -> np.ndarray:
     """The five points for another size: scaled with the height, centred across the width.
 
     112x96 gives the older, narrower template of SphereFace, as it should.
     """
-    points = TEMPLATE * (height / 112)
+    points: np.ndarray = TEMPLATE * (height / 112)
     points[:, 0] += (width - height) / 2
     return points
 
 
-def similarity(points, targets):
+def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """The turn, uniform scale and shift that bring ``points`` closest to ``targets``.
 
     Least squares, no mirroring; Umeyama's estimate (PAMI 1991) where that does not mirror. As
@@ -52,7 +54,7 @@ def similarity(points, targets):
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def align(picture, landmarks, height, width):
+def align(picture: np.ndarray, landmarks: np.ndarray, height: int, width: int) -> np.ndarray:
     """Warp a picture so that five landmarks fall on the template; outside it is black.
 
     A face much larger than the result is first shrunk by area, because the warp reads only four
@@ -76,10 +78,12 @@ def align(picture, landmarks, height, width):
         ratio = (columns / picture.shape[1], rows / picture.shape[0])
         picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
         matrix = similarity((landmarks + 0.5) * ratio - 0.5, targets)  # pixel centres are whole
-    return cv2.warpAffine(picture, matrix, (width, height))
+    warped: np.ndarray = cv2.warpAffine(picture, matrix, (width, height))
+    return warped
 
 
-def crop(picture, box, margin, height, width):
+def crop(picture: np.ndarray, box: Sequence[float], margin: float, height: int, width: int
+         ) -> np.ndarray:
     """Cut a box out of a picture, without distortion, and bring it to a size.
 
     The box grows by ``margin`` of its sides in total, then on its shorter side to the shape of the
@@ -120,10 +124,12 @@ def crop(picture, box, margin, height, width):
         shrinks = inside.shape[0] > inner_height
         inside = cv2.resize(inside, (inner_width, inner_height),
                             interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return cv2.copyMakeBorder(inside, above, below, before, after, cv2.BORDER_REPLICATE)
+    cut: np.ndarray = cv2.copyMakeBorder(inside, above, below, before, after,
+                                         cv2.BORDER_REPLICATE)
+    return cut
 
 
-def _place(begin, end, side, length):
+def _place(begin: int, end: int, side: int, length: int) -> Tuple[int, int, int]:
     """How ``length`` pixels are shared out when ``[begin, end)`` of ``side`` pixels is cut.
 
     Pixels before the picture, of it, and after it.
@@ -134,7 +140,7 @@ def _place(begin, end, side, length):
     return before, inner, length - before - inner
 
 
-def fit(picture, height, width):
+def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bring a whole picture to a size: widened to its shape by repeating the edges, then resized.
 
     Nothing of the face is lost and nothing distorted. The very picture where the size is right.

@@ -3,7 +3,7 @@
 Drawing and applying are apart so that decoding threads cannot change the order of the random
 numbers: the same seed gives the same batches whatever the number of threads.
 """
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import cv2
 import numpy as np
@@ -53,8 +53,9 @@ class Draws(NamedTuple):
     centers: np.ndarray  # int (n, 2): row, column of the cutoff square
 
 
-def draw(augmentation, random, count, height, width):
-    """Draw everything ``count`` pictures of height x width need from ``random``, a RandomState."""
+def draw(augmentation: Augmentation, random: np.random.RandomState, count: int, height: int,
+         width: int) -> Draws:
+    """Draw everything ``count`` pictures of height x width need from ``random``."""
     if augmentation.cutoff < 0:
         raise ArgumentError(f"cutoff {augmentation.cutoff} must not be negative.", "cutoff")
     uniform = random.rand(8, count)  # in one call: this runs between the decoding threads
@@ -66,12 +67,13 @@ def draw(augmentation, random, count, height, width):
         (uniform[6:].T * (height, width)).astype(np.int64))
 
 
-def flip(picture, out=None):
+def flip(picture: np.ndarray, out: Optional[np.ndarray] = None) -> np.ndarray:
     """A height x width x 3 picture mirrored left to right, written to ``out`` if there is one."""
-    return cv2.flip(picture, 1, out)
+    mirrored: np.ndarray = cv2.flip(picture, 1, out)
+    return mirrored
 
 
-def apply_color(planes, draws, index):
+def apply_color(planes: np.ndarray, draws: Draws, index: int) -> None:
     """Grey and jitter ``planes``, float32 (3, H, W) in RGB order and contiguous, in place.
 
     Results are neither rounded nor clipped to 0-255; the reference's are not either. The reference
@@ -100,7 +102,7 @@ def apply_color(planes, draws, index):
         cv2.scaleAdd(plane, factor * keep, mix, plane)
 
 
-def apply_cutoff(planes, draws, index, size):
+def apply_cutoff(planes: np.ndarray, draws: Draws, index: int, size: int) -> None:
     """Paint the square of ``size`` pixels around the drawn centre in 127.5, in place."""
     row, column = draws.centers[index]
     half = size // 2

@@ -37,8 +37,8 @@ class _Order:
         """How many whole batches, of all workers together, an epoch has."""
         count = len(self.keys) // batch_size
         if not count:
-            raise InputError("{}: {} images do not fill one batch of {}; lower the batch size."
-                             .format(self._path, len(self.keys), batch_size))
+            raise InputError(f"{self._path}: {len(self.keys)} images do not fill one batch of "
+                             f"{batch_size}; lower the batch size.")
         return count
 
     def epoch(self, number: int) -> np.ndarray:
@@ -110,7 +110,7 @@ class _PictureIter(mx.io.DataIter):
     def restore(self, arrays: Dict[str, np.ndarray]) -> None:
         """The reverse of :meth:`state`; ValueError when they are not of this data."""
         if arrays:
-            raise ValueError("{} is not of this data".format(", ".join(sorted(arrays))))
+            raise ValueError(f"{', '.join(sorted(arrays))} is not of this data")
 
     def reset(self) -> None:
         """Begin the next epoch."""
@@ -238,8 +238,8 @@ class FaceIter(_PictureIter):
                          records.image_size, batches, seed, (num_parts, part_index), prefetch)
 
     def fingerprint(self) -> str:
-        return "{}, {} used ({:08x})".format(self.records.fingerprint(), len(self.keys),
-                                            zlib.crc32(self.keys.tobytes()))
+        return (f"{self.records.fingerprint()}, {len(self.keys)} used "
+                f"({zlib.crc32(self.keys.tobytes()):08x})")
 
     def _parts(self, epoch: int, batch: int) -> Iterator[_Part]:
         workers, number = self._workers
@@ -286,8 +286,9 @@ class UnequalIter(_PictureIter):
                  num_parts: int = 1, part_index: int = 0, threads: Optional[int] = None,
                  prefetch: int = 2) -> None:
         if head.image_size != tail.image_size:
-            raise InputError("{} has pictures of {}x{} but {} of {}x{}; pack them alike.".format(
-                tail.path, *tail.image_size, head.path, *head.image_size))
+            (height, width), (other_height, other_width) = tail.image_size, head.image_size
+            raise InputError(f"{tail.path} has pictures of {height}x{width} but {head.path} of "
+                             f"{other_height}x{other_width}; pack them alike.")
         everywhere = devices * num_parts
         for name, size, step in (("head_size", head_size, everywhere),
                                  ("tail_size", tail_size, everywhere * images_per_identity)):
@@ -321,7 +322,7 @@ class UnequalIter(_PictureIter):
             super().restore({name: arrays[name] for name in set(arrays) - {"tail"}})
         if tail is not None and (tail.shape != (self.batches, self._sizes[1])
                                  or tail.dtype != np.int64):
-            raise ValueError("tail is {} of shape {}".format(tail.dtype, tail.shape))
+            raise ValueError(f"tail is {tail.dtype} of shape {tail.shape}")
         self.tail = tail
 
     def _parts(self, epoch: int, batch: int) -> Iterator[_Part]:

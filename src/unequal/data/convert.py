@@ -5,7 +5,19 @@ import logging
 import os
 import re
 from array import array
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
@@ -32,20 +44,24 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 logger = logging.getLogger(__name__)
 
 
+ROOT_ADVICE = "give the folder that holds all pictures as root"
+Pair = Tuple[str, str, bool]  # paths of two pictures, whether they show one person
+
+
 class Picture(NamedTuple):
     """A picture to pack, as the folder or the list describes it."""
 
     name: str  # path below the root
-    identity: object  # folder name, or class of a list; None: lies in no folder, or is empty
-    box: Optional[tuple] = None  # x1, y1, x2, y2
-    landmarks: Optional[tuple] = None  # 5 x's, then 5 y's
+    identity: Union[str, int, None]  # folder, or class of a list; None: in no folder, or empty
+    box: Optional[Tuple[float, ...]] = None  # x1, y1, x2, y2
+    landmarks: Optional[Tuple[float, ...]] = None  # 5 x's, then 5 y's
 
 
 class Settings(NamedTuple):
     """How pictures become records."""
 
     root: str
-    size: tuple = (112, 112)  # height, width
+    size: Tuple[int, int] = (112, 112)  # height, width
     quality: int = 95  # of the JPEGs that have to be written anew
     margin: float = 0.4  # by which a box grows, of its sides
 
@@ -58,7 +74,7 @@ class Converted(NamedTuple):
     problem: Optional[str]
 
 
-def in_folders(root):
+def in_folders(root: str) -> Iterator[Picture]:
     """Yield the pictures of a folder of folders, one folder an identity, both sorted by name.
 
     Everything is taken for a picture but names that begin with a dot. Memory: the folders' names
@@ -84,16 +100,17 @@ def sample(root: str, count: int) -> Iterator[Picture]:
     return first_look.spread([_of_folder(root, entry) for entry in _seen(os.listdir(root))], count)
 
 
-def _seen(names):
+def _seen(names: Iterable[str]) -> List[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
-def _fail(error):
+def _fail(error: OSError) -> None:
     if not isinstance(error, NotADirectoryError):
         raise error
 
 
-def parse_line(line, where, root):
+def parse_line(line: str, where: str, root: str, advice: str = ROOT_ADVICE
+               ) -> Tuple[int, Picture]:
     """One line of an InsightFace ``.lst`` as ``(label, Picture)``.
 
     Tab-separated: aligned (1: the picture is a ready face, 0: cut it out), path, label, and maybe
@@ -102,13 +119,14 @@ def parse_line(line, where, root):
     Raises
     ------
     InputError
-        When a field makes no sense, or the path leaves ``root``; ``where`` begins the sentence.
+        When a field makes no sense, or the path leaves ``root``; ``where`` begins the sentence,
+        which then ends with ``advice``.
     """
     fields = line.rstrip("\r\n").split("\t")
     if len(fields) not in (3, 7, 17):
         raise InputError(
-            "{}: expected 3, 7 or 17 fields separated by tabs (aligned, path, label, box, "
-            "landmarks) but found {}; correct the line.".format(where, len(fields)))
+            f"{where}: expected 3, 7 or 17 fields separated by tabs (aligned, path, label, box, "
+            f"landmarks) but found {len(fields)}; correct the line.")
     try:
         aligned, label = float(fields[0]), float(fields[2])
         numbers = tuple(float(field) for field in fields[3:])
@@ -117,18 +135,18 @@ def parse_line(line, where, root):
             raise ValueError
     except (ValueError, OverflowError):
         raise InputError(
-            "{}: expected aligned (0 or 1), path, label (a whole number) and plain numbers; a list "
-            "of MXNet's im2rec has another order (index, label, path).".format(where)) from None
-    name = below(root, fields[1], where, "give the folder that holds all pictures with --root")
+            f"{where}: expected aligned (0 or 1), path, label (a whole number) and plain numbers; "
+            "a list of MXNet's im2rec has another order (index, label, path).") from None
+    name = below(root, fields[1], where, advice)
     if aligned:
         numbers = ()
     return int(label), Picture(name, int(label), numbers[:4] or None, numbers[4:] or None)
 
 
-def in_list(path, root):
+def in_list(path: str, root: str, advice: str = ROOT_ADVICE) -> Iterator[Picture]:
     """Yield the pictures of an InsightFace ``.lst``, by class, within a class as listed.
 
-    Memory: 16 bytes a line, because lists come in any order.
+    ``advice``: see :func:`parse_line`. Memory: 16 bytes a line, because lists come in any order.
     """
     labels, offsets = array("q"), array("q")
     with open_input(path) as lines:
@@ -136,7 +154,7 @@ def in_list(path, root):
         for number, line in enumerate(bounded_lines(lines, path), 1):
             if line.strip():
                 label, _ = parse_line(line.decode("utf-8", "surrogateescape"),
-                                      "{}, line {}".format(path, number), root)
+                                      f"{path}, line {number}", root, advice)
                 labels.append(label)
                 offsets.append(offset)
             offset += len(line)
@@ -146,7 +164,8 @@ def in_list(path, root):
             yield parse_line(line, path, root)[1]
 
 
-def _face(pixels, picture, settings, reduction):
+def _face(pixels: np.ndarray, picture: Picture, settings: Settings, reduction: int
+          ) -> np.ndarray:
     """The face at its size, from a picture that was decoded ``reduction`` times smaller."""
     height, width = settings.size
     if picture.landmarks is not None:
@@ -159,7 +178,7 @@ def _face(pixels, picture, settings, reduction):
     return alignment.fit(pixels, height, width)
 
 
-def _reduction(data, picture, settings):
+def _reduction(data: bytes, picture: Picture, settings: Settings) -> int:
     """How much smaller a JPEG may be decoded and still have twice the pixels that are needed."""
     frame = images.jpeg_frame(data)
     if frame is None:
@@ -176,7 +195,7 @@ def _reduction(data, picture, settings):
     return max([factor for factor in (2, 4, 8) if 2 * factor <= spare], default=1)
 
 
-def convert(picture, settings, complaints):
+def convert(picture: Picture, settings: Settings, complaints: images.Complaints) -> Converted:
     """Read one picture and bring it to size; see :class:`Converted`."""
     path = os.path.join(settings.root, picture.name)
     try:
@@ -199,15 +218,16 @@ def convert(picture, settings, complaints):
         for name in (path, picture.name):  # its problem is listed beside it
             if reason.startswith(name + ": "):
                 reason = reason[len(name) + 2:]
-        return Converted(picture, None, "{} [{}]".format(reason, said) if said else reason)
+        return Converted(picture, None, f"{reason} [{said}]" if said else reason)
 
 
-def _convert_all(pictures, settings):
+def _convert_all(pictures: Sequence[Picture], settings: Settings) -> List[Converted]:
     with images.Complaints() as complaints:
         return [convert(picture, settings, complaints) for picture in pictures]
 
 
-def converted(pictures, settings, processes):
+def converted(pictures: Iterable[Picture], settings: Settings, processes: int
+              ) -> Iterator[Converted]:
     """Yield :class:`Converted` for each picture, in order, from several processes."""
     pictures = iter(pictures)
     batches = iter(lambda: list(itertools.islice(pictures, _BATCH)), [])
@@ -216,7 +236,7 @@ def converted(pictures, settings, processes):
 
 
 def hold_out(pictures: Sequence[Picture], settings: Settings, share: float, seed: int = 0
-             ) -> Tuple[List[Picture], List[Tuple[str, str, bool]]]:
+             ) -> Tuple[List[Picture], List[Pair]]:
     """People to verify on, who are not trained on: pictures of the others, and pairs of theirs.
 
     Of each person held out every two pictures are a pair of the same, and as many pairs show two
@@ -257,7 +277,8 @@ def hold_out(pictures: Sequence[Picture], settings: Settings, share: float, seed
     return [picture for picture in pictures if picture.identity not in held], pairs
 
 
-def pack(source, directory, settings, processes=1, plain=False):
+def pack(source: str, directory: str, settings: Settings, processes: int = 1, plain: bool = False
+         ) -> Tuple[int, int, int, int]:
     """Pack a folder of folders, or an InsightFace ``.lst``, as a record set.
 
     The order is that of the names (list: of the classes), whatever the number of processes, so the
@@ -291,13 +312,17 @@ def pack(source, directory, settings, processes=1, plain=False):
     return pack_pictures(pictures, directory, settings, processes, plain, numbered=listed)
 
 
-def pack_pictures(pictures, directory, settings, processes=1, plain=False, numbered=False):
+def pack_pictures(pictures: Iterable[Picture], directory: str, settings: Settings,
+                  processes: int = 1, plain: bool = False, numbered: bool = False
+                  ) -> Tuple[int, int, int, int]:
     """:func:`pack` of any iterable of :class:`Picture`, identity by identity.
 
     With ``numbered`` a picture's identity is its class; else identities are names, numbered from 0
     as they come.
     """
-    names, problems, count, label, current = [], [], 0, -1, None
+    names: List[str] = []
+    problems: List[Tuple[str, str, str]] = []
+    count, label, current = 0, -1, None
     twins = first_look.Twins()
     with RecordWriter(directory, settings.size, identities=not plain) as writer:
         for picture, data, problem in track(converted(pictures, settings, processes), "pictures"):
@@ -310,8 +335,8 @@ def pack_pictures(pictures, directory, settings, processes=1, plain=False, numbe
                 continue
             if picture.identity != current:
                 current = picture.identity
-                label = current if numbered else label + 1
-                names.append(current)
+                label = int(current) if numbered else label + 1
+                names.append(str(current))
             writer.add(label, data, picture.name)
             twins.add(data, label)
             count += 1
@@ -325,16 +350,16 @@ def pack_pictures(pictures, directory, settings, processes=1, plain=False, numbe
     return count, len(names), skipped, len(problems) - skipped
 
 
-def _lfw_picture(root, name, number):
+def _lfw_picture(root: str, name: str, number: str) -> str:
     """``Ann_Lee/Ann_Lee_0007`` with the extension it has below ``root``."""
-    stem = os.path.join(name, "{}_{:04d}".format(name, int(number)))
+    stem = os.path.join(name, f"{name}_{int(number):04d}")
     for extension in images.ENDINGS:
         if os.path.isfile(os.path.join(root, stem + extension)):
             return stem + extension
     return stem + images.ENDINGS[0]
 
 
-def _lfw_pair(fields, root):
+def _lfw_pair(fields: Sequence[str], root: str) -> Pair:
     if len(fields) == 3:
         (name, one, two), other = fields, fields[0]
     elif len(fields) == 4:
@@ -344,12 +369,12 @@ def _lfw_pair(fields, root):
     return _lfw_picture(root, name, one), _lfw_picture(root, other, two), len(fields) == 3
 
 
-def _plain_pair(fields, root):
+def _plain_pair(fields: Sequence[str], root: str) -> Pair:
     first, second, answer = fields
     return first, second, _ANSWERS[answer.lower()]
 
 
-def read_pairs(path, root):
+def read_pairs(path: str, root: str) -> Tuple[List[Pair], bool]:
     """Read a list of pairs.
 
     Two forms are known. LFW's ``pairs.txt``: a first line of one or two numbers, then ``name i j``
@@ -368,7 +393,8 @@ def read_pairs(path, root):
     InputError
         When a line makes no sense or a path leaves ``root``.
     """
-    pairs, is_lfw = [], False
+    pairs: List[Pair] = []
+    is_lfw = False
     with open_input(path, MAX_TABLE, encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(bounded_lines(file, path), 1):
             line = line.strip()
@@ -381,46 +407,48 @@ def read_pairs(path, root):
             try:
                 first, second, same = (_lfw_pair if is_lfw else _plain_pair)(fields, root)
             except (ValueError, KeyError):
-                raise InputError("{}, line {}: expected {}; correct the line.".format(
-                    path, number,
+                expected = (
                     "`name i j` or `name i name j`, as after LFW's first line" if is_lfw else
                     "`path path answer`, the answer 1, same, 0 or different, or a first line of "
-                    "numbers as in LFW's pairs.txt")) from None
-            pairs.append(tuple(below(root, name, "{}, line {}".format(path, number),
-                                     "give the folder that holds all pictures")
-                               for name in (first, second)) + (same,))
+                    "numbers as in LFW's pairs.txt")
+                raise InputError(f"{path}, line {number}: expected {expected}; correct the "
+                                 "line.") from None
+            first, second = (below(root, name, f"{path}, line {number}", ROOT_ADVICE)
+                             for name in (first, second))
+            pairs.append((first, second, same))
             if len(pairs) > _MAX_PAIRS:
                 raise InputError(f"{path}: has more than {_MAX_PAIRS:,} pairs; give fewer.")
     if not pairs:
-        raise InputError("{}: holds no pair; give LFW's pairs.txt or a list of `path path answer`."
-                         .format(path))
+        raise InputError(f"{path}: holds no pair; give LFW's pairs.txt or a list of `path path "
+                         "answer`.")
     return pairs, is_lfw
 
 
-def fold_counts(issame):
+def fold_counts(issame: Sequence[bool]) -> np.ndarray:
     """Same and different pairs in each tenth: int, shape (10, 2), as verification cuts them."""
     return np.array([[fold.sum(), len(fold) - fold.sum()]
                      for fold in np.array_split(np.asarray(issame, bool), _FOLDS)])
 
 
-def _uneven(issame):
-    return (np.ptp(fold_counts(issame), axis=0) > 1).any()
+def _uneven(issame: Sequence[bool]) -> bool:
+    return bool((np.ptp(fold_counts(issame), axis=0) > 1).any())
 
 
-def spread(issame):
+def spread(issame: Sequence[bool]) -> np.ndarray:
     """An order in which every fold has its share of both kinds, give or take one pair.
 
     As in LFW's list a fold has its same pairs first; each kind keeps its own order.
     """
-    issame = np.asarray(issame, bool)
-    same = np.array_split(np.flatnonzero(issame), _FOLDS)
-    sizes = [len(fold) for fold in np.array_split(issame, _FOLDS)]
+    answers = np.asarray(issame, bool)
+    same = np.array_split(np.flatnonzero(answers), _FOLDS)
+    sizes = [len(fold) for fold in np.array_split(answers, _FOLDS)]
     ends = np.cumsum([size - len(fold) for size, fold in zip(sizes, same)])
-    different = np.split(np.flatnonzero(~issame), ends[:-1])
+    different = np.split(np.flatnonzero(~answers), ends[:-1])
     return np.concatenate([part for fold in zip(same, different) for part in fold])
 
 
-def pack_pairs(path, root, out, settings, processes=1):
+def pack_pairs(path: str, root: str, out: str, settings: Settings, processes: int = 1
+               ) -> Tuple[int, int]:
     """Write a verification set.
 
     A plain list whose tenths are unevenly mixed is put in another order (:func:`spread`); LFW's
@@ -440,43 +468,44 @@ def pack_pairs(path, root, out, settings, processes=1):
     return write_pairs(pairs, path, root, out, settings, processes, keep_order=is_lfw)
 
 
-def write_pairs(pairs, path, root, out, settings, processes=1, keep_order=False):
+def write_pairs(pairs: List[Pair], path: str, root: str, out: str, settings: Settings,
+                processes: int = 1, keep_order: bool = False) -> Tuple[int, int]:
     """:func:`pack_pairs` of pairs that were read already, ``(first path, second path, same)``.
 
     ``path`` names their list in messages; ``keep_order``: the folds are the published ones.
     """
     same = [answer for _, _, answer in pairs]
     if len(pairs) < _FOLDS:
-        raise InputError("{}: has {} pairs, but verification needs {} folds of at least one; add "
-                         "some.".format(path, len(pairs), _FOLDS))
+        raise InputError(f"{path}: has {len(pairs)} pairs, but verification needs {_FOLDS} folds "
+                         "of at least one; add some.")
     if not keep_order and _uneven(same):
         pairs = [pairs[place] for place in spread(same)]
         same = [answer for _, _, answer in pairs]
         logger.info("%s: pairs put in another order, so that each fold has its share of same and "
-                 "different ones", path)
+                    "different ones", path)
     counts = fold_counts(same)
     if np.ptp(counts):
         logger.info("%s: the folds cannot be all alike: %d same and %d different pairs in %d folds "
-                 "make %d to %d same and %d to %d different ones each", path, sum(same),
-                 len(same) - sum(same), _FOLDS, counts[:, 0].min(), counts[:, 0].max(),
-                 counts[:, 1].min(), counts[:, 1].max())
+                    "make %d to %d same and %d to %d different ones each", path, sum(same),
+                    len(same) - sum(same), _FOLDS, counts[:, 0].min(), counts[:, 0].max(),
+                    counts[:, 1].min(), counts[:, 1].max())
     pictures = [Picture(name, "") for pair in pairs for name in pair[:2]]
 
-    def good():
-        bad = set()
+    def good() -> Iterator[bytes]:
+        bad: Set[str] = set()
         for picture, data, problem in track(converted(pictures, settings, processes), "pictures",
                                             len(pictures)):
             if problem is not None and picture.name not in bad and len(bad) < _SHOWN:
-                logger.warning("%s: %s: %s", "unreadable" if data is None else "kept", picture.name,
-                            problem)
+                logger.warning("%s: %s: %s", "unreadable" if data is None else "kept",
+                               picture.name, problem)
             if data is None:
                 bad.add(picture.name)
             if not bad:
                 yield data
         if bad:
             raise InputError(
-                "{}: {} pictures of {} cannot be read ({} first); complete the folder or take "
-                "their pairs out of the list.".format(root, len(bad), path, sorted(bad)[0]))
+                f"{root}: {len(bad)} pictures of {path} cannot be read ({sorted(bad)[0]} first); "
+                "complete the folder or take their pairs out of the list.")
 
     save_bin(out, good(), same)
     return len(same), sum(same)

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import shutil
-from typing import List, NamedTuple, Optional
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _EXTENSIONS = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"BM": ".bmp", b"RI": ".webp"}
 
 
-def keys_by_identity(records):
+def keys_by_identity(records: RecordSet) -> Tuple[np.ndarray, np.ndarray]:
     """The image keys of each identity.
 
     Returns
@@ -47,8 +47,8 @@ def keys_by_identity(records):
         if begin[order[0]] or end[order[-1]] != len(keys) \
                 or (begin[order[1:]] != end[order[:-1]]).any():
             raise InputError(
-                "{}: the identity records do not cover every image exactly once; see `unequal "
-                "inspect {}`, then pack the set again.".format(records.path, records.directory))
+                f"{records.path}: the identity records do not cover every image exactly once; see "
+                f"`unequal inspect {records.directory}`, then pack the set again.")
         return keys, end[order]
     labels = records.labels()
     order = np.argsort(labels, kind="stable")
@@ -56,7 +56,8 @@ def keys_by_identity(records):
     return records.image_keys[order], ends
 
 
-def walk(records, keys, ends):
+def walk(records: RecordSet, keys: np.ndarray, ends: np.ndarray
+         ) -> Iterator[Tuple[int, int, bytes]]:
     """Yield ``(identity, label, payload)`` for each key, checking that an identity is one class.
 
     ``keys`` and ``ends`` are those of :func:`keys_by_identity`.
@@ -74,19 +75,17 @@ def walk(records, keys, ends):
             label, payload = records.image_payload(key)
             if label != known:
                 if known is not None or taken[label]:
+                    why = (f"its identity's images before it have {known}" if known is not None
+                           else "another identity has it already")
                     raise InputError(
-                        "{}: record {} has class {}, but {}; see `unequal inspect {}`, then pack "
-                        "the set again.".format(
-                            records.path, key, label,
-                            "its identity's images before it have {}".format(known)
-                            if known is not None else "another identity has it already",
-                            records.directory))
+                        f"{records.path}: record {key} has class {label}, but {why}; see `unequal "
+                        f"inspect {records.directory}`, then pack the set again.")
                 known, taken[label] = label, True
             yield identity, label, payload
         begin = end
 
 
-def list_lines(records):
+def list_lines(records: RecordSet) -> Iterator[Optional[str]]:
     """Lines of the set's ``train.lst``, one an image by ascending key; endless Nones without one.
 
     A list that has not one line an image (some tools list other pictures) cannot be split.
@@ -102,20 +101,21 @@ def list_lines(records):
     return _read_lines(path)
 
 
-def _read_lines(path):
+def _read_lines(path: str) -> Iterator[str]:
     with open_input(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         yield from bounded_lines(file, path)
 
 
-def check_different(source, *targets):
+def check_different(source: str, *targets: str) -> None:
     """Refuse to write a set over the one that is read, or two into one place."""
     places = [os.path.realpath(path) for path in (source,) + targets]
     if len(set(places)) < len(places):
-        raise InputError("{}: every set needs a folder of its own; name others.".format(
-            ", ".join((source,) + targets)))
+        raise InputError(f"{', '.join((source, *targets))}: every set needs a folder of its own; "
+                         "name others.")
 
 
-def split(directory, head, tail, head_min_images=10):
+def split(directory: str, head: str, tail: str, head_min_images: int = 10
+          ) -> List[Tuple[int, int]]:
     """Split a set into identities with many images and the rest (the paper's head and tail).
 
     Each side is numbered from 0 in the order of the source; ``identities.csv`` beside each says
@@ -154,11 +154,12 @@ def split(directory, head, tail, head_min_images=10):
         ordered = bool((keys[1:] > keys[:-1]).all())
         if not ordered and not isinstance(lines, itertools.repeat):
             logger.warning("%s: train.lst left out, the images do not come identity by identity",
-                        directory)
+                           directory)
             lines = itertools.repeat(None)
         identities = len(records.identity_ranges) > 0
         digits = len(str(records.num_classes - 1))
-        maps = ([], [])  # rows of identities.csv: tail, head
+        # Rows of identities.csv: tail, head.
+        maps: Tuple[List[Tuple[int, int, str]], ...] = ([], [])
         with RecordWriter(head, records.image_size, identities=identities) as head_writer, \
                 RecordWriter(tail, records.image_size, identities=identities) as tail_writer:
             writers = (tail_writer, head_writer)
@@ -177,14 +178,14 @@ def split(directory, head, tail, head_min_images=10):
     return [(int(counts[side].sum()), int(side.sum())) for side in (is_head, ~is_head)]
 
 
-def _relabel_line(line, label):
+def _relabel_line(line: Optional[str], label: int) -> Optional[str]:
     if line is None:
         return None
     fields = line.rstrip("\n").split("\t")
     return "\t".join(fields[:2] + [str(label)] + fields[3:]) + "\n"
 
 
-def denoise(directory, noise_list, out):
+def denoise(directory: str, noise_list: str, out: str) -> Tuple[int, int, int]:
     """Copy a set without the images of a noise list.
 
     Classes keep their numbers and ``property`` its count, so a classifier trained on the whole set
@@ -206,17 +207,17 @@ def denoise(directory, noise_list, out):
         labels, noise = noise_lists.read_list(noise_list)
         missing = noise[~np.isin(noise, records.image_keys)]
         if len(missing):
-            raise InputError("{}: names the image {}, which {} does not have; give the list that "
-                             "was made from this set.".format(noise_list, missing[0], directory))
+            raise InputError(f"{noise_list}: names the image {missing[0]}, which {directory} does "
+                             "not have; give the list that was made from this set.")
         if len(np.unique(noise)) == len(records):
-            raise InputError("{}: names every image of {}; lower the threshold it was made "
-                             "with.".format(noise_list, directory))
+            raise InputError(f"{noise_list}: names every image of {directory}; lower the threshold "
+                             "it was made with.")
         identities = len(records.identity_ranges) > 0
         if identities:
             keys, ends = keys_by_identity(records)
-            images = walk(records, keys, ends)
+            images = (found[1:] for found in walk(records, keys, ends))
         else:  # any order, no identity records to check
-            images = ((None,) + records.image_payload(key) for key in records.image_keys)
+            images = (records.image_payload(key) for key in records.image_keys)
         if not len(noise):
             logger.warning("%s: is empty; %s is a copy of the set", noise_list, out)
         noisy = np.isin(records.image_keys, noise)
@@ -224,7 +225,7 @@ def denoise(directory, noise_list, out):
         left = np.zeros(records.num_classes, bool)
         with RecordWriter(out, records.image_size, records.num_classes, identities,
                           first_key=int(records.image_keys[0])) as writer:
-            for key, drop, line, (_, label, payload) in zip(
+            for key, drop, line, (label, payload) in zip(
                     records.image_keys, noisy, list_lines(records),
                     track(images, "images", len(noisy))):
                 if not drop:
@@ -232,9 +233,9 @@ def denoise(directory, noise_list, out):
                     left[label] = True
                 elif expected[int(key)] != label:
                     raise InputError(
-                        "{}: says that image {} has class {}, but in {} it has {}; give the list "
-                        "that was made from this set.".format(
-                            noise_list, key, expected[int(key)], directory, label))
+                        f"{noise_list}: says that image {key} has class {expected[int(key)]}, but "
+                        f"in {directory} it has {label}; give the list that was made from this "
+                        "set.")
         _copy_names(directory, out)
         return int((~noisy).sum()), int(left.sum()), int(noisy.sum())
 
@@ -252,7 +253,7 @@ class Applied(NamedTuple):
 def is_decisions(path: str) -> bool:
     """Whether a file is one of decisions (:mod:`unequal.data.decisions`), not a noise list."""
     with open_input(path) as file:
-        return file.readline(100).strip() == ",".join(decisions.FIELDS).encode()
+        return bool(file.readline(100).strip() == ",".join(decisions.FIELDS).encode())
 
 
 def _decided_labels(path: str, records: RecordSet, old: np.ndarray) -> np.ndarray:
@@ -351,14 +352,14 @@ def _path(line: Optional[str]) -> str:
     return line.rstrip("\n").split("\t")[1] if line and line.count("\t") > 1 else ""
 
 
-def _write_changes(path: str, rows: List[tuple]) -> None:
+def _write_changes(path: str, rows: Iterable[Sequence[object]]) -> None:
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("key", "path", "label", "decision", "new_label", "new_key"))
         writer.writerows(map(to_cells, rows))
 
 
-def _copy_names(directory, out):
+def _copy_names(directory: str, out: str) -> None:
     try:
         with open_input(os.path.join(directory, "identities.csv"), MAX_TABLE) as source, \
                 replacing(os.path.join(out, "identities.csv"), binary=True) as target:
@@ -367,7 +368,7 @@ def _copy_names(directory, out):
         write_table(os.path.join(out, "identities.csv"), (), ())
 
 
-def unpack(directory, out):
+def unpack(directory: str, out: str) -> int:
     """Write every image of a record set to ``out/identity/key.jpg``, the bytes as stored.
 
     Identities are called as in ``identities.csv``, or by number. Returns the number of images.
@@ -379,14 +380,14 @@ def unpack(directory, out):
     """
     out = os.path.normpath(out)
     if os.path.lexists(out) and not (os.path.isdir(out) and not os.listdir(out)):
-        raise InputError("{}: exists already and is not an empty folder; name another.".format(out))
+        raise InputError(f"{out}: exists already and is not an empty folder; name another.")
     with RecordSet(directory) as records:
         names = read_names(directory)
         digits = len(str(records.num_classes - 1))
         key_digits = len(str(records.image_keys[-1]))
         parent, name = os.path.split(out)
-        temporary = os.path.join(parent, ".{}.{}".format(name, os.getpid()))
-        made = {}  # label -> folder
+        temporary = os.path.join(parent, f".{name}.{os.getpid()}")
+        made: Dict[int, str] = {}  # label -> folder
         try:
             os.makedirs(temporary)
             for key in track(records.image_keys, "images"):
@@ -403,11 +404,12 @@ def unpack(directory, out):
         return len(records)
 
 
-def _make_folder(parent, name, directory):
+def _make_folder(parent: str, name: str, directory: str) -> str:
     path = os.path.join(parent, name)
     try:
         os.mkdir(path)
     except FileExistsError:  # the number of one class may be the name of another
-        raise InputError("{}: two classes would share the folder {}; correct or remove the "
-                         "file.".format(os.path.join(directory, "identities.csv"), name)) from None
+        table = os.path.join(directory, "identities.csv")
+        raise InputError(f"{table}: two classes would share the folder {name}; correct or remove "
+                         "the file.") from None
     return path

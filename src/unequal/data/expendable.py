@@ -114,10 +114,9 @@ def imdecode(data: bytes, flag: int, source: object) -> Optional[np.ndarray]:
             _end()
             raise
     if code == -signal.SIGPROF:
-        why = "takes more than {:g} seconds to decode".format(SECONDS)
+        why = f"takes more than {SECONDS:g} seconds to decode"
     elif code < 0:
-        why = "crashes its decoder ({})".format(signal.Signals(-code).name)
+        why = f"crashes its decoder ({signal.Signals(-code).name})"
     else:
-        why = "ended its decoder (code {})".format(code)
-    raise InputError("{}: the picture {}; leave it out, or write it anew as JPEG or PNG.".format(
-        source, why))
+        why = f"ended its decoder (code {code})"
+    raise InputError(f"{source}: the picture {why}; leave it out, or write it anew as JPEG or PNG.")

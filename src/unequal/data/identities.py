@@ -54,15 +54,14 @@ def read_names(directory: str) -> Dict[int, str]:
                     raise ValueError
                 if name in ("", os.curdir, os.pardir) or os.sep in name or "\0" in name \
                         or len(os.fsencode(name)) > _MAX_NAME:
-                    raise InputError("{}: the name {!r} of class {} is not that of a folder; "
-                                     "correct or remove the file.".format(path, name, label))
+                    raise InputError(f"{path}: the name {name!r} of class {label} is not that of a "
+                                     "folder; correct or remove the file.")
                 names[label] = name
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
-        raise InputError("{}: expected lines of `label,name`; correct or remove the file.".format(
-            path)) from None
+        raise InputError(f"{path}: expected lines of `label,name`; correct or remove the "
+                         "file.") from None
     if len(set(names.values())) < len(names):
-        raise InputError("{}: two classes have the same name; correct or remove the file.".format(
-            path))
+        raise InputError(f"{path}: two classes have the same name; correct or remove the file.")
     return names

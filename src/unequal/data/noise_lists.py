@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from array import array
+from typing import Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -31,7 +32,7 @@ COLUMNS = ("label", "key", "max_probability", "label_probability", "score", "pre
 KINDS = ("flip", "split", "outlier")
 
 
-def read_list(path):
+def read_list(path: str) -> Tuple[np.ndarray, np.ndarray]:
     """Read a noise list: lines ``label index maxP P[label]``, the reference's 0_noiselist.txt.
 
     Returns
@@ -57,28 +58,28 @@ def read_list(path):
                     raise ValueError
             except (ValueError, OverflowError):
                 raise InputError(
-                    "{}, line {}: expected `label index maxP P[label]`, such as `17 2045 0.0031 "
-                    "0.0002`; give a list that `unequal noise` wrote.".format(path, number)
+                    f"{path}, line {number}: expected `label index maxP P[label]`, such as `17 "
+                    "2045 0.0031 0.0002`; give a list that `unequal noise` wrote."
                 ) from None
             labels.append(int(label))
             keys.append(int(key))
     return np.array(labels, np.int64), np.array(keys, np.int64)
 
 
-def write_list(path, columns, listed):
+def write_list(path: str, columns: Mapping[str, np.ndarray], listed: np.ndarray) -> None:
     """Write the noise list: lines ``label index maxP P[label]`` of the images in ``listed``."""
     remove_leftovers(os.path.dirname(path), re.escape(os.path.basename(path)))
     with replacing(path) as file:
         for row in np.flatnonzero(listed):
-            file.write("{} {} {!r} {!r}\n".format(
-                columns["label"][row], columns["key"][row],
-                float(columns["max_probability"][row]), float(columns["label_probability"][row])))
+            most, own = (float(columns[name][row])
+                         for name in ("max_probability", "label_probability"))
+            file.write(f"{columns['label'][row]} {columns['key'][row]} {most!r} {own!r}\n")
 
 
 TABLE = ("key", "path", "label", "kind", "suggested_label", "confidence")
 
 
-def write_table(path, rows):
+def write_table(path: str, rows: Iterable[Sequence[object]]) -> None:
     """Write what was found and as which kind, a row an image, under the header :data:`TABLE`."""
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -86,19 +87,18 @@ def write_table(path, rows):
         writer.writerows(map(to_cells, rows))
 
 
-def scores_head(fingerprint):
+def scores_head(fingerprint: str) -> bytes:
     """How a file of scores begins: what it belongs to, and the names of its columns."""
-    return "# {}\n{}\n".format(fingerprint, ",".join(COLUMNS)).encode()
+    return f"# {fingerprint}\n{','.join(COLUMNS)}\n".encode()
 
 
-def score_rows(columns):
+def score_rows(columns: Sequence[np.ndarray]) -> bytes:
     """Rows of a file of scores, as bytes; ``columns`` are arrays (n,) in the order of COLUMNS."""
-    return "".join("{},{},{!r},{!r},{!r},{}\n".format(
-        label, key, float(most), float(own), float(score), prediction)
+    return "".join(f"{label},{key},{float(most)!r},{float(own)!r},{float(score)!r},{prediction}\n"
         for label, key, most, own, score, prediction in zip(*columns)).encode()
 
 
-def resume_scores(path, head):
+def resume_scores(path: str, head: bytes) -> int:
     """Whole rows of an interrupted run that belongs to ``head``; cuts off what is not whole."""
     try:
         with open_input(path) as file:
@@ -116,7 +116,7 @@ def resume_scores(path, head):
         return 0
 
 
-def read_scores(path):
+def read_scores(path: str) -> Dict[str, np.ndarray]:
     """The columns of a file of scores, as :func:`score_records` returns them.
 
     Raises
@@ -133,14 +133,15 @@ def read_scores(path):
             if table.shape[1] != len(COLUMNS):
                 raise ValueError
     except ValueError:
-        raise InputError("{}: not a whole file of scores; `unequal noise --scores` writes "
-                         "one.".format(path)) from None
+        raise InputError(f"{path}: not a whole file of scores; `unequal noise --scores` writes "
+                         "one.") from None
     columns = dict(zip(COLUMNS, table.T))
     return {name: column.astype(np.int64) if name in ("label", "key", "prediction") else column
             for name, column in columns.items()}
 
 
-def write_truth(path, keys, labels, true_identities, kinds):
+def write_truth(path: str, keys: Iterable[int], labels: Iterable[int],
+                true_identities: Iterable[int], kinds: Iterable[str]) -> None:
     """Write a ``truth.csv``: a row an image, in the order given."""
     with replacing(path) as file:
         rows = csv.writer(file, lineterminator="\n")
@@ -148,18 +149,18 @@ def write_truth(path, keys, labels, true_identities, kinds):
         rows.writerows(map(to_cells, zip(keys, labels, true_identities, kinds)))
 
 
-def read_truth(path):
+def read_truth(path: str) -> Dict[int, Tuple[int, str]]:
     """``{key: (true identity, kind)}`` of a ``truth.csv`` (`unequal synth`)."""
     try:
         with open_input(path, _MAX_TRUTH, encoding="utf-8", newline="") as file:
             return {int(row["key"]): (int(row["true_identity"]), sys.intern(from_cell(row["kind"])))
                     for row in csv.DictReader(bounded_lines(file, path))}
     except (KeyError, ValueError, TypeError, AttributeError, csv.Error):
-        raise InputError("{}: expected the columns key, label, true_identity, kind, as `unequal "
-                         "synth` writes them.".format(path)) from None
+        raise InputError(f"{path}: expected the columns key, label, true_identity, kind, as "
+                         "`unequal synth` writes them.") from None
 
 
-def read_names(path):
+def read_names(path: str) -> List[str]:
     """Names in a noise list: one a line, the second column where there are tabs; ``#`` comments.
 
     The form of the lists published with InsightFace's MegaFace evaluation.
@@ -171,17 +172,19 @@ def read_names(path):
             if columns[0] and not line.startswith("#"):
                 names.append(columns[min(1, len(columns) - 1)])
     return names
+
+
 # .jpg, .png_r50.bin, .png.bin, .bin; a dot before them belongs to the name (A.J._Buckley_1.jpg).
-_ENDING = re.compile(r"((?:{})(_[^/]*)?)?(\.bin)?$".format(
-    "|".join(map(re.escape, ENDINGS + (".gif",)))), re.IGNORECASE)
+_PICTURE = "|".join(map(re.escape, (*ENDINGS, ".gif")))  # .gif: named by lists, never read here
+_ENDING = re.compile(rf"((?:{_PICTURE})(_[^/]*)?)?(\.bin)?$", re.IGNORECASE)
 
 
-def _stem(name):
+def _stem(name: str) -> str:
     """A name without the endings of pictures and of the devkit's feature files."""
     return _ENDING.sub("", os.path.normpath(name), count=1)
 
 
-def noisy(names, noise):
+def noisy(names: Sequence[str], noise: Iterable[str]) -> Tuple[np.ndarray, int]:
     """Which names a noise list means.
 
     An entry means every name that ends in it, folder by folder, endings such as ``.jpg`` or the
@@ -200,7 +203,8 @@ def noisy(names, noise):
     """
     wanted = {_stem(entry) for entry in noise}
     depths = sorted({entry.count(os.sep) + 1 for entry in wanted})
-    result, met = np.zeros(len(names), bool), set()
+    result = np.zeros(len(names), bool)
+    met: Set[str] = set()
     for number, name in enumerate(names):
         parts = _stem(name).split(os.sep)
         found = {os.sep.join(parts[-depth:]) for depth in depths} & wanted

@@ -11,6 +11,7 @@ import struct
 import warnings
 from array import array
 from contextlib import suppress
+from typing import IO, Any, List, Optional, Set, Tuple, Type
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class DamagedRecord(InputError):
     """One record cannot be read; the others may be sound."""
 
 
-def read_property(directory):
+def read_property(directory: str) -> Tuple[int, int, int]:
     """Return ``(num_classes, height, width)`` from ``directory/property``.
 
     Raises
@@ -52,17 +53,16 @@ def read_property(directory):
             raise ValueError
     except FileNotFoundError:
         raise InputError(
-            "{}: no such file; a record set is a directory with train.rec, train.idx and property "
-            "(make one with `unequal pack` or `unequal synth`).".format(path)) from None
+            f"{path}: no such file; a record set is a directory with train.rec, train.idx and "
+            "property (make one with `unequal pack` or `unequal synth`).") from None
     except ValueError:
         raise InputError(
-            "{}: expected one line `num_classes,height,width` of positive integers (at most {}, "
-            "{} and {}), such as `100765,112,112`.".format(
-                path, MAX_CLASSES, MAX_SIDE, MAX_SIDE)) from None
+            f"{path}: expected one line `num_classes,height,width` of positive integers (at most "
+            f"{MAX_CLASSES}, {MAX_SIDE} and {MAX_SIDE}), such as `100765,112,112`.") from None
     return num_classes, height, width
 
 
-def _index_numbers(index, most):
+def _index_numbers(index: IO[bytes], most: int) -> np.ndarray:
     """The numbers of an open ``.idx``, int64; OverflowError when there are more than ``most``."""
     numbers, count, rest = [np.zeros(0, np.int64)], 0, b""
     # NumPy's own reader of numbers: splitting the text would take 60 bytes a number for a while. It
@@ -82,7 +82,7 @@ def _index_numbers(index, most):
     return np.concatenate(numbers)
 
 
-def _read_index(path, size):
+def _read_index(path: str, size: int) -> Tuple[np.ndarray, np.ndarray]:
     """Keys and offsets of an ``.idx`` file as two int64 arrays sorted by key.
 
     ``size`` is that of the records' file: an index has no more entries than fit there, so memory
@@ -93,26 +93,26 @@ def _read_index(path, size):
             numbers = _index_numbers(index, size // _RECORD.size * 2)
     except OverflowError:
         raise InputError(
-            "{}: has more records than train.rec has room for in {:,} bytes, which is truncated or "
-            "belongs to another set; copy both again.".format(path, size)) from None
+            f"{path}: has more records than train.rec has room for in {size:,} bytes, which is "
+            "truncated or belongs to another set; copy both again.") from None
     except FileNotFoundError:
         raise InputError(
-            "{}: no such file; the index belongs beside train.rec (copy it, or pack the set "
-            "again).".format(path)) from None
+            f"{path}: no such file; the index belongs beside train.rec (copy it, or pack the set "
+            "again).") from None
     except (ValueError, DeprecationWarning):
         numbers = np.zeros(1, np.int64)
     if not len(numbers) or len(numbers) % 2 or numbers.max() == np.iinfo(np.int64).max:
-        raise InputError("{}: expected lines of `key<TAB>offset`; the file is damaged or empty, "
-                         "copy it again or pack the set again.".format(path))
+        raise InputError(f"{path}: expected lines of `key<TAB>offset`; the file is damaged or "
+                         "empty, copy it again or pack the set again.")
     if numbers.min() < 0:
-        raise InputError("{}: has a negative number; the file is damaged, copy it again or pack "
-                         "the set again.".format(path))
+        raise InputError(f"{path}: has a negative number; the file is damaged, copy it again or "
+                         "pack the set again.")
     keys, offsets = numbers[::2], numbers[1::2]
     order = np.argsort(keys, kind="stable")
     keys, offsets = keys[order], offsets[order]
     if (keys[1:] == keys[:-1]).any():
-        raise InputError("{}: key {} occurs twice; pack the set again.".format(
-            path, keys[1:][keys[1:] == keys[:-1]][0]))
+        twice = keys[1:][keys[1:] == keys[:-1]][0]
+        raise InputError(f"{path}: key {twice} occurs twice; pack the set again.")
     return keys, offsets
 
 
@@ -145,7 +145,7 @@ class RecordSet:
         When a file is missing or damaged; the text names it.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.directory = path
         self.path = os.path.join(path, "train.rec")
         self.num_classes, height, width = read_property(path)
@@ -156,21 +156,21 @@ class RecordSet:
                 self._keys, self._offsets = _read_index(os.path.join(path, "train.idx"), size)
                 self._file = os.dup(file.fileno())
         except FileNotFoundError:
-            raise InputError("{}: no such file; a record set is a directory with train.rec, "
-                             "train.idx and property.".format(self.path)) from None
+            raise InputError(f"{self.path}: no such file; a record set is a directory with "
+                             "train.rec, train.idx and property.") from None
         wrong = self._offsets > size - _RECORD.size
         if wrong.any():
             raise InputError(
-                "{}: the index places record {} beyond the end of the file ({} bytes): it is "
-                "truncated, or train.idx belongs to another set; copy both again.".format(
-                    self.path, self._keys[wrong][0], size))
+                f"{self.path}: the index places record {self._keys[wrong][0]} beyond the end of "
+                f"the file ({size} bytes): it is truncated, or train.idx belongs to another set; "
+                "copy both again.")
         # A record ends where the next one in the file begins: one read fetches it whole.
         by_offset = np.argsort(self._offsets, kind="stable")
         self._ends = np.empty_like(self._offsets)
         self._ends[by_offset[:-1]] = self._offsets[by_offset[1:]]
         self._ends[by_offset[-1]] = size
         self._contiguous = self._keys[-1] - self._keys[0] + 1 == len(self._keys)
-        self._ranges = None
+        self._ranges: Optional[np.ndarray] = None
         flag, label, _ = self.record(self._keys[0])
         if flag == 0 or self._keys[0] != 0:
             self.image_keys = self._keys
@@ -178,11 +178,11 @@ class RecordSet:
             return
         if flag != 2:
             raise InputError(
-                "{}: record 0 should be a header of two numbers, the ends of the image and "
-                "identity keys, but has {}; pack the set again.".format(self.path, flag))
+                f"{self.path}: record 0 should be a header of two numbers, the ends of the image "
+                f"and identity keys, but has {flag}; pack the set again.")
         if not (np.isfinite(label).all() and 0 <= label[0] <= label[1] < 2 ** 53):
-            raise InputError("{}: the header says that images end at key {} and identities at {}; "
-                             "copy train.rec again.".format(self.path, *label))
+            raise InputError(f"{self.path}: the header says that images end at key {label[0]} and "
+                             f"identities at {label[1]}; copy train.rec again.")
         first, last = (int(value) for value in label)
         images = slice(*np.searchsorted(self._keys, (1, first)))
         identities = slice(*np.searchsorted(self._keys, (first, last)))
@@ -191,15 +191,14 @@ class RecordSet:
         if not len(self.image_keys) or len(self.identity_keys) != last - first \
                 or first > self._keys[-1] + 1:
             raise InputError(
-                "{}: the header says that keys 1 to {} are images and {} to {} identities, but the "
-                "index holds {} and {} of these; copy train.rec and train.idx again.".format(
-                    self.path, first - 1, first, last - 1, len(self.image_keys),
-                    len(self.identity_keys)))
+                f"{self.path}: the header says that keys 1 to {first - 1} are images and {first} "
+                f"to {last - 1} identities, but the index holds {len(self.image_keys)} and "
+                f"{len(self.identity_keys)} of these; copy train.rec and train.idx again.")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.image_keys)
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """What the set is, in a few words; a changed one has others.
 
         The hash covers the index and the first 64 bytes (labels, beginning of the picture) of a
@@ -209,23 +208,24 @@ class RecordSet:
         digest.update(str(self._ends.max()).encode())
         for offset in self._offsets[::max(1, len(self._offsets) // 1000)].tolist():
             digest.update(os.pread(self._file, 64, offset))
-        return "{} images of {} classes, {}x{}, {}".format(
-            len(self), self.num_classes, *self.image_size, digest.hexdigest()[:12])
+        height, width = self.image_size
+        return (f"{len(self)} images of {self.num_classes} classes, {height}x{width}, "
+                f"{digest.hexdigest()[:12]}")
 
-    def close(self):
+    def close(self) -> None:
         """Close the file; reading afterwards fails."""
-        if self._file is not None:
+        if self._file >= 0:
             os.close(self._file)
-            self._file = None
+            self._file = -1
 
-    def __enter__(self):
+    def __enter__(self) -> "RecordSet":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
-    def identity_ranges(self):
+    def identity_ranges(self) -> np.ndarray:
         """Key ranges ``[a, b)`` of the identities' images, int64, shape (identities, 2).
 
         Empty for a plain set. Read on first use (one small read an identity).
@@ -236,45 +236,45 @@ class RecordSet:
             When a range is empty or reaches outside the image keys.
         """
         if self._ranges is None:
-            self._ranges = np.empty((len(self.identity_keys), 2), np.int64)
+            self._ranges = ranges = np.empty((len(self.identity_keys), 2), np.int64)
             for row, key in enumerate(self.identity_keys):
                 flag, label, _ = self.record(key)
                 if flag != 2:
                     raise InputError(
-                        "{}: record {} should be an identity (two numbers) but has {}; pack the "
-                        "set again.".format(self.path, key, flag))
+                        f"{self.path}: record {key} should be an identity (two numbers) but has "
+                        f"{flag}; pack the set again.")
                 # What no int64 can be (not a number, infinity) becomes a key that no image has.
-                self._ranges[row] = np.where(np.abs(label) < 2 ** 53, label, -1)
-            if len(self._ranges):
+                ranges[row] = np.where(np.abs(label) < 2 ** 53, label, -1)
+            if len(ranges):
                 low, high = self.image_keys[0], self.image_keys[-1] + 1
-                begin, end = self._ranges.T
+                begin, end = ranges.T
                 wrong = (begin < low) | (end > high) | (begin >= end)
                 if wrong.any():
                     row = int(np.argmax(wrong))
                     raise InputError(
-                        "{}: identity record {} has the key range [{}, {}), which is empty or "
-                        "reaches outside the image keys {} to {}; pack the set again.".format(
-                            self.path, self.identity_keys[row], *self._ranges[row], low, high - 1))
+                        f"{self.path}: identity record {self.identity_keys[row]} has the key range "
+                        f"[{begin[row]}, {end[row]}), which is empty or reaches outside the image "
+                        f"keys {low} to {high - 1}; pack the set again.")
         return self._ranges
 
-    def _position(self, key):
+    def _position(self, key: int) -> int:
         if self._contiguous:
-            position = int(key) - self._keys.item(0)
+            position = int(key) - int(self._keys.item(0))
             found = 0 <= position < len(self._keys)
         else:
             position = int(np.searchsorted(self._keys, key))
             found = position < len(self._keys) and self._keys[position] == key
         if not found:
-            raise InputError("{}: the set has no record {}; its keys run from {} to {}.".format(
-                self.path, key, self._keys[0], self._keys[-1]))
+            raise InputError(f"{self.path}: the set has no record {key}; its keys run from "
+                             f"{self._keys[0]} to {self._keys[-1]}.")
         return position
 
-    def _damaged(self, key, offset):
+    def _damaged(self, key: int, offset: int) -> DamagedRecord:
         return DamagedRecord(
-            "{}: record {} at byte {} is damaged: the file is truncated, or train.idx belongs to "
-            "another set; copy both again.".format(self.path, key, offset))
+            f"{self.path}: record {key} at byte {offset} is damaged: the file is truncated, or "
+            "train.idx belongs to another set; copy both again.")
 
-    def payload(self, key):
+    def payload(self, key: int) -> bytes:
         """The bytes stored under ``key``.
 
         RecordIO escapes the magic number inside data by splitting the record there: the parts
@@ -283,9 +283,10 @@ class RecordSet:
         position = self._position(key)
         offset, end = int(self._offsets[position]), int(self._ends[position])
         block = os.pread(self._file, min(end - offset, _READ_AT_ONCE), offset)
-        parts, cursor = [], 0
+        parts: List[bytes] = []
+        cursor = 0
 
-        def up_to(size):
+        def up_to(size: int) -> None:
             # No longer than the record says, however far the next one is.
             nonlocal block
             if len(block) < size <= min(end - offset, _MAX_RECORD):
@@ -312,14 +313,14 @@ class RecordSet:
                 return struct.pack("<I", MAGIC).join(parts)
             cursor += (length + 3) & ~3
 
-    def record(self, key):
+    def record(self, key: int) -> Tuple[int, Any, bytes]:
         """Return ``(flag, label, data)`` of any record: label is a float, or an array of ``flag``
         floats when ``flag`` > 0; data are the bytes after it."""
         payload = self.payload(key)
         flag, label, start = self._header(key, payload)
         return flag, label, payload[start:]
 
-    def _header(self, key, payload):
+    def _header(self, key: int, payload: bytes) -> Tuple[int, Any, int]:
         if len(payload) < _HEADER.size:
             raise self._damaged(key, self._offsets[self._position(key)])
         flag, label, _, _ = _HEADER.unpack_from(payload)
@@ -330,7 +331,7 @@ class RecordSet:
             label = np.frombuffer(payload, "<f4", flag, _HEADER.size)
         return flag, label, start
 
-    def image(self, key):
+    def image(self, key: int) -> Tuple[int, bytes]:
         """Return ``(label, data)`` of an image record: the class as int and the encoded picture.
 
         Raises
@@ -353,30 +354,29 @@ class RecordSet:
         label, payload, start = self._image(key)
         return label, payload[start:]
 
-    def image_payload(self, key):
+    def image_payload(self, key: int) -> Tuple[int, bytes]:
         """Return ``(label, payload)`` of an image record, for :meth:`RecordWriter.add_payload`."""
         return self._image(key)[:2]
 
-    def _image(self, key):
+    def _image(self, key: int) -> Tuple[int, bytes, int]:
         payload = self.payload(key)
         flag, label, start = self._header(key, payload)
         if flag:
             label = label[0]
         if not (0 <= label < self.num_classes and label == int(label)):
             raise InputError(
-                "{}: record {} has label {}, which is not one of the {} classes that {} allows; "
-                "correct property or pack the set again.".format(
-                    self.path, key, label, self.num_classes,
-                    os.path.join(self.directory, "property")))
+                f"{self.path}: record {key} has label {label}, which is not one of the "
+                f"{self.num_classes} classes that {os.path.join(self.directory, 'property')} "
+                "allows; correct property or pack the set again.")
         return int(label), payload, start
 
-    def labels(self):
+    def labels(self) -> np.ndarray:
         """Labels of all images in the order of ``image_keys``: int64, shape (images,)."""
         return np.fromiter((self.image(key)[0] for key in self.image_keys), np.int64,
                            len(self.image_keys))
 
 
-def relabel(payload, label):
+def relabel(payload: bytes, label: int) -> bytes:
     """The payload of an image record with another class (the first number of its label)."""
     flag, = struct.unpack_from("<I", payload)
     place = _HEADER.size if flag else 4
@@ -408,7 +408,9 @@ class RecordWriter:
 
     _NAMES = ("train.rec", "train.idx", "train.lst", "property")
 
-    def __init__(self, directory, image_size, num_classes=None, identities=True, first_key=None):
+    def __init__(self, directory: str, image_size: Tuple[int, int],
+                 num_classes: Optional[int] = None, identities: bool = True,
+                 first_key: Optional[int] = None) -> None:
         from mxnet import recordio
 
         self._recordio = recordio
@@ -417,29 +419,29 @@ class RecordWriter:
         self._num_classes = num_classes
         self._identities = identities
         self._starts = array("q")  # first key of each identity
-        self._seen = set()
-        self._label = None
+        self._seen: Set[int] = set()
+        self._label: Optional[int] = None
         self._key = first_key if first_key is not None else int(identities)
         os.makedirs(directory, exist_ok=True)
         self._temporary = {
-            name: os.path.join(directory, ".{}.{}".format(name, os.getpid()))
+            name: os.path.join(directory, f".{name}.{os.getpid()}")
             for name in self._NAMES}
         self._records = recordio.MXIndexedRecordIO(
             self._temporary["train.idx"], self._temporary["train.rec"], "w")
-        self._list = None
+        self._list: Optional[IO[str]] = None
         if identities:
             self._write(0, self._pair(0, (0, 0)))  # overwritten with the real numbers at the end
 
-    def _write(self, key, payload):
+    def _write(self, key: int, payload: bytes) -> None:
         self._records.write_idx(key, payload)
         # The index is in its file; MXNet's copy for reading would grow by 200 bytes a record.
         self._records.keys.clear()
         self._records.idx.clear()
 
-    def _pair(self, key, pair):
+    def _pair(self, key: int, pair: Tuple[int, int]) -> Any:
         return self._recordio.pack(self._recordio.IRHeader(0, pair, key, 0), b"")
 
-    def add(self, label, data, path=None):
+    def add(self, label: int, data: bytes, path: Optional[str] = None) -> int:
         """Append one image.
 
         Parameters
@@ -457,10 +459,10 @@ class RecordWriter:
             The image's key.
         """
         header = self._recordio.IRHeader(0, float(label), self._key, 0)
-        line = None if path is None else "1\t{}\t{}\n".format(path, label)
+        line = None if path is None else f"1\t{path}\t{label}\n"
         return self.add_payload(label, self._recordio.pack(header, data), line)
 
-    def add_payload(self, label, payload, line=None):
+    def add_payload(self, label: int, payload: bytes, line: Optional[str] = None) -> int:
         """Append one image as :meth:`RecordSet.payload` gives it, with its line of ``train.lst``.
 
         The bytes stay as they are, so arrays of labels survive; ``label`` must be the class they
@@ -468,7 +470,7 @@ class RecordWriter:
         """
         if label != self._label:
             if self._identities and label in self._seen:
-                raise ValueError("images of class {} do not come together".format(label))
+                raise ValueError(f"images of class {label} do not come together")
             self._seen.add(label)
             self._label = label
             if self._identities:
@@ -483,10 +485,10 @@ class RecordWriter:
         self._key += 1
         return key
 
-    def __enter__(self):
+    def __enter__(self) -> "RecordWriter":
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: Optional[Type[BaseException]], *_: object) -> None:
         try:
             if kind is None:
                 self._finish()
@@ -498,10 +500,9 @@ class RecordWriter:
                 with suppress(FileNotFoundError):
                     os.remove(path)
 
-    def _finish(self):
+    def _finish(self) -> None:
         if not self._seen:
-            raise InputError("{}: no image to write; the record set would be empty.".format(
-                self.directory))
+            raise InputError(f"{self.directory}: no image to write; the record set would be empty.")
         first = self._key
         if self._identities:
             ends = itertools.chain(self._starts[1:], (first,))
@@ -517,7 +518,7 @@ class RecordWriter:
                 patch.write(struct.pack("<ff", first, self._key))
         num_classes = self._num_classes or max(self._seen) + 1
         with open(self._temporary["property"], "w", encoding="ascii") as line:
-            line.write("{},{},{}\n".format(num_classes, *self._size))
+            line.write(f"{num_classes},{self._size[0]},{self._size[1]}\n")
         for name in self._NAMES:
             temporary = self._temporary[name]
             if os.path.exists(temporary):
