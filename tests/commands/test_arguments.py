@@ -138,6 +138,4 @@ def test_only_the_command_line_speaks_of_flags():
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and (
                     id(node) not in texts):
                 said = re.sub("`[^`]*`", "", node.value)  # a command to type
-                # A list's paths are below a folder that only the command line can name.
-                said = said.replace("holds all pictures with --root", "")
                 assert not re.search(r"(^|\W)--[a-z]", said), (path, node.lineno)

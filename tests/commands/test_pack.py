@@ -233,7 +233,7 @@ def test_list_order_boxes_and_landmarks(tmp_path):
     ("0\ta.png\t0\t1\t2\tinf\t4", "line 2: expected aligned"),
     ("1\t../a.png\t0", "line 2: the path '../a.png' leaves"),
     ("1\tx/../../a.png\t0", "line 2: the path 'x/../../a.png' leaves"),
-    ("1\t/etc/passwd\t0", "line 2: the path '/etc/passwd' leaves .* --root"),
+    ("1\t/etc/passwd\t0", "line 2: the path '/etc/passwd' leaves .* with root.$"),
     ("1\t\t0", "line 2: the path '' leaves"),
     ("1\ta\0b\t0", "line 2: the path"),
 ])
@@ -310,6 +310,11 @@ def test_command(folder, tmp_path, capsys):
     path = _list(tmp_path, "1\tanna/0.jpg\t0")
     assert cli.main(["pack", path, out, "--processes", "1"]) == 1  # the list's folder: no picture
     assert "no image to write" in capsys.readouterr().err
+    outside = _list(tmp_path, "1\t../x.jpg\t0")
+    assert cli.main(["pack", outside, out, "--root", str(folder), "--processes", "1"]) == 1
+    assert capsys.readouterr().err.endswith(
+        f"leaves {folder}; give the folder that holds all pictures with --root.\n")
+    path = _list(tmp_path, "1\tanna/0.jpg\t0")
     assert cli.main(["pack", path, out, "--root", str(folder), "--processes", "1"]) == 0
 
 

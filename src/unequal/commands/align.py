@@ -108,7 +108,7 @@ def alike(group: List[Found], embedder: Embedder) -> List[int]:
 
 def target_name(name: str) -> str:
     """The name of the cut-out: that of a JPEG stays, others get ``.jpg`` behind theirs."""
-    return name if name.lower().endswith((".jpg", ".jpeg")) else name + ".jpg"
+    return name if name.lower().endswith(images.JPEG_ENDINGS) else name + ".jpg"
 
 
 def read_table(path: str, rule: str) -> Dict[str, List[str]]:

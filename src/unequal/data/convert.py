@@ -44,7 +44,6 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 logger = logging.getLogger(__name__)
 
 
-ROOT_ADVICE = "give the folder that holds all pictures as root"
 Pair = Tuple[str, str, bool]  # paths of two pictures, whether they show one person
 
 
@@ -109,8 +108,7 @@ def _fail(error: OSError) -> None:
         raise error
 
 
-def parse_line(line: str, where: str, root: str, advice: str = ROOT_ADVICE
-               ) -> Tuple[int, Picture]:
+def parse_line(line: str, where: str, root: str) -> Tuple[int, Picture]:
     """One line of an InsightFace ``.lst`` as ``(label, Picture)``.
 
     Tab-separated: aligned (1: the picture is a ready face, 0: cut it out), path, label, and maybe
@@ -119,8 +117,8 @@ def parse_line(line: str, where: str, root: str, advice: str = ROOT_ADVICE
     Raises
     ------
     InputError
-        When a field makes no sense, or the path leaves ``root``; ``where`` begins the sentence,
-        which then ends with ``advice``.
+        When a field makes no sense, or (ArgumentError) the path leaves ``root``; ``where`` begins
+        the sentence.
     """
     fields = line.rstrip("\r\n").split("\t")
     if len(fields) not in (3, 7, 17):
@@ -137,16 +135,19 @@ def parse_line(line: str, where: str, root: str, advice: str = ROOT_ADVICE
         raise InputError(
             f"{where}: expected aligned (0 or 1), path, label (a whole number) and plain numbers; "
             "a list of MXNet's im2rec has another order (index, label, path).") from None
-    name = below(root, fields[1], where, advice)
+    try:
+        name = below(root, fields[1], where, "give the folder that holds all pictures with root")
+    except InputError as error:
+        raise ArgumentError(str(error), "root") from None
     if aligned:
         numbers = ()
     return int(label), Picture(name, int(label), numbers[:4] or None, numbers[4:] or None)
 
 
-def in_list(path: str, root: str, advice: str = ROOT_ADVICE) -> Iterator[Picture]:
+def in_list(path: str, root: str) -> Iterator[Picture]:
     """Yield the pictures of an InsightFace ``.lst``, by class, within a class as listed.
 
-    ``advice``: see :func:`parse_line`. Memory: 16 bytes a line, because lists come in any order.
+    Memory: 16 bytes a line, because lists come in any order.
     """
     labels, offsets = array("q"), array("q")
     with open_input(path) as lines:
@@ -154,7 +155,7 @@ def in_list(path: str, root: str, advice: str = ROOT_ADVICE) -> Iterator[Picture
         for number, line in enumerate(bounded_lines(lines, path), 1):
             if line.strip():
                 label, _ = parse_line(line.decode("utf-8", "surrogateescape"),
-                                      f"{path}, line {number}", root, advice)
+                                      f"{path}, line {number}", root)
                 labels.append(label)
                 offsets.append(offset)
             offset += len(line)
@@ -413,7 +414,8 @@ def read_pairs(path: str, root: str) -> Tuple[List[Pair], bool]:
                     "numbers as in LFW's pairs.txt")
                 raise InputError(f"{path}, line {number}: expected {expected}; correct the "
                                  "line.") from None
-            first, second = (below(root, name, f"{path}, line {number}", ROOT_ADVICE)
+            first, second = (below(root, name, f"{path}, line {number}",
+                                   "give the folder that holds all pictures")
                              for name in (first, second))
             pairs.append((first, second, same))
             if len(pairs) > _MAX_PAIRS:

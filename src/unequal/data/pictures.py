@@ -1,10 +1,9 @@
 """One picture: encoded bytes to RGB pixels and back."""
 import os
-import stat
 import struct
 import sys
 import tempfile
-from typing import Optional
+from typing import List, Optional, Tuple, Union
 
 import cv2
 import numpy as np
@@ -12,9 +11,13 @@ import numpy as np
 from unequal.data import expendable
 from unequal.errors import InputError
 from unequal.system import runtime
+from unequal.system.files import open_input
 
+JPEG_ENDINGS = (".jpg", ".jpeg")
 # Endings of the files that are taken for pictures in folders of other things too.
-ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+ENDINGS = (*JPEG_ENDINGS, ".png", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+
+Encoded = Union[bytes, bytearray, np.ndarray]  # a picture's file; an array is uint8 (bytes,)
 
 _FRAME = struct.Struct(">HHB")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -41,7 +44,8 @@ _FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDU
           8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
-def decode(data, source, height=None, width=None, reduction=1):
+def decode(data: Encoded, source: object, height: Optional[int] = None,
+           width: Optional[int] = None, reduction: int = 1) -> np.ndarray:
     """Decode a picture.
 
     Exactly the pixels of ``cv2.imdecode(data, cv2.IMREAD_COLOR)``, in RGB order: grey, palette and
@@ -71,34 +75,40 @@ def decode(data, source, height=None, width=None, reduction=1):
         When it is not a picture, is cut short, or has another size.
     """
     pixels, bgr = _decode(data, source, height, width, _FLAGS[reduction])
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels) if bgr else pixels
+    if bgr:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
+    return pixels
 
 
-def decode_bgr(data, source, height=None, width=None):
+def decode_bgr(data: Encoded, source: object, height: Optional[int] = None,
+               width: Optional[int] = None) -> np.ndarray:
     """:func:`decode`, but blue first as OpenCV has it: one pass over the pixels less."""
     pixels, bgr = _decode(data, source, height, width, cv2.IMREAD_COLOR)
-    return pixels if bgr else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    if not bgr:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    return pixels
 
 
-def _decode(data, source, height, width, flag):
+def _decode(data: Encoded, source: object, height: Optional[int], width: Optional[int],
+            flag: int) -> Tuple[np.ndarray, bool]:
     """Pixels, and whether blue comes first (it does not in pixels that need no decoding)."""
     bgr = not isinstance(data, np.ndarray) or data.ndim == 1
-    if not bgr:
+    pixels: Optional[np.ndarray]
+    if isinstance(data, np.ndarray) and not bgr:
         pixels = data
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
             raise InputError(
-                "{}: pixels must be uint8 of shape (height, width, 3) but are {} of shape {}; "
-                "convert them.".format(source, data.dtype, data.shape))
+                f"{source}: pixels must be uint8 of shape (height, width, 3) but are {data.dtype} "
+                f"of shape {data.shape}; convert them.")
     else:
         pixels = _imdecode(bytes(data), flag, source)
         if pixels is None:
-            raise InputError(
-                "{}: not a picture, or cut short ({} bytes); replace it or leave it out.".format(
-                    source, len(data)))
+            raise InputError(f"{source}: not a picture, or cut short ({len(data)} bytes); replace "
+                             "it or leave it out.")
     if height is not None and pixels.shape[:2] != (height, width):
-        raise InputError("{}: the picture is {} pixels high and {} wide but should be {} and {}; "
-                         "pack it again at that size.".format(
-                             source, *pixels.shape[:2], height, width))
+        high, wide = pixels.shape[:2]
+        raise InputError(f"{source}: the picture is {high} pixels high and {wide} wide but should "
+                         f"be {height} and {width}; pack it again at that size.")
     return pixels, bgr
 
 
@@ -111,7 +121,8 @@ def _imdecode(data: bytes, flag: int, source: object) -> Optional[np.ndarray]:
     if not here:
         return expendable.imdecode(data, flag, source)
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        pixels: Optional[np.ndarray] = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        return pixels
     except cv2.error:  # larger than OpenCV allows
         return None
 
@@ -140,7 +151,7 @@ def _ordinary(data: bytes, source: object) -> bool:
         still = _walk_png(data)
         width, height = _PNG_SIZE.unpack_from(data, 16)
         _check_pixels(height, width, source)
-        return still and height * width <= _PIXELS_HERE
+        return bool(still and height * width <= _PIXELS_HERE)
     frame = _frame_position(data)
     if not frame:
         return False
@@ -151,10 +162,9 @@ def _ordinary(data: bytes, source: object) -> bool:
     if len(data) > longest or pixels > _SMALL:
         scans = data.count(b"\xff\xda")
         if pixels > _SMALL and scans > _MAX_SCANS:
-            raise InputError("{}: a JPEG of more than {} scans, each of which takes the time of a "
-                             "whole picture; write it anew or leave it out.".format(
-                                 source, _MAX_SCANS))
-        return pixels <= _PIXELS_HERE and scans * pixels <= _SCANNED_HERE
+            raise InputError(f"{source}: a JPEG of more than {_MAX_SCANS} scans, each of which "
+                             "takes the time of a whole picture; write it anew or leave it out.")
+        return bool(pixels <= _PIXELS_HERE and scans * pixels <= _SCANNED_HERE)
     if frame < 1 << 12:  # not with megabytes of EXIF in it
         _small = (data[:frame + _FRAME.size], longest)
     return True
@@ -162,9 +172,8 @@ def _ordinary(data: bytes, source: object) -> bool:
 
 def _check_pixels(height: int, width: int, source: object) -> None:
     if height * width > MAX_PIXELS:
-        raise InputError("{}: the picture is {} pixels high and {} wide, more than {:,} in all; "
-                         "make it smaller or leave it out.".format(
-                             source, height, width, MAX_PIXELS))
+        raise InputError(f"{source}: the picture is {height} pixels high and {width} wide, more "
+                         f"than {MAX_PIXELS:,} in all; make it smaller or leave it out.")
 
 
 def _walk_png(data: bytes) -> bool:
@@ -184,7 +193,7 @@ def _walk_png(data: bytes) -> bool:
         still = still and name not in _ANIMATION
 
 
-def read(path):
+def read(path: str) -> bytes:
     """The bytes of a picture's file.
 
     Raises
@@ -194,21 +203,16 @@ def read(path):
     OSError
         When it cannot be read.
     """
-    # Without O_NONBLOCK, opening a pipe waits for its other end.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            raise InputError("{}: is not a plain file; leave it out.".format(path))
-        if facts.st_size > MAX_BYTES:
-            raise InputError("{}: has {:,} bytes, more than {:,}; make it smaller or leave it "
-                             "out.".format(path, facts.st_size, MAX_BYTES))
-        return file.read()
+    with open_input(path, MAX_BYTES) as file:
+        data: bytes = file.read()
+    return data
 
 
-def encode(pixels, quality):
+def encode(pixels: np.ndarray, quality: int) -> bytes:
     """JPEG bytes of RGB pixels (uint8, shape (height, width, 3)); ``quality`` from 1 to 100."""
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return bytes(data)
 
 
 class Complaints:
@@ -218,14 +222,14 @@ class Complaints:
     stderr. Within the block that stream goes to a file; :meth:`take` returns what came since.
     """
 
-    def __enter__(self):
+    def __enter__(self) -> "Complaints":
         sys.stderr.flush()
         self._caught = tempfile.TemporaryFile()
         self._real = os.dup(2)
         os.dup2(self._caught.fileno(), 2)
         return self
 
-    def take(self):
+    def take(self) -> str:
         """What was printed since the last call, as one line; empty when nothing was."""
         file = self._caught.fileno()
         size = os.fstat(file).st_size
@@ -236,13 +240,13 @@ class Complaints:
         os.lseek(file, 0, os.SEEK_SET)
         return " ".join(text.decode("utf-8", "replace").split())
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         os.dup2(self._real, 2)
         os.close(self._real)
         self._caught.close()
 
 
-def is_plain_jpeg(data, pixels):
+def is_plain_jpeg(data: bytes, pixels: np.ndarray) -> bool:
     """Whether any reader gets ``pixels``, which :func:`decode` made of ``data``, from these bytes.
 
     Not so where it is no JPEG, has four colour components (CMYK) or an EXIF rotation: readers
@@ -258,14 +262,17 @@ def is_plain_jpeg(data, pixels):
     return unturned is not None and np.array_equal(unturned[..., ::-1], pixels)
 
 
-def jpeg_frame(data):
+def jpeg_frame(data: bytes) -> Optional[Tuple[int, int, int]]:
     """``(height, width, components)`` that a JPEG declares, before any rotation; None for others.
     """
     position = _frame_position(data)
-    return _FRAME.unpack_from(data, position) if position else None
+    if not position:
+        return None
+    height, width, components = _FRAME.unpack_from(data, position)
+    return height, width, components
 
 
-def _frame_position(data):
+def _frame_position(data: bytes) -> Optional[int]:
     cursor = 2
     if data[:2] != b"\xff\xd8":
         return None
@@ -282,13 +289,13 @@ def _frame_position(data):
     return None
 
 
-def find_pictures(path):
+def find_pictures(path: str) -> List[str]:
     """Paths of all pictures below a folder, sorted; a file is itself, whatever its name."""
     if not os.path.isdir(path):
         return [path]
     found = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path)
                    for name in names if name.lower().endswith(ENDINGS))
     if not found:
-        raise InputError("{}: neither a record set (train.rec) nor a folder with pictures "
-                         "({}).".format(path, ", ".join(ENDINGS)))
+        raise InputError(f"{path}: neither a record set (train.rec) nor a folder with pictures "
+                         f"({', '.join(ENDINGS)}).")
     return found
