@@ -10,8 +10,10 @@ from unequal.system.files import bounded_lines, open_input
 def test_only_plain_files(tmp_path):
     os.mkfifo(str(tmp_path / "pipe"))
     for path in (tmp_path / "pipe", "/dev/zero"):
-        with pytest.raises(InputError, match="is not a plain file"):
+        with pytest.raises(InputError, match="is not a plain file; give one, or remove it.$"):
             open_input(str(path))
+        with pytest.raises(InputError, match="is not a plain file; leave it out.$"):
+            open_input(str(path), optional=True)
     with pytest.raises(IsADirectoryError):
         open_input(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="nothing"):
@@ -25,8 +27,10 @@ def test_as_long_as_allowed(tmp_path):
         assert file.read() == b"12345"
     with open_input(str(path), encoding="ascii") as file:
         assert file.read() == "12345"
-    with pytest.raises(InputError, match="has 5 bytes, more than 4"):
+    with pytest.raises(InputError, match="has 5 bytes, more than 4; is it what it should be"):
         open_input(str(path), 4)
+    with pytest.raises(InputError, match="more than 4; make it smaller or leave it out.$"):
+        open_input(str(path), 4, optional=True)
 
 
 def test_no_descriptor_is_left(tmp_path):

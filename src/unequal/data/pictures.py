@@ -203,7 +203,7 @@ def read(path: str) -> bytes:
     OSError
         When it cannot be read.
     """
-    with open_input(path, MAX_BYTES) as file:
+    with open_input(path, MAX_BYTES, optional=True) as file:
         data: bytes = file.read()
     return data
 

@@ -16,7 +16,8 @@ MAX_TABLE = 1 << 28  # bytes of a list or table that is kept in memory
 MAX_LINE = 1 << 18  # characters; a path has at most 4096 bytes, a cell of a CSV file 131,072
 
 
-def open_input(path: str, limit: Optional[int] = None, **how: Any) -> IO[Any]:
+def open_input(path: str, limit: Optional[int] = None, *, optional: bool = False,
+               **how: Any) -> IO[Any]:
     """Open a file to read that may come from anyone.
 
     A pipe in its place would be waited for, a device may never end, and a few bytes of a sparse
@@ -27,6 +28,8 @@ def open_input(path: str, limit: Optional[int] = None, **how: Any) -> IO[Any]:
     path : str
     limit : int, optional
         Bytes; None when the caller reads it in blocks of its own choice.
+    optional : bool
+        One of many: the error says to leave it out.
     how
         ``encoding``, ``errors``, ``newline`` of a text file; none of them: bytes.
 
@@ -41,10 +44,12 @@ def open_input(path: str, limit: Optional[int] = None, **how: Any) -> IO[Any]:
     try:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
-            raise InputError(f"{path}: is not a plain file; give one, or remove it.")
+            raise InputError(f"{path}: is not a plain file; "
+                             f"{'leave it out' if optional else 'give one, or remove it'}.")
         if limit is not None and facts.st_size > limit:
-            raise InputError(f"{path}: has {facts.st_size:,} bytes, more than {limit:,}; is it "
-                             "what it should be? Make it smaller, or remove it.")
+            remedy = ("make it smaller or leave it out" if optional else
+                      "is it what it should be? Make it smaller, or remove it")
+            raise InputError(f"{path}: has {facts.st_size:,} bytes, more than {limit:,}; {remedy}.")
         return io.TextIOWrapper(file, **how) if how else file
     except BaseException:
         file.close()
