@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 from array import array
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Twins:
         first = order[np.repeat(starts, np.diff(np.append(starts, len(order))))]
         found = labels[order] != labels[first]
         rows = np.column_stack((order, first))[found]
-        return rows[np.argsort(rows[:, 0])]
+        return np.asarray(rows[np.argsort(rows[:, 0])])
 
     def write(self, directory: str) -> None:
         """Say how many there are and name them in ``twins.csv``; no table where there are none."""
@@ -70,7 +70,7 @@ class Twins:
         write_table(path, ("path", "also"), rows)
 
 
-def _names(directory: str, places: Iterable[int]) -> "dict[int, str]":
+def _names(directory: str, places: Iterable[int]) -> Dict[int, str]:
     """Paths in ``train.lst`` of the images at these places of a set that was just written."""
     wanted = set(map(int, places))
     path = os.path.join(directory, "train.lst")
@@ -81,7 +81,7 @@ def _names(directory: str, places: Iterable[int]) -> "dict[int, str]":
                 if place in wanted}
 
 
-def spread(groups: Sequence[Iterator], count: int) -> Iterator:
+def spread(groups: Sequence[Iterator[Any]], count: int) -> Iterator[Any]:
     """At most ``count`` items of all groups together: the first of each (of more groups than
     ``count``, of evenly spaced ones), then the second of each, and so on."""
     if len(groups) > count:
@@ -103,13 +103,13 @@ def look_uncut(paths: Iterable[str], size: Tuple[int, int]) -> bool:
             data = images.read(path)
         except (OSError, InputError):
             continue
-        frame = images.jpeg_frame(data)
-        if frame is None and data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-            frame = (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
-        if frame is None or not min(frame[:2]):
+        high, wide, _ = images.jpeg_frame(data) or (0, 0, 0)
+        if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+            wide, high = (int.from_bytes(data[at:at + 4], "big") for at in (16, 20))
+        if not min(high, wide):
             continue
         count += 1
-        odd += frame[0] > 4 * height or not 0.8 < (frame[0] * width) / (frame[1] * height) < 1.25
+        odd += high > 4 * height or not 0.8 < (high * width) / (wide * height) < 1.25
     return 2 * odd > count
 
 
