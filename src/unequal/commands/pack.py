@@ -30,7 +30,7 @@ def configure(parser):
                         help="look for a face in N pictures, spread over the set, and name those "
                              f"without one in DIR/{first_look.NO_FACE} (extra [align]; default "
                              f"{_LOOKED_AT}, where it is installed)")
-    parser.add_argument("--verify", type=share, metavar="20%%",
+    parser.add_argument("--verify", type=share, metavar="PERCENT",
                         help="hold out so many of the people (folders only) and make pairs of "
                              "their pictures: DIR/verify.bin, for --target verify")
 

@@ -5,14 +5,18 @@ A run is a directory with training logs, or with a file ``run.json`` that says m
 function of the run that returns its content, or None where the run has nothing for it.
 """
 import argparse
+import logging
 import os
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator, Optional
 
+from unequal.errors import InputError
 from unequal.report import page, stages, tables
 from unequal.report import pictures as report_pictures
-from unequal.report.page import tag
+from unequal.report.page import Html, tag
 from unequal.report.runs import Run
 from unequal.system.files import replacing
+
+logger = logging.getLogger(__name__)
 
 
 def commands(run: Any) -> Any:
@@ -50,11 +54,23 @@ def render(run: Run) -> str:
         facts.append("Seed {}".format(run.facts["seed"]))
     if "seconds" in run.facts:
         facts.append("made in {} min {} s".format(*divmod(round(run.facts["seconds"]), 60)))
-    sections = [(heading, section(run)) for heading, section in SECTIONS]
+    sections = [(heading, _made(section, run)) for heading, section in SECTIONS]
     return page.document(
         run.title, tag("h1", run.title), tag("p", ", ".join(facts), class_="quiet"),
         page.sections((heading, made) for heading, made in sections if made is not None),
         tag("footer", *_footer(run)))
+
+
+def _made(section: Callable[[Run], Optional[Html]], run: Run) -> Optional[Html]:
+    """A section. Without run.json the sets are those that the logs name: one that is no longer as
+    it was costs its section, not the page."""
+    try:
+        return section(run)
+    except InputError as error:
+        if not run.from_logs:
+            raise
+        logger.warning("left out of the page: %s", error)
+        return None
 
 
 def _footer(run: Run) -> Iterator[str]:

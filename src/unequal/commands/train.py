@@ -203,7 +203,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
                                      parser_class=arguments.Parser)
     for name, step in STEPS.items():
         sub = commands.add_parser(name, help=step.help, description=step.help, allow_abbrev=False,
-                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                  formatter_class=flags.HelpFormatter,
+                                  usage=flags.USAGE if step.config else None)
         if step.config is not None:
             flags.add_arguments(sub, step.config)
             arguments.add_config_file(sub, step.config)

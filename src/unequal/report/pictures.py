@@ -127,7 +127,7 @@ def confusable_pairs(run: Run) -> Optional[Html]:
 
     Looks at one bag of the recipe: 3,600 images, whatever the size of the tail.
     """
-    directory = run.part("tail", "directory")
+    directory = run.tail
     row = next((row for row in reversed(run.rows) if row.get("model")), None)
     if not directory or row is None:
         return None

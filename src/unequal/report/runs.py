@@ -118,15 +118,25 @@ def accuracies(events: List[Event]) -> Dict[str, float]:
                key=lambda rates: sum(rates.values()) / len(rates))
 
 
+def counted_pairs(events: List[Event]) -> Dict[str, int]:
+    """Pairs of each verification set that a log tells of."""
+    return {name: int(result["pairs"]) for event in events if event["event"] == "verify"
+            for name, result in event["results"].items()
+            if 1 <= result.get("pairs", 0) < 1 << 53}
+
+
 def discovered(directory: str) -> Dict[str, Any]:
     """What ``run.json`` would say, from the training logs in a directory and below it.
+
+    Beside it ``pairs``: how many each verification set has.
 
     Raises
     ------
     InputError
         When there is no log.
     """
-    paths = []
+    paths: List[str] = []
+    pairs: Dict[str, int] = {}
     for folder, inner, names in os.walk(directory):
         inner.sort()
         paths += [os.path.join(folder, name) for name in sorted(names)
@@ -136,6 +146,7 @@ def discovered(directory: str) -> Dict[str, Any]:
         events = last_training(path)
         if not events or events[0]["event"] != "start":
             continue
+        pairs.update(counted_pairs(events))
         prefix, epoch = path[:-len(LOG_ENDING)], best_checkpoint(events)
         name = os.path.relpath(prefix, directory)
         stage = events[0]["stage"]
@@ -149,7 +160,8 @@ def discovered(directory: str) -> Dict[str, Any]:
             f"{directory}: neither run.json nor a training log (PREFIX{LOG_ENDING}) is in it; give "
             "the directory that holds the checkpoints of a run.")
     rows.sort(key=lambda pair: (not pair[0] == pair[0], pair[0]))
-    return {"title": os.path.basename(os.path.abspath(directory)), "rows": [row for _, row in rows]}
+    return {"title": os.path.basename(os.path.abspath(directory)), "rows": [row for _, row in rows],
+            "pairs": pairs}
 
 
 class Run:
@@ -170,6 +182,8 @@ class Run:
         The verification sets of all rows.
     logs : list of list of dict
         Of each row, the events of its training log; empty without one.
+    from_logs : bool
+        Whether there is no ``run.json``.
 
     Raises
     ------
@@ -182,12 +196,14 @@ class Run:
         if not os.path.isdir(directory):
             raise InputError(f"{directory}: no such directory; give that of a run.")
         path = os.path.join(directory, "run.json")
+        self.from_logs = not os.path.exists(path)
         try:
-            self.facts = (_checked_facts(json.loads(_read(path))) if os.path.exists(path)
-                          else discovered(directory))
+            self.facts = (discovered(directory) if self.from_logs
+                          else _checked_facts(json.loads(_read(path))))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             raise InputError(f"{path}: expected JSON with a title and rows, each with a name and "
                              "accuracies; docs/evaluation.md describes it.") from None
+        self._pairs: Dict[str, int] = self.facts["pairs"] if self.from_logs else {}
         self.title, self.rows = self.facts["title"], self.facts["rows"]
         self.targets = list(dict.fromkeys(
             target for row in self.rows for target in row["accuracies"]))
@@ -227,10 +243,31 @@ class Run:
             loaded[name] = PictureList(pictures, path), issame
         return loaded
 
+    def pairs(self, target: str) -> Optional[int]:
+        """How many pairs a verification set has; None where that is not known."""
+        if target in self._pairs:
+            return self._pairs[target]
+        return len(self.sets[target][1]) if target in self.sets else None
+
+    def _trained_on(self, option: str) -> Optional[str]:
+        """The record set that an option of the last training named, where it still is."""
+        for events in reversed(self.logs):
+            path = events[0].get("options", {}).get(option) if events else None
+            if isinstance(path, str) and "\0" not in path and os.path.isfile(
+                    os.path.join(path, "train.rec")):
+                return path
+        return None
+
     @property
     def head(self) -> Optional[str]:
-        """Path of the head set, or None."""
-        return self.data(HEAD)
+        """Path of the head set, or None; without ``run.json`` what was trained on."""
+        return self._trained_on("data_dir") if self.from_logs else self.data(HEAD)
+
+    @property
+    def tail(self) -> Optional[str]:
+        """Path of the tail set, or None."""
+        return (self._trained_on("data_dir_interclass") if self.from_logs
+                else self.part("tail", "directory"))
 
     def embedder(self, row: Dict[str, Any], source: Any) -> Embedder:
         """The embedder of a row's model, for pictures like the first of ``source``."""

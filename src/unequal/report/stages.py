@@ -105,13 +105,18 @@ def _chance(run: Run, target: Optional[str], column: np.ndarray) -> float:
     Below 0 where the pairs are not known, so that the best is starred. The rows are measured on
     the same pairs, so this is on the careful side.
     """
-    names = run.targets if target is None else [target]
-    if not set(names) <= set(run.sets):
+    pairs = _pairs(run, run.targets if target is None else [target])
+    if not pairs:
         return -1.0
-    pairs = sum(len(run.sets[name][1]) for name in names)
     known = column[~np.isnan(column)]
     mean = known.max() if len(known) else 0.0
     return 1.96 * math.sqrt(max(mean * (1 - mean), 0) / pairs)
+
+
+def _pairs(run: Run, targets: List[str]) -> int:
+    """Pairs of some verification sets together; 0 where those of one are not known."""
+    counts = [run.pairs(target) for target in targets]
+    return 0 if None in counts else sum(count or 0 for count in counts)
 
 
 def duration(events: List[Any]) -> Optional[float]:
@@ -134,8 +139,8 @@ def clock(seconds: Optional[float]) -> str:
 
 def _uncertainty(run: Run, mean: float) -> Html:
     """How large a difference may be chance."""
-    pairs = sum(len(issame) for _, issame in run.sets.values())
-    if set(run.sets) != set(run.targets) or not 0 < mean < 1:
+    pairs = _pairs(run, run.targets)
+    if not pairs or not 0 < mean < 1:
         return Html()
     return tag("p", "Read differences with care: over {:,} pairs, a mean of {} is uncertain by "
                     "{:.1f} either way (95%, binomial).".format(

@@ -102,7 +102,8 @@ class Config:
                                     "--end-epoch", origin=OURS, allowed=Choice(("step", "cosine")))
     accumulate: int = flag(1, "batches of the data whose gradients one update takes together; all "
                               "counts of batches are of updates", origin=OURS, allowed=POSITIVE)
-    tensorboard: str = flag("", "directory for TensorBoard (extra [tensorboard])", origin=OURS,
+    tensorboard: str = flag("", "directory for TensorBoard (extra [tensorboard]): numbers, and at "
+                                "the end suspected pictures and the embedding", origin=OURS,
                             allowed=Path(), change=ANYWHERE)
     csv: int = flag(0, "1: losses and accuracies also as a table, PREFIX-NAME.csv", origin=OURS,
                     allowed=SWITCH, change=ANYWHERE)

@@ -179,6 +179,28 @@ def rows(config: Any) -> List[Flag]:
     return result
 
 
+USAGE = "%(prog)s --data-dir DIR --prefix P [FLAG VALUE ...]"  # sixty flags would hide these two
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that says each default, but not that nothing is the default."""
+
+    def _get_help_string(self, action: argparse.Action) -> Optional[str]:
+        if action.default is None or action.default is False or action.default == "":
+            return action.help
+        return super()._get_help_string(action)
+
+
+def _limits(allowed: Allowed) -> str:
+    """What is allowed, in the words of help."""
+    if isinstance(allowed, Choice):
+        *first, last = [str(value) for value in allowed.values if value != ""]
+        return f"{', '.join(first)} or {last}"
+    if isinstance(allowed, Range) and None not in allowed[:2] and not allowed.above:
+        return f"{allowed.low:g} to {allowed.high:g}"
+    return str(allowed or "")
+
+
 def add_arguments(parser: argparse.ArgumentParser, config: Type,
                   names: Optional[Iterable[str]] = None, **defaults: Any) -> None:
     """Add the flags of a configuration to a parser, in groups by where they come from.
@@ -210,7 +232,7 @@ def _add(group: Any, row: Flag, default: Any) -> None:
     if row.kind is bool:
         group.add_argument(row.spelling, dest=row.name, action="store_true", help=text)
         return
-    limits = str(row.allowed or "")
+    limits = _limits(row.allowed)
     more: Dict[str, Any] = {} if row.const is None else dict(nargs="?", const=row.const)
     group.add_argument(row.spelling, dest=row.name, type=row.kind, default=default,
                        metavar=row.name.upper(),
@@ -224,8 +246,7 @@ def parser(description: str, config: Type,
 
     Its values are what was typed; :func:`unequal.training.config.from_options` checks them.
     """
-    result = kind(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False)
+    result = kind(description=description, formatter_class=HelpFormatter, allow_abbrev=False,
+                  usage=USAGE)
     add_arguments(result, config, **defaults)
     return result

@@ -25,7 +25,7 @@ import time
 from contextlib import suppress
 from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
 
-from unequal.errors import ArgumentError, InputError, install_hint
+from unequal.errors import InputError
 from unequal.system import files, progress
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class ProgressBar(Observer):
             self._bar = None
 
 
-def _scalars(event: str, fields: Dict[str, Any]) -> Iterator[Tuple[str, float]]:
+def scalars(event: str, fields: Dict[str, Any]) -> Iterator[Tuple[str, float]]:
     """The numbers of an event, each with a name."""
     if event == "train":
         yield from ((f"train/{name}", value) for name, value in fields["metrics"].items())
@@ -202,7 +202,7 @@ class CsvLog(Observer):
         """Write the numbers of ``train`` and ``verify``."""
         if event in ("start", "resume"):
             self._open(fields["step"] if event == "resume" else 0)
-        for name, value in _scalars(event, fields):
+        for name, value in scalars(event, fields):
             self._write(f"{fields['step']},{name},{value!r}\n")
 
     def _open(self, step: int) -> None:
@@ -229,40 +229,6 @@ class CsvLog(Observer):
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
-
-
-class TensorBoard(Observer):
-    """Losses, learning rate, speed and accuracies for TensorBoard, written by tensorboardX.
-
-    Raises
-    ------
-    InputError
-        When tensorboardX is missing.
-    """
-
-    def __init__(self, directory: str) -> None:
-        try:
-            import tensorboardX
-        except ImportError:
-            raise ArgumentError(f"tensorboard needs tensorboardX; {install_hint('tensorboard')}.",
-                                "tensorboard") from None
-        self._library, self._directory = tensorboardX, directory
-        self._writer: Any = None
-
-    def notify(self, event: str, **fields: Any) -> None:
-        """Write the numbers of ``train`` and ``verify``."""
-        if event in ("start", "resume"):  # what a killed run wrote after its state is taken back
-            self._writer = self._library.SummaryWriter(
-                self._directory, purge_step=fields["step"] + 1 if event == "resume" else None)
-        for name, value in _scalars(event, fields):
-            self._writer.add_scalar(name, value, fields["step"])
-        if event in ("verify", "stop", "end"):
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Close the files."""
-        if self._writer is not None:
-            self._writer.close()
 
 
 class Observers(Observer):

@@ -14,6 +14,7 @@ from unequal.errors import ArgumentError, InputError
 from unequal.system import interrupts
 from unequal.training import config, setup
 from unequal.training import state as run_state
+from unequal.training.board import TensorBoard
 from unequal.training.learner import Learner, ModuleLearner, NotFinite
 from unequal.training.metrics import Meter
 from unequal.training.observers import (
@@ -23,7 +24,6 @@ from unequal.training.observers import (
     Observer,
     Observers,
     ProgressBar,
-    TensorBoard,
 )
 from unequal.training.setup import Run
 from unequal.training.split_learner import SplitLearner
@@ -164,7 +164,7 @@ class Trainer:
         if self.config.csv:
             yield CsvLog(os.path.splitext(self._log_path())[0] + ".csv")
         if self.config.tensorboard:
-            yield TensorBoard(self.config.tensorboard)
+            yield TensorBoard(self.config.tensorboard, self.run)
 
     # Beginning
 
