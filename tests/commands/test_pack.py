@@ -478,3 +478,11 @@ def test_photographs_that_are_no_cut_faces(tmp_path, caplog, shape, said):
     assert cli.main(["pack", str(tmp_path / "faces"), str(tmp_path / "set"), "--size", "16",
                      "--processes", "1"]) == 0
     assert ("unequal align" in caplog.text) == said
+
+
+def test_what_a_killed_unpack_left_goes_with_the_next(folder, tmp_path):
+    directory = _pack(folder, tmp_path / "set")[0]
+    left = tmp_path / ".out.unequal.17"
+    (left / "ann").mkdir(parents=True)
+    copying.unpack(str(tmp_path / "set"), str(tmp_path / "out"))
+    assert directory and not left.exists() and (tmp_path / "out").is_dir()

@@ -5,6 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 
 import cv2
@@ -123,3 +124,18 @@ def test_a_24_megapixel_picture_and_odd_names(tmp_path):
                         convert.Settings(str(tmp_path / "so me"))) == (2, 1, 2, 0)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20
     assert not [name for name in os.listdir(tmp_path / "out put") if name.startswith(".")]
+
+
+def test_a_format_for_which_opencv_makes_a_file(tmp_path, monkeypatch):
+    """The file would stay when the process is lost in between."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    hdr = cv2.imencode(".hdr", PICTURE.astype(np.float32))[1].tobytes()
+    with pytest.raises(InputError, match="x: a Radiance HDR picture.*write it anew as JPEG or PNG"):
+        pictures.decode(hdr, "x")
+    expendable._end()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    try:
+        assert expendable.imdecode(hdr, cv2.IMREAD_COLOR, "x") is None
+        assert os.listdir(str(tmp_path)) == []
+    finally:
+        expendable._end()

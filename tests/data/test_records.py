@@ -178,3 +178,25 @@ def test_header_that_disagrees_with_the_index(tmp_path):
     (tmp_path / "train.idx").write_text("".join(lines[:-1]))
     with pytest.raises(InputError, match="keys 1 to 4 are images and 5 to 6 identities"):
         RecordSet(directory)
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    for name in (".train.rec.17", ".train.idx.17", ".property.17", ".train.lock", ".notes.17"):
+        (tmp_path / name).write_bytes(b"half")
+    write(tmp_path, payloads([2, 1]))
+    assert sorted(os.listdir(str(tmp_path))) == [".notes.17", "property", "train.idx", "train.rec"]
+
+
+def test_one_writer_a_directory(tmp_path, monkeypatch):
+    """Two at once would mix their files."""
+    with RecordWriter(str(tmp_path), (32, 24)) as writer:
+        with pytest.raises(InputError, match=r"a set is being written there already \(process "):
+            RecordWriter(str(tmp_path), (32, 24))
+        writer.add(0, b"x")
+    images = payloads([2, 1])
+    with RecordSet(write(tmp_path, images)) as records:
+        assert len(records) == 3
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(mx.recordio, "MXIndexedRecordIO", None)
+        RecordWriter(str(tmp_path), (32, 24))
+    write(tmp_path, images)  # what failed to begin holds nothing

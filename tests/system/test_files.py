@@ -1,10 +1,14 @@
 """Input files: plain ones, of a length that can be (see also tests/whole/test_hostile.py)."""
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from unequal.errors import InputError
-from unequal.system.files import bounded_lines, open_input
+from unequal.system import files
+from unequal.system.files import bounded_lines, open_input, replacing
 
 
 def test_only_plain_files(tmp_path):
@@ -53,3 +57,45 @@ def test_lines_of_a_bounded_length(tmp_path, how):
         assert [len(next(lines)), len(next(lines))] == [5, 1]
         with pytest.raises(InputError, match="list, line 3: is longer than 5"):
             next(lines)
+
+
+WRITE = """
+import sys, time
+from unequal.system.files import replacing
+with replacing(sys.argv[1]) as file:
+    file.write("half")
+    file.flush()
+    print("writing", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path):
+    """What a living one writes stays, and so does what only looks alike."""
+    path = str(tmp_path / "list.csv")
+    dead, living = (subprocess.Popen([sys.executable, "-c", WRITE, path], stdout=subprocess.PIPE)
+                    for _ in range(2))
+    for one in (dead, living):
+        assert one.stdout.readline() == b"writing\n"
+    dead.kill()
+    dead.wait()
+    (tmp_path / ".list.csv.7").mkdir()
+    (tmp_path / ".other.csv.7").write_text("of another")
+    os.symlink("/etc/hostname", str(tmp_path / ".list.csv.8"))
+    files._temporaries.cache_clear()
+    with replacing(path) as file:
+        file.write("whole")
+    assert sorted(os.listdir(str(tmp_path))) == sorted([
+        f".list.csv.{living.pid}", ".list.csv.7", ".list.csv.8", ".other.csv.7", "list.csv"])
+    os.kill(living.pid, signal.SIGKILL)
+    living.wait()
+    assert (tmp_path / "list.csv").read_text() == "whole"
+
+
+def test_one_look_at_a_folder_of_many_files(tmp_path, monkeypatch):
+    looks = []
+    monkeypatch.setattr(os, "listdir", lambda path: looks.append(path) or [])
+    for number in range(3):
+        with replacing(str(tmp_path / f"{number}.jpg"), binary=True) as file:
+            file.write(b"x")
+    assert looks == [str(tmp_path)]

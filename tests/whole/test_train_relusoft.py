@@ -9,12 +9,13 @@ import pytest
 
 from helpers import scripts
 from helpers.flags import OURS, REFERENCE, flags
-from unequal.commands import cli
+from unequal.commands import cli, train
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
 from unequal.models import noise_scan
 from unequal.symbols.margins import Margin
 from unequal.synthetic.dataset import make_dataset
+from unequal.training import state
 
 SMALL = ("--network", "n8", "--emb-size", "16", "--per-batch-size", "16", "--margin-s", "16")
 STEP_3 = {"--noise-beta": 1.0, "--bin-dir": "", "--batch_size_mining": 20,
@@ -136,3 +137,37 @@ def test_the_classifier_is_learned_anew(trained, tmp_path):
     np.testing.assert_allclose(before["conv0_weight"].asnumpy(), after["conv0_weight"].asnumpy(),
                                atol=1e-5)
     assert (tmp_path / "0_noiselist.txt").read_text() == ""  # threshold 0: nobody is dropped
+
+
+def test_the_noise_list_is_made_under_the_lock_of_the_prefix(tmp_path, monkeypatch):
+    """Of two runs at once the second is refused before it makes the list too."""
+    args = Namespace(prefix=str(tmp_path / "model"))
+    refused = []
+
+    def second(*_):
+        with pytest.raises(InputError, match="another run has it") as error:
+            state.lock(args.prefix)
+        refused.append(error)
+        raise InputError("the list cannot be made")
+
+    monkeypatch.setattr(train.setup, "prepare",
+                        lambda _: Namespace(workers=Namespace(rank=0), arg_params=None))
+    monkeypatch.setattr(train, "_clean_keys", second)
+    with pytest.raises(InputError, match="the list cannot be made"):
+        train.relusoft(args)
+    assert len(refused) == 1 and os.listdir(str(tmp_path)) == []
+
+
+def test_two_scans_for_one_list(tmp_path, monkeypatch):
+    """Their rows would mix in the file of scores."""
+    path = str(tmp_path / "list.txt")
+
+    def scan(*_, **__):
+        with pytest.raises(InputError, match="another process is making this list"):
+            noise_scan.make_list(None, "", None, 0.5, path)
+        raise InputError("stopped")
+
+    monkeypatch.setattr(noise_scan, "score_records", scan)
+    with pytest.raises(InputError, match="stopped"):
+        noise_scan.make_list(None, "", None, 0.5, path)
+    assert os.listdir(str(tmp_path)) == []

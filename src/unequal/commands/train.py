@@ -74,11 +74,17 @@ def _clean_keys(args, run):
 def relusoft(args):
     """Step 3.2: the noise-robust loss on the images that are not on the noise list."""
     run = setup.prepare(args)
-    keys = _clean_keys(args, run)
-    if run.arg_params is not None:
-        for name in ("fc7_weight", "fc7_bias"):
-            run.arg_params.pop(name, None)
-    Trainer(stages.nra_stage(run, keys, _people(args.truth)), run).fit()
+    # From here, so that of two runs only one makes the list.
+    lock = None if run.workers.rank else state.lock(args.prefix)
+    try:
+        keys = _clean_keys(args, run)
+        if run.arg_params is not None:
+            for name in ("fc7_weight", "fc7_bias"):
+                run.arg_params.pop(name, None)
+        Trainer(stages.nra_stage(run, keys, _people(args.truth)), run, lock=lock).fit()
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def parse_weights(text):

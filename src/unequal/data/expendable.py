@@ -40,7 +40,10 @@ def _started() -> Any:
             [sys.executable, "-c", _START, os.path.abspath(_decoder.__file__), str(MEMORY),
              str(SECONDS)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=os.sep,
+            # A file that OpenCV makes for a decoder (of HDR) would stay when the process is lost:
+            # it can make none, and takes such a picture for damaged.
             env=dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1",
+                     OPENCV_TEMP_PATH=os.devnull,
                      PYTHONPATH=os.pathsep.join(_PACKAGES)))
     return _process
 

@@ -21,6 +21,7 @@ Encoded = Union[bytes, bytearray, np.ndarray]  # a picture's file; an array is u
 
 _FRAME = struct.Struct(">HHB")
 _PNG = b"\x89PNG\r\n\x1a\n"
+_RADIANCE = (b"#?RADIANCE", b"#?RGBE")  # for which OpenCV writes a temporary file
 _PNG_SIZE = struct.Struct(">II")  # width and height, at byte 16
 
 # A few bytes can announce any number of pixels, for which a decoder then finds memory and time.
@@ -139,7 +140,7 @@ def _ordinary(data: bytes, source: object) -> bool:
     EOFError
         When there is nothing, or a PNG goes on beyond its end.
     InputError
-        When it has too many pixels or scans.
+        When it has too many pixels or scans, or is a Radiance HDR picture.
     """
     global _small
     header, longest = _small
@@ -152,6 +153,9 @@ def _ordinary(data: bytes, source: object) -> bool:
         width, height = _PNG_SIZE.unpack_from(data, 16)
         _check_pixels(height, width, source)
         return bool(still and height * width <= _PIXELS_HERE)
+    if data.startswith(_RADIANCE):
+        raise InputError(f"{source}: a Radiance HDR picture, of which not all is kept in 8 bits; "
+                         "write it anew as JPEG or PNG.")
     frame = _frame_position(data)
     if not frame:
         return False

@@ -7,6 +7,7 @@ label ``[a, b]`` is the half-open key range of its images. In a *plain* set ever
 import hashlib
 import itertools
 import os
+import re
 import struct
 import warnings
 from array import array
@@ -16,7 +17,7 @@ from typing import IO, Any, List, Optional, Set, Tuple, Type
 import numpy as np
 
 from unequal.errors import InputError
-from unequal.system.files import MAX_TABLE, open_input
+from unequal.system.files import MAX_TABLE, Lock, Taken, open_input, remove_leftovers
 
 MAGIC = 0xCED7230A  # dmlc-core's RecordIO
 _RECORD = struct.Struct("<II")  # magic, (continuation flag << 29 | length)
@@ -403,7 +404,13 @@ class RecordWriter:
     first_key : int, optional
         Key of the first image; default 1, or 0 in a plain set.
 
+    One process at a time writes to a directory; what a killed one left there is removed by the next.
     Memory grows by about 100 bytes a class (its first key, and that it was seen), not with images.
+
+    Raises
+    ------
+    InputError
+        When another process is writing a set there.
     """
 
     _NAMES = ("train.rec", "train.idx", "train.lst", "property")
@@ -422,15 +429,25 @@ class RecordWriter:
         self._seen: Set[int] = set()
         self._label: Optional[int] = None
         self._key = first_key if first_key is not None else int(identities)
-        os.makedirs(directory, exist_ok=True)
+        try:
+            self._lock = Lock(os.path.join(directory, ".train.lock"))
+        except Taken as other:
+            raise InputError("{}: a set is being written there already ({}); wait for its end, or "
+                             "name another folder.".format(directory, other)) from None
+        self._list: Optional[IO[str]] = None
         self._temporary = {
             name: os.path.join(directory, f".{name}.{os.getpid()}")
             for name in self._NAMES}
-        self._records = recordio.MXIndexedRecordIO(
-            self._temporary["train.idx"], self._temporary["train.rec"], "w")
-        self._list: Optional[IO[str]] = None
-        if identities:
-            self._write(0, self._pair(0, (0, 0)))  # overwritten with the real numbers at the end
+        try:
+            if self._lock.held:
+                remove_leftovers(directory, "|".join(map(re.escape, self._NAMES)))
+            self._records = recordio.MXIndexedRecordIO(
+                self._temporary["train.idx"], self._temporary["train.rec"], "w")
+            if identities:
+                self._write(0, self._pair(0, (0, 0)))  # at the end with the real numbers
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _write(self, key: int, payload: bytes) -> None:
         self._records.write_idx(key, payload)
@@ -499,6 +516,7 @@ class RecordWriter:
             for path in self._temporary.values():
                 with suppress(FileNotFoundError):
                     os.remove(path)
+            self._lock.release()
 
     def _finish(self) -> None:
         if not self._seen:

@@ -3,6 +3,7 @@ import hashlib
 import json
 import logging
 import os
+from contextlib import closing
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import mxnet as mx
@@ -17,7 +18,7 @@ from unequal.models import checkpoints
 from unequal.models.embedder import Embedder
 from unequal.symbols import margins
 from unequal.system import runtime
-from unequal.system.files import replacing
+from unequal.system.files import Lock, Taken, replacing
 from unequal.system.progress import Bar
 
 logger = logging.getLogger(__name__)
@@ -229,21 +230,32 @@ def make_list(records, checkpoint, settings, threshold, path, *, method="max-pro
     -------
     columns, listed
         As :func:`score_records`, and bool (images,).
+
+    Raises
+    ------
+    ArgumentError
+        When another process is making the same list.
     """
-    part = path + ".part"
-    columns = score_records(records, checkpoint, settings, part, method=method, devices=devices,
-                            batch_size=batch_size)
-    listed = columns["score"] < threshold
-    if method == "max-probability" and threshold <= 1 / records.num_classes:
-        # The largest of C probabilities is never below 1 / C.
-        logger.warning("threshold %g lists nothing: with %d classes the largest probability is at "
-                       "least %.4g; give a larger one, or neither method nor threshold.",
-                       threshold, records.num_classes, 1 / records.num_classes)
-    noise_lists.write_list(path, columns, listed)
-    if scores:
-        os.replace(part, scores)
-    else:
-        os.remove(part)
+    try:
+        lock = Lock(path + ".lock")
+    except Taken as other:
+        raise ArgumentError(f"path {path}: another process is making this list ({other}); wait for "
+                            "its end, or name another.", "path") from None
+    with closing(lock):
+        part = path + ".part"
+        columns = score_records(records, checkpoint, settings, part, method=method,
+                                devices=devices, batch_size=batch_size)
+        listed = columns["score"] < threshold
+        if method == "max-probability" and threshold <= 1 / records.num_classes:
+            # The largest of C probabilities is never below 1 / C.
+            logger.warning("threshold %g lists nothing: with %d classes the largest probability is "
+                           "at least %.4g; give a larger one, or neither method nor threshold.",
+                           threshold, records.num_classes, 1 / records.num_classes)
+        noise_lists.write_list(path, columns, listed)
+        if scores:
+            os.replace(part, scores)
+        else:
+            os.remove(part)
     return columns, listed
 
 

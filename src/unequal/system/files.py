@@ -1,12 +1,14 @@
 """Files: opened so that no one else's can hold us up, written so that no one meets half of one."""
 import fcntl
+import functools
 import io
 import logging
 import os
 import re
+import shutil
 import stat
 from contextlib import contextmanager, suppress
-from typing import IO, Any, Dict, Iterator, Optional
+from typing import IO, Any, Dict, Iterator, List, Optional
 
 from unequal.errors import InputError
 
@@ -99,21 +101,76 @@ def replacing_path(path: str) -> Iterator[str]:
     """Give the name of a temporary file beside ``path`` to write and close; when the block ends
     well, flush that to disk and rename it to ``path``.
 
-    A block left by an exception leaves whatever stood at ``path`` before. A process that is killed
-    leaves the temporary file too: :func:`remove_leftovers`.
+    A block left by an exception leaves whatever stood at ``path`` before. What a killed process was
+    writing for ``path`` is removed by the next one that writes there, or by
+    :func:`remove_leftovers`.
     """
     directory, name = os.path.split(path)
     make_directory(directory)
+    remove_dead(directory, name)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-        _flush_directory(directory or os.curdir)
-    finally:
+    with in_work(temporary):
+        try:
+            yield temporary
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
+            _flush_directory(directory or os.curdir)
+        finally:
+            with suppress(FileNotFoundError):
+                os.remove(temporary)
+
+
+@contextmanager
+def in_work(path: str) -> Iterator[None]:
+    """Make an empty file, or take a directory that is there, and have it locked in this block, so
+    that :func:`remove_dead` lets it be.
+
+    Where there are no locks, nothing is ever taken for dead.
+    """
+    while True:
+        flags = os.O_DIRECTORY if os.path.isdir(path) else os.O_RDWR | os.O_CREAT
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for nobody but `remove_dead`
         with suppress(FileNotFoundError):
-            os.remove(temporary)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                break
+        os.close(descriptor)  # it was taken for dead before it was locked
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@functools.lru_cache(64)
+def _temporaries(directory: str) -> Dict[str, List[str]]:
+    """Files and folders called ``.NAME.PID``, by NAME, as this process found them first: a look at
+    each of a thousand writes to one folder would take longer than writing."""
+    found: Dict[str, List[str]] = {}
+    with suppress(OSError):
+        for entry in os.listdir(directory):
+            match = re.fullmatch(r"\.(.+)\.\d+", entry, re.DOTALL)
+            if match:
+                found.setdefault(match.group(1), []).append(os.path.join(directory, entry))
+    return found
+
+
+def remove_dead(directory: str, name: str, folder: bool = False) -> None:
+    """Remove the file (or ``folder``) ``.NAME.PID`` of a directory where the process that was
+    writing it is dead: nobody has it locked (:func:`in_work`), on whichever host."""
+    kind = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR
+    for path in _temporaries(os.path.abspath(directory)).pop(name, ()):
+        with suppress(OSError):
+            descriptor = os.open(path, kind | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if folder:
+                    shutil.rmtree(path)
+                elif stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    os.remove(path)
+            finally:
+                os.close(descriptor)
 
 
 def make_directory(path: str) -> None:
@@ -146,6 +203,11 @@ class Lock:
     path : str
         Its directory is made.
 
+    Attributes
+    ----------
+    held : bool
+        False where the file system has no locks.
+
     Raises
     ------
     Taken
@@ -154,7 +216,7 @@ class Lock:
 
     def __init__(self, path: str) -> None:
         make_directory(os.path.dirname(path))
-        self._path = path
+        self._path, self.held = path, True
         while True:
             # O_NOFOLLOW, as who can write here could have it point elsewhere.
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK,
@@ -167,6 +229,7 @@ class Lock:
                 raise Taken("process {1} on {0}".format(*words) if len(words) == 2
                             else "another process") from None
             except OSError as error:
+                self.held = False
                 logger.warning("%s: cannot be locked here (%s); nothing prevents a second run",
                                path, error.strerror)
             with suppress(FileNotFoundError):
@@ -175,6 +238,10 @@ class Lock:
             os.close(self._descriptor)  # the holder removed it meanwhile
         os.ftruncate(self._descriptor, 0)
         os.write(self._descriptor, f"{os.uname().nodename} {os.getpid()}\n".encode())
+
+    def close(self) -> None:
+        """:meth:`release`, for ``contextlib.closing``."""
+        self.release()
 
     def release(self) -> None:
         """Give it back; may be called again."""

@@ -310,6 +310,20 @@ def _checked_names(members: Dict[str, zipfile.ZipInfo], expected: Expected,
     return names
 
 
+def lock(prefix: str) -> files.Lock:
+    """Keep other runs off a prefix.
+
+    Raises
+    ------
+    ArgumentError
+        When another run has it.
+    """
+    try:
+        return files.Lock(prefix + ".lock")
+    except files.Taken as other:
+        raise ArgumentError(f"prefix {prefix}: another run has it ({other}); wait for its end, or "
+                            "give another one.", "prefix") from None
+
 
 class RunStore:
     """A run's checkpoints and state under its prefix. Worker 0 writes, all read.
@@ -323,11 +337,14 @@ class RunStore:
         Saved with the checkpoints.
     leading : bool
         Whether this is worker 0.
+    held : unequal.system.files.Lock, optional
+        Of the prefix, when the caller has it already; the store gives it back.
     """
 
-    def __init__(self, prefix: str, facts: dict, symbol: Any, leading: bool = True) -> None:
+    def __init__(self, prefix: str, facts: dict, symbol: Any, leading: bool = True,
+                 held: Optional[files.Lock] = None) -> None:
         self.prefix, self.facts, self._symbol, self._leading = prefix, facts, symbol, leading
-        self._lock: Optional[files.Lock] = None
+        self._lock = held
 
     def open(self) -> None:
         """Keep other runs off the prefix, and remove what a killed one was writing.
@@ -339,18 +356,14 @@ class RunStore:
         """
         if not self._leading:
             return
-        try:
-            self._lock = files.Lock(self.prefix + ".lock")
-        except files.Taken as other:
-            raise ArgumentError(
-                f"prefix {self.prefix}: another run has it ({other}); wait for its end, or give "
-                "another one.", "prefix") from None
+        self._lock = self._lock or lock(self.prefix)
         checkpoints.clean(self.prefix)
 
     def close(self) -> None:
         """Let other runs have the prefix."""
         if self._lock is not None:
             self._lock.release()
+            self._lock = None
 
     @property
     def path(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from unequal.errors import ArgumentError, InputError
 from unequal.system import interrupts
+from unequal.system.files import Lock
 from unequal.training import config, setup
 from unequal.training import state as run_state
 from unequal.training.board import TensorBoard
@@ -92,18 +93,22 @@ class Trainer:
         ``(arg_params, aux_params)`` to ``{target: result}``, whose ``accuracy_flip`` counts;
         default :class:`unequal.training.verifying.Verifier`.
     store : unequal.training.state.RunStore, optional
+    lock : unequal.system.files.Lock, optional
+        Of the prefix, when work for this run began before: :func:`unequal.training.state.lock`.
     """
 
     def __init__(self, stage: Stage, run: Run, observers: Sequence[Observer] = (), *,
                  learner: Optional[Learner] = None,
                  verifier: Optional[Callable[[dict, dict], Dict[str, Any]]] = None,
-                 store: Optional[run_state.RunStore] = None) -> None:
+                 store: Optional[run_state.RunStore] = None,
+                 lock: Optional[Lock] = None) -> None:
         self.stage, self.run, self.config, self.workers = stage, run, run.config, run.workers
         self.leading = run.workers.rank == 0
         run.workers.leave_together(False)
         self.store = store or run_state.RunStore(
             self.config.prefix, run_state.identity(stage, run, self.config),
-            stage.symbol if stage.saved_symbol is None else stage.saved_symbol, self.leading)
+            stage.symbol if stage.saved_symbol is None else stage.saved_symbol, self.leading,
+            lock)
         kind = ModuleLearner if stage.split is None else SplitLearner
         self.learner: Learner = learner or kind(stage, run)
         self.verifier = verifier
