@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import struct
+import tarfile
 import zipfile
 import zlib
 
@@ -13,12 +14,15 @@ import mxnet as mx
 import numpy as np
 from _mutations import EXTREMES, NAMES, NUMBERS, damage, damage_json, damage_text
 
-from unequal.commands.cli import main
+from unequal.commands import align, review
+from unequal.commands.cli import main, report_errors
 from unequal.data import convert, noise_lists
+from unequal.data.decisions import DecisionFile
+from unequal.data.records import RecordSet
 from unequal.eval.bins import save_bin
 from unequal.eval.features import mat_bytes, write_features
 from unequal.models import checkpoints, untrusted
-from unequal.symbols import heads, networks
+from unequal.symbols import heads, margins, networks
 
 SIDE, IDENTITIES, SIZE = 32, 5, 8
 MODEL, EPOCH = "model", 7
@@ -88,6 +92,8 @@ class Sound:
                          for identity in range(IDENTITIES) for number in range(3 + identity % 3)}
         self.progressive = _jpeg(random, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
         self.png = cv2.imencode(".png", _pixels(random))[1].tobytes()
+        self.unusual = {"x" + ending: cv2.imencode(ending, _pixels(random))[1].tobytes()
+                        for ending in (".jp2", ".bmp", ".webp", ".tiff", ".ppm", ".ras")}
         source = os.path.join(folder, "pictures")
         for name, data in self.pictures.items():
             write(source, name, data)
@@ -108,6 +114,7 @@ class Sound:
         checkpoints.save(os.path.join(folder, MODEL), EPOCH, symbol, arguments, auxiliary)
         self.symbol = read(folder, MODEL + "-symbol.json")
         self.params = read(folder, "{}-{:04d}.params".format(MODEL, EPOCH))
+        self.sub_centers = self._sub_centers(folder, arguments, auxiliary)
         jpegs = list(self.pictures.values())[:10] * 2 + list(self.pictures.values())[4:10] * 2
         self.same = [True, False] * 8
         save_bin(os.path.join(folder, "pairs.bin"), jpegs, self.same)
@@ -134,6 +141,22 @@ class Sound:
         self.lfw_pairs = "10\t1\n" + "".join(
             "P{0}\t0\t1\nP{0}\t0\tP{1}\t1\n".format(number, (number + 1) % 5)
             for number in range(5))
+        self.cfp = {"cfp/Data/Images/{:03d}/{}/{:02d}.jpg".format(who, side, place): jpegs[2 * who]
+                    for who in (1, 2, 3) for side in ("frontal", "profile") for place in (1, 2)}
+        rows = "".join("{} ../Data/Images/{:03d}/{{}}/{:02d}.jpg\n".format(number, who, place)
+                       for number, (who, place) in enumerate(
+                           ((who, place) for who in (1, 2, 3) for place in (1, 2)), 1))
+        self.cfp_lists = {"Pair_list_F.txt": rows.format(*["frontal"] * 6),
+                          "Pair_list_P.txt": rows.format(*["profile"] * 6)}
+        for number in range(1, 11):
+            for kind in ("FF", "FP"):
+                self.cfp_lists["Split/{}/{:02d}/same.txt".format(kind, number)] = "1,2\n3,4\n"
+                self.cfp_lists["Split/{}/{:02d}/diff.txt".format(kind, number)] = "1,3\n2,5\n"
+        self.decisions = "key,decision,label\n1,keep,\n2,drop,\n4,relabel,0\n5,unsure,\n2,keep,\n"
+        self.suspects = "key,path,label,kind,suggested_label,confidence\n" + "".join(
+            "{},id{}/{}.jpg,{},{},{},0.{}\n".format(
+                key, label, key, label, *(("wrong label", 1), ("stranger", ""))[key % 2], key)
+            for key, label in list(zip(keys, labels))[::3])
         features = random.randn(20, SIZE).astype(np.float32)
         self.features = {}
         for ending in (".npy", ".npz"):
@@ -153,6 +176,18 @@ class Sound:
         self.scores = noise_lists.scores_head("0") + noise_lists.score_rows((
             labels, list(keys), *np.full((2, len(labels)), 0.25),
             np.arange(len(labels)) / len(labels), labels))
+
+    @staticmethod
+    def _sub_centers(folder, arguments, auxiliary):
+        """Symbol and parameters of a model with two centres a class."""
+        symbol = heads.softmax_head(
+            networks.get_symbol("n8", SIZE), mx.sym.Variable("softmax_label"), IDENTITIES, SIZE,
+            margins.Margin(sub_centers=2))
+        weight = arguments["fc7_weight"]
+        checkpoints.save(os.path.join(folder, "two"), EPOCH, symbol, dict(
+            arguments, fc7_weight=mx.nd.concat(weight, -weight, dim=0)), auxiliary)
+        return (read(folder, "two-symbol.json"),
+                read(folder, "two-{:04d}.params".format(EPOCH)))
 
     @staticmethod
     def training(directory, prefix, steps, *more):
@@ -205,6 +240,13 @@ class Case:
         return damage_text(self.random, data if isinstance(data, bytes) else data.encode(),
                            self.outside)
 
+    def put_set(self, name="set", **changed):
+        """A sound record set with some files changed; its folder."""
+        files = dict(self.sound.sets[0], **changed)
+        for file, data in files.items():
+            self.put(os.path.join(name, file), data)
+        return os.path.join(self.inside, name)
+
     def set_commands(self, changed, run_network=True):
         """A set with some files changed, and everything that reads one."""
         files = dict(self.random.choice(self.sound.sets))
@@ -219,6 +261,10 @@ class Case:
             ["unpack", directory, self.to("unpacked")],
             ["split", directory, self.to("head"), self.to("tail"), "--head-min-images", "4"],
             ["denoise", directory, os.path.join(self.inside, "noise.txt"), self.to("clean")]]
+        if not self.random.randrange(3):
+            commands += [
+                ["corrupt", directory, self.to("noisy"), "--flip", "0.2"],
+                ["import", "insightface", directory, self.to("pack"), "--head-min-images", "4"]]
         if run_network:
             self.put_model()
             commands += [
@@ -226,6 +272,9 @@ class Case:
                  "--batch-size", "8"],
                 ["noise", directory, "--pretrained", self.model, "--threshold", "0.5", "--out",
                  self.to("list.txt"), "--batch-size", "8"]]
+            if not self.random.randrange(4):
+                commands.append(["noise", directory, "--pretrained", self.model, "--out",
+                                 self.to("found.txt"), "--batch-size", "8"])
         return commands
 
 
@@ -564,16 +613,20 @@ def picture(case):
     random = case.random
     for name, data in list(case.sound.pictures.items())[:6]:
         case.put("pictures/" + name, data)
-    kind = random.randrange(3)
+    kind = random.randrange(5)
     if kind == 0:
         name, data = "x.png", damage(random, case.sound.png, [_png_sides])
-    else:
+    elif kind < 3:
         data = case.sound.progressive if kind == 1 else case.sound.pictures["id0/0.jpg"]
         name, data = "x.jpg", damage(random, data, [_jpeg_sides, _jpeg_sides, _jpeg_scans])
+    else:  # decoded in a process of its own
+        name = random.choice(sorted(case.sound.unusual))
+        data = damage(random, case.sound.unusual[name])
     case.put("pictures/id1/" + name, data)
     case.put_model()
     pictures = os.path.join(case.inside, "pictures")
-    return [["pack", pictures, case.to("set"), "--size", str(SIDE), "--processes", "1"],
+    return [["pack", pictures, case.to("set"), "--size", str(SIDE), "--processes",
+             str(1 + (not random.randrange(12)))],
             ["embed", pictures, "--model", case.model, "--out", case.to("tree") + os.sep,
              "--batch-size", "8"]]
 
@@ -701,7 +754,10 @@ def run(case):
         for _ in range(random.choice((1, 1, 3)) if what == 0 else 0):
             data = damage_json(random, data, _RUN_VALUES)
         case.put("run/run.json", damage(random, data) if not random.randrange(8) else data)
-    return [["report", os.path.join(case.inside, "run"), "--out", case.to("report.html")]]
+    case.put("other/model-trainlog.jsonl", case.sound.log)
+    runs = [os.path.join(case.inside, name) for name in ("run", "other")]
+    return [["report", runs[0], "--out", case.to("report.html")],
+            ["compare", *runs, "--out", case.to("compare.html")]]
 
 
 def _folder_name(random):
@@ -732,10 +788,150 @@ def names(case):
             ["unpack", made, case.to("unpacked")]]
 
 
+def decisions_file(case):
+    """Decisions of a review, made use of, and gone on with on the page."""
+    random = case.random
+    directory = case.put_set()
+    path = case.put("decisions.csv", case.text(case.sound.decisions))
+    if not random.randrange(8):
+        path = case.put("decisions.csv", case.text(case.sound.noise_list))
+    write(case.out, "more.csv", read(case.inside, "decisions.csv"))
+    case.put("list.txt.csv", case.sound.suspects)
+    return [["denoise", directory, path, case.to("clean"), *random.choice(([], ["--renumber"]))],
+            _page(directory, os.path.join(case.inside, "list.txt"), case.to("more.csv"))]
+
+
+def _page(directory, path, decided):
+    """What `unequal review` does, without a server: all that the page asks for, and a decision."""
+    def look():
+        with RecordSet(directory) as records:
+            suspects = review.read_suspects(path)
+            page = review.Review(records, suspects, DecisionFile(decided))
+            json.dumps([page.listing(), page.state(), page.find("0"), page.find("id")])
+            for suspect in page.suspects[:5]:
+                page.typical(suspect.label)
+                page.picture(suspect.key)
+            if suspects:
+                page.decide(suspects[0].key, "keep", None)
+
+    def command():
+        return report_errors(look)
+
+    command.label = "review"
+    return command
+
+
+def suspects_table(case):
+    """The table beside a noise list, or a list without one, on the page."""
+    directory = case.put_set(**({"identities.csv": case.text("label,source,name\n0,0,ann\n")}
+                                if not case.random.randrange(4) else {}))
+    if case.random.randrange(4):
+        case.put("list.txt.csv", case.text(case.sound.suspects))
+    else:
+        case.put("list.txt", case.text(case.sound.noise_list))
+    return [_page(directory, os.path.join(case.inside, "list.txt"), case.to("decisions.csv"))]
+
+
+def _archive(random, files):
+    """A .tar, its entries of any kind and name."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w" + random.choice(("", "", ":gz", ":xz")),
+                      format=random.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))) as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            if not random.randrange(8):
+                entry.name = random.choice(
+                    [other for other in NAMES if "\0" not in other and "\udcff" not in other]
+                ) + random.choice(("", "/P1/P1_0001.jpg"))
+            if not random.randrange(12):
+                entry.type = random.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE,
+                                            tarfile.FIFOTYPE, tarfile.CHRTYPE))
+                entry.linkname = random.choice(("../escaped", "/etc/hostname", name))
+            if not random.randrange(12):
+                entry.pax_headers = random.choice((
+                    {"size": "99999999999"}, {"size": "-1"}, {"path": "x" * 100000},
+                    {"GNU.sparse.realsize": "9999999999", "GNU.sparse.major": "1",
+                     "GNU.sparse.minor": "0"}, {"mtime": "nan"}))
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return content.getvalue()
+
+
+def _tar_sizes(random, data):
+    """Another length in the header of an entry, its checksum right."""
+    if len(data) < 512:
+        return data
+    place = random.randrange(len(data) // 512) * 512
+    header = bytearray(data[place:place + 512])
+    header[124:136] = random.choice((b"77777777777\0", b"00000000000\0", b"\x80" + b"\xff" * 11,
+                                     b"-0000000001\0", b"\x80" + b"\0" * 7 + b"\1\0\0\0"))
+    header[156:157] = random.choice((b"0", b"L", b"K", b"x", b"g", b"S", b"1", b"5", b"X", b"\0"))
+    header[148:156] = b" " * 8
+    header[148:156] = "{:06o}\0 ".format(sum(header)).encode()
+    return data[:place] + bytes(header) + data[place + 512:]
+
+
+def published(case):
+    """LFW and CFP as they are published, in folders and archives, with their lists."""
+    random = case.random
+    is_lfw = random.randrange(2)
+    if is_lfw:
+        files = {"lfw/" + name: data for name, data in case.sound.lfw.items()}
+        lists = {"pairs.txt": case.sound.lfw_pairs}
+    else:
+        files, lists = case.sound.cfp, dict(case.sound.cfp_lists)
+    name = random.choice(list(lists))
+    changed = {name: case.text(lists[name])} if random.randrange(2) else {}
+    for name, data in dict(lists, **changed).items():
+        case.put(os.path.join("lists", name), data)
+    if random.randrange(3):
+        data = _archive(random, files)
+        source = case.put("published.tar", data if random.randrange(3) == 0
+                          else damage(random, data, [_tar_sizes] * 2))
+    else:
+        source = os.path.join(case.inside, "published")
+        for name, data in files.items():
+            case.put(os.path.join("published", name),
+                     data if random.randrange(8) else damage(random, data))
+    command = ["import", "lfw" if is_lfw else "cfp", source, case.to("set"), "--size", str(SIDE),
+               "--processes", "1", "--protocol", os.path.join(case.inside, "lists")]
+    if is_lfw and not random.randrange(3):
+        command += ["--without", case.put("without.txt", case.text("1\tP1\n2\tP2\n"))]
+    return [command]
+
+
+def aligned(case):
+    """Photographs, and the table of a run before this one."""
+    random = case.random
+    for name, data in list(case.sound.pictures.items())[:3]:
+        case.put("photos/" + name, data if random.randrange(3) else damage(
+            random, data, [_jpeg_sides, _jpeg_scans]))
+    table = ("path,result,faces,score,x1,y1,x2,y2,rule\nid0/0.jpg,aligned,1,0.9,1,2,3,4,{0}\n"
+             "id0/1.jpg,no face found,0,,,,,,{0}\n").format(
+                 align.Settings("", (SIDE, SIDE), 95, "largest").rule)
+    write(case.out, "faces/aligned.csv", case.text(table))
+    return [["align", os.path.join(case.inside, "photos"), case.to("faces"), "--size", str(SIDE),
+             "--processes", "1"]]
+
+
+def centers(case):
+    """A model with several centres a class."""
+    directory = case.put_set()
+    symbol, parameters = case.sound.sub_centers
+    if case.random.randrange(2):
+        symbol = damage_json(case.random, symbol, _JSON_VALUES)
+    else:
+        parameters = damage(case.random, parameters, [_set_field(_params_fields)] * 2)
+    case.put_model(symbol=symbol, params=parameters)
+    return [["drop-centers", case.model, case.to("dropped"), "--data-dir", directory,
+             "--batch-size", "8"]]
+
+
 # Format -> function of a Case: writes the damaged files, returns the commands that read them.
 FORMATS = {
     "rec": rec, "idx": idx, "property": property_file, "lst": lst, "bin": bin_file,
     "params": params, "symbol": symbol, "noise-list": noise_list, "truth": truth_csv,
     "identities": identities_csv, "features": features, "picture": picture, "pairs": pairs_list,
-    "state": state, "run": run, "names": names,
+    "state": state, "run": run, "names": names, "decisions": decisions_file,
+    "suspects": suspects_table, "published": published, "align": aligned, "centers": centers,
 }

@@ -11,8 +11,9 @@ command ends with exit code 0 or 1, what it says on failure is one line that beg
 beyond the limit, no program started, no file touched outside of the output folder, no temporary
 file left, nothing on the terminal that it would obey. In every format one input in thirty has a
 pipe, a folder, an endless device or gigabytes of nothing in place of one of its files. Time and
-memory are measured for each command. Exit code 1 when any input fails; its number repeats it alone:
-``--first N --inputs 1``.
+memory are measured for each command: processor time, and the peaks of all its processes (the
+decoder of unusual pictures, those of ``pack --processes``) added up. Exit code 1 when any input
+fails; its number repeats it alone: ``--first N --inputs 1``.
 
 ``--valgrind`` runs the workers under valgrind's memcheck, some thirty times slower: what the C
 libraries (decoders, MXNet) read and write outside of their allocations is a finding then.
@@ -33,8 +34,10 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 
-MEMORY = 2 << 30  # bytes a worker may hold
+MEMORY = 2 << 30  # bytes that a command may hold, all its processes together
+SECONDS = 40.0  # of processor time that a command may take, all its processes together
 INPUTS_A_WORKER = 500
 DECODER = os.path.join("data", "_decoder.py")
 
@@ -64,6 +67,8 @@ class Watch:
             if event == "subprocess.Popen" and any(
                     str(word).endswith(DECODER) for word in arguments[1]):
                 return  # the decoder of unusual pictures is meant to be a process of its own
+            if event == "socket.connect" and "pymp-" in repr(arguments[1]):
+                return  # the fork server of `pack --processes`
             self.seen.append("{} {}".format(event, repr(arguments)[:100]))
         elif event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             self._check(event, arguments[:1])
@@ -113,18 +118,77 @@ def complaints(code, said):
         yield "{} errors".format(len(failures))
 
 
-def forget_memory():
-    """Have :func:`held_memory` begin anew."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+class Family:
+    """Memory and processor time of this process and all it has started, while a command runs.
+
+    Peaks are those that the system keeps for each process, so that none is missed between two
+    looks; a process that has come and gone since is looked at every 20 milliseconds.
+    """
+
+    def __init__(self):
+        self._before, self._peaks, self._seconds = {}, {}, {}
+        self._begin = time.process_time()
+        self._forget("self")
+        for process in self._descendants():
+            self._forget(process)
+            self._before[process] = self._used(process)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def _forget(process):
+        """Have a process's peak begin anew."""
+        # Not ru_maxrss, which begins with the memory of the process that started this one.
+        with suppress(OSError), open("/proc/{}/clear_refs".format(process), "w") as file:
+            file.write("5")
+
+    @staticmethod
+    def _field(process, name):
+        with open("/proc/{}/status".format(process), encoding="utf-8", errors="replace") as status:
+            return sum(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+
+    @staticmethod
+    def _used(process):
+        with open("/proc/{}/stat".format(process), encoding="utf-8", errors="replace") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+    @staticmethod
+    def _descendants():
+        waiting, found = ["self"], []
+        while waiting:
+            process = waiting.pop()
+            with suppress(OSError):
+                for thread in os.listdir("/proc/{}/task".format(process)):
+                    with open("/proc/{}/task/{}/children".format(process, thread)) as children:
+                        new = children.read().split()
+                    waiting += new
+                    found += new
+        return found
+
+    def _look(self):
+        for process in self._descendants():
+            with suppress(OSError):
+                self._peaks[process] = self._field(process, "VmHWM:")
+                self._seconds[process] = self._used(process) - self._before.get(process, 0)
+
+    def _watch(self):
+        while not self._done.wait(0.02):
+            self._look()
+
+    def end(self):
+        """``(processor seconds, bytes)`` since it was made, of all processes together."""
+        self._done.set()
+        self._thread.join()
+        self._look()
+        return (time.process_time() - self._begin + sum(self._seconds.values()),
+                self._field("self", "VmHWM:") + sum(self._peaks.values()))
 
 
 def held_memory():
-    """Bytes this process has held at most since :func:`forget_memory`."""
-    # Not ru_maxrss, which begins with the memory of the process that started this one.
-    with open("/proc/self/status", encoding="ascii") as status:
-        peak, = (line for line in status if line.startswith("VmHWM:"))
-    return int(peak.split()[1]) * 1024
+    """Bytes this process has held at most."""
+    return Family._field("self", "VmHWM:")
 
 
 def replace_one(random, folder):
@@ -214,12 +278,15 @@ class Worker:
         codes, wrong = [], []
         for command in commands:
             self.watch.seen = []
-            forget_memory()
-            begin = time.monotonic()
+            family = Family()
             code, said = self._run(command)
-            label = command[0] if isinstance(command, list) else "defect"
-            codes.append((label, code, time.monotonic() - begin, held_memory()))
+            label = command[0] if isinstance(command, list) else getattr(
+                command, "label", "defect")
+            seconds, memory = family.end()
+            codes.append((label, code, seconds, memory))
             problems = list(complaints(code, said)) + self.watch.seen
+            if seconds > SECONDS:
+                problems.append("took {:.0f} processor seconds".format(seconds))
             problems += ["left " + place for place, _, names in os.walk(out) for entry in names
                          if re.fullmatch(r"\..*\.\d+", entry)]
             wrong += ["{}: {}".format(label, problem) for problem in problems]
@@ -386,7 +453,8 @@ def fuzz(jobs, seed, limit, workers, report, valgrind=False):
 
 
 FORMATS = ("rec", "idx", "property", "lst", "bin", "params", "symbol", "noise-list", "truth",
-           "identities", "features", "picture", "pairs", "state", "run", "names")
+           "identities", "features", "picture", "pairs", "state", "run", "names", "decisions",
+           "suspects", "published", "align", "centers")
 
 
 def main():
@@ -395,7 +463,8 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--formats", default=",".join(FORMATS), help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--limit", type=float, default=60, help="seconds an input may take")
+    parser.add_argument("--limit", type=float, default=240,
+                        help="seconds after which an input hangs (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--valgrind", action="store_true", help="look for memory errors in C")
     parser.add_argument("--no-defects", action="store_true", help="do not try the fuzzer itself")

@@ -1,3 +1,4 @@
+import io
 import os
 import pickle
 import tarfile
@@ -252,3 +253,64 @@ def test_nothing_there(tmp_path):
     assert run("lfw", tmp_path / "missing", tmp_path / "out") == 1
     (tmp_path / "half.tar").write_bytes(b"\0" * 100)
     assert run("lfw", tmp_path / "half.tar", tmp_path / "out") == 1
+
+
+def tar(path, mode="w", **members):
+    """An archive with a picture of LFW, and a header of any kind before it."""
+    data = encoded(smooth(16, 16))
+    with tarfile.open(str(path), mode, format=tarfile.GNU_FORMAT) as archive:
+        first = tarfile.TarInfo("lfw/Ann_Lee/Ann_Lee_0001.jpg")
+        for name, value in members.items():
+            setattr(first, name, value)
+        archive.addfile(first)
+        entry = tarfile.TarInfo("lfw/Bo_Li/Bo_Li_0001.jpg")
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("members, said", (
+    (dict(type=tarfile.GNUTYPE_LONGNAME, size=6 << 30), "a name of 6,442,450,944 bytes"),
+    (dict(type=tarfile.XHDTYPE, size=6 << 30), "a name of 6,442,450,944 bytes"),
+    (dict(type=tarfile.GNUTYPE_SPARSE), "a file with holes"),
+    (dict(size=6 << 30), "has 6,442,450,944 bytes, more than a picture"),
+    (dict(size=200 << 20), "unexpected end of data")))
+def test_an_archive_that_announces_what_it_has_not(tmp_path, members, said, capsys):
+    """The name of six gigabytes would be read into memory; a hole is written out as zeros."""
+    path = tar(tmp_path / "lfw.tar", **members)
+    if members["size" if "size" in members else "type"] == 6 << 30:
+        os.truncate(str(path), 6 << 30)  # all of it there, as a hole
+    assert run("lfw", path, tmp_path / "set") == 1
+    assert said in capsys.readouterr().err and not (tmp_path / "set").exists()
+
+
+def test_an_archive_that_grows_without_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(import_, "_MIN_ROOM", 1 << 20)
+    path = tmp_path / "lfw.tgz"
+    with tarfile.open(str(path), "w:gz") as archive:
+        for number in range(1, 5):
+            entry = tarfile.TarInfo(f"lfw/Ann_Lee/Ann_Lee_{number:04d}.jpg")
+            entry.size = 1 << 19
+            archive.addfile(entry, io.BytesIO(bytes(entry.size)))
+    assert run("lfw", path, tmp_path / "set") == 1
+    assert "the archive has far more than its size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ("w:gz", "w:xz", "w:bz2"))
+def test_a_damaged_compressed_archive_is_one_sentence(tmp_path, mode, capsys):
+    path = tar(tmp_path / "lfw.tar", mode)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2:len(data) // 2 + 40] = b"\x5a" * 40
+    path.write_bytes(bytes(data))
+    assert run("lfw", path, tmp_path / "set") == 1
+    said = capsys.readouterr().err
+    assert "error: " in said and "unexpected " not in said.replace("unexpected end of data", "")
+
+
+def test_a_pipe_and_lists_that_are_no_text(lfw, capsys):
+    os.mkfifo(str(lfw / "lfw.tar"))
+    assert run("lfw", lfw / "lfw.tar", lfw / "set") == 1
+    assert "is not a plain file" in capsys.readouterr().err
+    (lfw / "without.txt").write_bytes(b"\xff\xfe\tBo_Li\n\xff")
+    assert run("lfw", lfw / "down", lfw / "set", "--without", lfw / "without.txt") == 1
+    assert "1 people are not in the set, \\udcff first" in capsys.readouterr().err

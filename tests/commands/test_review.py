@@ -168,12 +168,24 @@ def test_the_page_runs_only_its_own_script(serve):
     ("key,label\n1,2\n", "line 2: expected the columns"),
     ("key,path,label,kind,suggested_label,confidence\n", "lists no picture"),
     ("key,path,label,kind,suggested_label,confidence\n77,a,0,x,,1\n", "has no image 77"),
+    ("key,path,label,kind,suggested_label,confidence\n1," + "x" * 140000 + ",0,x,,1\n",
+     "line 2: expected the columns"),
+    ("key,path,label,kind,suggested_label,confidence\n1," + "x" * 300000 + ",0,x,,1\n",
+     "line 2: is longer than"),
 ])
 def test_a_bad_list_is_one_sentence(people, text, message, capsys):
     (people / "list.csv").write_text(text)
     assert cli.main(["review", str(people / "set"), str(people / "list"), "--out",
                      str(people / "d.csv")]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_more_suspects_than_anybody_reviews(people, monkeypatch):
+    monkeypatch.setattr(review, "_MAX_SUSPECTS", 1)
+    path = people / "list.csv"
+    path.write_text("key,path,label,kind,suggested_label,confidence\n" + "1,a,0,x,,1\n" * 2)
+    with pytest.raises(InputError, match="has more than 1 rows; nobody reviews so many"):
+        review.read_suspects(str(path))
 
 
 def test_the_references_list_without_a_table(people):

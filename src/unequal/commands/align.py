@@ -127,16 +127,21 @@ def read_table(path: str, rule: str) -> Dict[str, List[str]]:
     except FileNotFoundError:
         return rows
     whole = text[:text.rfind("\n") + 1]
-    for number, row in enumerate(csv.reader(whole.splitlines())):
-        if number == 0:
-            if tuple(row) != FIELDS:
-                raise InputError(f"{path}: is not the table of `unequal align`; name another OUT.")
-        elif len(row) == len(FIELDS):
-            if row[-1] != rule:
-                raise InputError(f"{path}: was made with other settings ({row[-1]}, now {rule}); "
-                                 "give these, or name another OUT.")
-            row = list(map(from_cell, row))
-            rows[row[0]] = row
+    try:
+        for number, row in enumerate(csv.reader(whole.split("\n")[:-1])):
+            if number == 0:
+                if tuple(row) != FIELDS:
+                    raise ValueError
+            elif len(row) == len(FIELDS):
+                if row[-1] != rule:
+                    raise InputError(f"{path}: was made with other settings ({row[-1]}, now "
+                                     f"{rule}); give these, or name another OUT.")
+                row = list(map(from_cell, row))
+                int(row[2])
+                rows[row[0]] = row
+    except (ValueError, csv.Error):
+        raise InputError(
+            f"{path}: is not the table of `unequal align`; name another OUT.") from None
     return rows
 
 

@@ -1,5 +1,6 @@
 """``unequal corrupt``: known label noise in a clean record set, with the truth beside it."""
 import argparse
+import itertools
 import os
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
@@ -10,7 +11,7 @@ from unequal.data.copying import check_different
 from unequal.data.identities import read_names, write_names
 from unequal.data.records import RecordSet, RecordWriter, relabel
 from unequal.errors import InputError
-from unequal.system.files import open_input
+from unequal.system.files import bounded_lines, open_input
 from unequal.system.progress import track
 
 NEIGHBOURS = 5  # people a structured flip chooses among
@@ -153,11 +154,13 @@ def plan(labels: np.ndarray, num_classes: int, flip: float, outliers: float, str
 
 def _paths(directory: str, keys: Sequence[int]) -> List[Optional[str]]:
     """Where each picture came from, of ``train.lst``; Nones without a list of one line each."""
+    path = os.path.join(directory, "train.lst")
     try:
-        with open_input(os.path.join(directory, "train.lst"), encoding="utf-8",
-                  errors="surrogateescape", newline="\n") as lines:
+        with open_input(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            # No more of them than can be of use, however long the list is.
             paths = [fields[1] if len(fields) > 1 else None
-                     for fields in (line.rstrip("\n").split("\t") for line in lines)]
+                     for fields in (line.rstrip("\n").split("\t") for line in itertools.islice(
+                         bounded_lines(file, path), len(keys) + 1))]
     except FileNotFoundError:
         paths = []
     return paths if len(paths) == len(keys) else [None] * len(keys)

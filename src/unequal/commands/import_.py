@@ -5,13 +5,16 @@ Nothing is downloaded: the sets have terms of their own, to which you agree wher
 """
 import argparse
 import contextlib
+import errno
 import logging
+import lzma
 import os
 import re
 import shutil
 import tarfile
 import tempfile
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+import zlib
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -22,18 +25,21 @@ from unequal.data.convert import Picture, Settings, pack_pictures, read_pairs, w
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
 from unequal.eval.bins import load_bin
-from unequal.system.files import MAX_TABLE, open_input, replacing_path
+from unequal.system.files import MAX_TABLE, bounded_lines, open_input, replacing_path
 
 logger = logging.getLogger(__name__)
 
 # Where a picture stands, wherever the archive's folders begin.
-_LFW = re.compile(r"(?:^|.*/)(?P<inner>(?P<who>[^/]+)/(?P=who)_\d{4}\.(?:jpe?g|png|ppm|pgm))$")
+_LFW = re.compile(r"(?:^|.*/)(?P<inner>(?P<who>[^/.][^/]*)/(?P=who)_\d{4}\.(?:jpe?g|png|ppm|pgm))$")
 _CFP = re.compile(r"(?:^|.*/)(?P<inner>(?P<who>\d{3})/(?:frontal|profile)/\d\d\.(?:jpe?g|png))$")
 _CFP_ROW = re.compile(r"(\d+)\s+\S*?(\d{3}/(?:frontal|profile)/\d\d)\.\w+$")
 _CFP_SPLITS = 10
 # View 2 has the ten folds that papers report; View 1 is for choosing.
 _LFW_LISTS = {"lfw": "pairs.txt", "lfw_dev_train": "pairsDevTrain.txt",
               "lfw_dev_test": "pairsDevTest.txt"}
+_MAX_NAME = 1 << 14  # bytes of an entry's name in an archive
+_MAX_GROWTH = 20  # of an archive that is unpacked; pictures hardly compress
+_MIN_ROOM = 1 << 28  # bytes that any archive may have unpacked
 _LOOKED_AT = 64  # pictures of a pack that are decoded, spread over it
 
 
@@ -79,22 +85,57 @@ def opened(path: str, pattern: "re.Pattern[str]", what: str) -> Iterator[Source]
         yield Source(root, {who: sorted(people[who]) for who in sorted(people)})
 
 
+class _Member(tarfile.TarInfo):
+    """An entry whose header is believed only as far as a set of pictures needs: Python's reader
+    takes names of any announced length into memory."""
+
+    _NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
+              tarfile.SOLARIS_XHDTYPE)
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_Member":
+        """As :class:`tarfile.TarInfo`'s, refusing what no such set holds."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in cls._NAMES and member.size > _MAX_NAME:
+            raise tarfile.ReadError(f"a name of {member.size:,} bytes")
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("a file with holes")
+        return member
+
+
 def _unpack(path: str, pattern: "re.Pattern[str]", root: str) -> Dict[str, List[str]]:
+    """Unpack the pictures of an archive; see :func:`opened`. A few bytes of one can announce any
+    number: the pictures have at most :data:`_MAX_GROWTH` times its size."""
     people: Dict[str, List[str]] = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                match = pattern.match(member.name)
-                if not match or not member.isfile() or os.pardir in match["inner"].split("/"):
-                    continue
-                target = os.path.join(root, match["inner"])
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-                with open(target, "wb") as file:
-                    shutil.copyfileobj(archive.extractfile(member), file)
-                people.setdefault(match["who"], []).append(match["inner"])
-    except (tarfile.TarError, EOFError) as error:
-        raise InputError("{}: not a whole .tar archive ({}); copy it again.".format(
-            path, error)) from None
+    with open_input(path) as packed:
+        room = max(_MIN_ROOM, _MAX_GROWTH * os.fstat(packed.fileno()).st_size)
+        try:
+            with tarfile.open(fileobj=packed, tarinfo=_Member) as archive:
+                for member in archive:
+                    archive.members.clear()  # else one of each entry stays in memory
+                    match = pattern.match(member.name)
+                    if not match or not member.isfile() or member.issparse() \
+                            or os.pardir in match["inner"].split("/"):
+                        continue
+                    room -= member.size
+                    if member.size > images.MAX_BYTES or room < 0:
+                        raise InputError(f"{path}: {member.name} has {member.size:,} bytes, more "
+                                         "than a picture, or the archive has far more than its "
+                                         "size; unpack it and give the folder.")
+                    target = os.path.join(root, match["inner"])
+                    os.makedirs(os.path.dirname(target), exist_ok=True)
+                    with open(target, "wb") as file:
+                        shutil.copyfileobj(archive.extractfile(member), file)
+                    people.setdefault(match["who"], []).append(match["inner"])
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError,
+                OverflowError) as error:
+            raise InputError("{}: not a whole .tar archive ({}); copy it again.".format(
+                path, error)) from None
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise InputError("{}: not a whole .tar archive ({}); copy it again.".format(
+                path, error.strerror or error)) from None
     return people
 
 
@@ -113,8 +154,9 @@ def left_out(path: Optional[str]) -> Set[str]:
     """Names in the last column (tabs) of each line of a file; nobody without one."""
     if not path:
         return set()
-    with open_input(path, MAX_TABLE, encoding="utf-8") as lines:
-        return {line.rstrip("\r\n").split("\t")[-1] for line in lines if line.strip()}
+    with open_input(path, MAX_TABLE, encoding="utf-8", errors="surrogateescape") as file:
+        return {line.rstrip("\r\n").split("\t")[-1] for line in bounded_lines(file, path)
+                if line.strip()}
 
 
 def choose(source: Source, minimum: int = 1, maximum: int = 0,
@@ -163,8 +205,8 @@ def cfp_pairs(folder: str, kind: str, splits: Sequence[int]) -> List[Tuple[str, 
     for side in "FP":
         path = os.path.join(folder, "Pair_list_{}.txt".format(side))
         rows[side] = {}
-        with open_input(path, MAX_TABLE, encoding="utf-8") as lines:
-            for number, line in enumerate(filter(str.strip, lines), 1):
+        with open_input(path, MAX_TABLE, encoding="utf-8", errors="replace") as file:
+            for number, line in enumerate(filter(str.strip, bounded_lines(file, path)), 1):
                 match = _CFP_ROW.match(line.strip())
                 if not match:
                     raise InputError("{}, line {}: expected `number .../001/frontal/01.jpg`; copy "
@@ -175,8 +217,8 @@ def cfp_pairs(folder: str, kind: str, splits: Sequence[int]) -> List[Tuple[str, 
     for number in splits:
         for answer in ("same", "diff"):
             path = os.path.join(folder, inner, kind, "{:02d}".format(number), answer + ".txt")
-            with open_input(path, MAX_TABLE, encoding="ascii", errors="replace") as lines:
-                for place, line in enumerate(filter(str.strip, lines), 1):
+            with open_input(path, MAX_TABLE, encoding="ascii", errors="replace") as file:
+                for place, line in enumerate(filter(str.strip, bounded_lines(file, path)), 1):
                     try:
                         first, second = (int(field) for field in line.split(","))
                         pairs.append((rows["F"][first], rows[kind[1]][second], answer == "same"))

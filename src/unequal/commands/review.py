@@ -22,13 +22,13 @@ from unequal.data.decisions import DECISIONS, Decision, DecisionFile
 from unequal.data.identities import read_names
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
-from unequal.system.files import MAX_TABLE, open_input
+from unequal.system.files import MAX_TABLE, bounded_lines, open_input
 
 logger = logging.getLogger(__name__)
 
 TYPICAL = 6  # pictures shown beside a suspect, of each of the two labels
 _MAX_BODY = 1000  # bytes of a decision
-_MAX_TABLE = 1 << 28  # bytes of the table of suspects
+_MAX_SUSPECTS = 1 << 21  # rows of the table
 _CACHED = 512  # pictures kept as the page gets them
 
 
@@ -57,23 +57,25 @@ def read_suspects(path: str) -> List[Suspect]:
         labels, keys = noise_lists.read_list(path)
         return [Suspect(int(key), int(label), "listed", None, 0.0)
                 for label, key in zip(labels, keys)]
-    if os.path.getsize(table) > _MAX_TABLE:
-        raise InputError(f"{table}: has more than {_MAX_TABLE:,} bytes; nobody reviews so many.")
-    suspects = []
+    suspects: List[Suspect] = []
     with open_input(table, MAX_TABLE, encoding="utf-8", errors="surrogateescape",
                     newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            try:
+        rows = csv.DictReader(bounded_lines(file, table))
+        try:
+            for row in rows:
                 suggested = row.get("suggested_label") or ""
                 confidence = float(row.get("confidence") or 0)
                 suspects.append(Suspect(
                     int(row["key"]), int(row["label"]), str(row["kind"]),
                     int(suggested) if suggested else None,
                     confidence if np.isfinite(confidence) else 0.0))
-            except (KeyError, TypeError, ValueError):
-                raise InputError(
-                    f"{table}, line {number}: expected the columns key, path, label, kind, "
-                    "suggested_label, confidence, as `unequal noise` writes them.") from None
+                if len(suspects) > _MAX_SUSPECTS:
+                    raise InputError(f"{table}: has more than {_MAX_SUSPECTS:,} rows; nobody "
+                                     "reviews so many.")
+        except (KeyError, TypeError, ValueError, csv.Error):
+            raise InputError(
+                f"{table}, line {rows.line_num}: expected the columns key, path, label, kind, "
+                "suggested_label, confidence, as `unequal noise` writes them.") from None
     return suspects
 
 

@@ -404,8 +404,9 @@ class RecordWriter:
     first_key : int, optional
         Key of the first image; default 1, or 0 in a plain set.
 
-    One process at a time writes to a directory; what a killed one left there is removed by the next.
-    Memory grows by about 100 bytes a class (its first key, and that it was seen), not with images.
+    One process at a time writes to a directory; what a killed one left there is removed by the
+    next. Memory grows by about 100 bytes a class (its first key, and that it was seen), not with
+    images.
 
     Raises
     ------

@@ -68,6 +68,9 @@ def drop(records: RecordSet, checkpoint: str, *, devices: Optional[List[mx.Conte
     if count == 1 or "fc7_weight" not in arg_params:
         raise ArgumentError(f"{checkpoint}: this model has one centre a class; train one with "
                             "sub_centers 3.", "sub_centers")
+    if arg_params["fc7_weight"].ndim != 2:
+        raise InputError(f"{checkpoint}: its classifier has {arg_params['fc7_weight'].ndim} axes "
+                         "instead of rows and columns; give the model that was trained.")
     rows, size = arg_params["fc7_weight"].shape
     if rows != count * records.num_classes:
         raise InputError(f"{checkpoint}: its classifier has {rows // count} classes, but "
@@ -77,6 +80,9 @@ def drop(records: RecordSet, checkpoint: str, *, devices: Optional[List[mx.Conte
     counts = np.zeros(weight.shape[:2], np.int64)
     embedder = Embedder(symbol, arg_params, aux_params, records.image_size, devices or [mx.cpu()],
                         batch_size)
+    if size != embedder.embedding_size:
+        raise InputError(f"{checkpoint}: its classifier has {size} columns, but its embedding "
+                         f"{embedder.embedding_size} numbers; give the model that was trained.")
     with Bar(len(records), "centres", "images") as bar:
         for _, labels, embeddings, _ in embedder.stream(records):
             labels = labels.astype(np.int64)

@@ -157,9 +157,11 @@ def sub_centers(prefix: str) -> int:
     """
     with open_input(prefix + "-symbol.json", MAX_TABLE, encoding="utf-8") as file:
         for node in json.load(file)["nodes"]:
-            if node["name"] == "fc7_weight":
-                text = str(node.get("attrs", {}).get(margins.SUB_CENTERS, "1"))
-                return max(1, int(text)) if re.fullmatch(r"\d{1,3}", text) else 1
+            if isinstance(node, dict) and node.get("name") == "fc7_weight":
+                attributes = node.get("attrs")
+                text = str(attributes.get(margins.SUB_CENTERS) if isinstance(attributes, dict)
+                           else "")
+                return max(1, int(text)) if re.fullmatch(r"[0-9]{1,3}", text) else 1
     return 1
 
 
