@@ -286,6 +286,21 @@ def test_work_and_waiting_are_reported(monkeypatch):
     os.close(writer)
 
 
+@pytest.mark.parametrize("bounded", (True, False))
+def test_a_wait_that_outlasts_every_hang(bounded, monkeypatch):
+    """Whoever hangs has been ended by then: a server hangs, and this worker's keeper must know."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    monkeypatch.setattr(progress, "_reports", writer)
+    monkeypatch.setattr(progress, "_last_report", 0.0)
+    monkeypatch.setattr(progress, "_hang_timeout", 0.01)
+    with progress.waiting(bounded):
+        time.sleep(1.3)
+    assert len(os.read(reader, 100)) == (1 if bounded else 2)
+    os.close(reader)
+    os.close(writer)
+
+
 def test_a_command_that_reports_nothing_is_left_alone(monkeypatch):
     monkeypatch.setenv(keeper.TIMEOUT, "0.3")
     process = keep(sys.executable, "-c", "import time; time.sleep(1.5)")

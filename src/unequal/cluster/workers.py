@@ -156,9 +156,9 @@ class Workers:
         return bool(self.gather(np.array([bool(flag)])).any())
 
     def wait(self) -> None:
-        """Wait until all are here, however long that takes."""
+        """Wait until all are here, however long worker 0 has work that only it does."""
         if self.count > 1:
-            with progress.waiting():
+            with progress.waiting(bounded=self.rank == 0):
                 self._kvstore._barrier()
 
     def mean(self, arrays: Dict[str, mx.nd.NDArray]) -> Dict[str, mx.nd.NDArray]:

@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
 import logging
+import math
 import os
 import sys
 import threading
@@ -39,19 +40,26 @@ def report() -> None:
         _reports = None  # it has gone
 
 
+# Of the keeper. Others have been ended by theirs after this time and a quarter.
+_hang_timeout = float(os.environ.get("UNEQUAL_HANG_TIMEOUT") or 0)
+
+
 @contextmanager
-def waiting() -> Iterator[None]:
+def waiting(bounded: bool = True) -> Iterator[None]:
     """While this process waits for others: :func:`report` now and then, from a thread.
 
-    So a worker that waits for one that hangs is not taken for it.
+    So a worker that waits for one that hangs is not taken for it. When that has long been ended and
+    the wait goes on, a server hangs, or all wait for each other: where no other may rightly take
+    longer (``bounded``), it stops after two hang timeouts, and the keeper ends this process.
     """
     if _reports is None or _reports < 0:
         yield
         return
     done = threading.Event()
+    until = time.monotonic() + (2 * _hang_timeout if bounded and _hang_timeout else math.inf)
 
     def beat() -> None:
-        while not done.wait(1):
+        while not done.wait(1) and time.monotonic() < until:
             report()
 
     report()

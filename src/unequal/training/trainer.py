@@ -315,6 +315,7 @@ class Trainer:
             accuracies = [result.accuracy_flip for result in results.values()]
             if self.config.select != "mean":
                 selected = results[self.config.select].accuracy_flip
+        self.workers.wait()  # as long as that takes
         accuracies, selected = self.workers.broadcast([accuracies, selected])
         kept = self._counts() and self.keep_when_better(accuracies, selected, params)
         self.progress.verified = self.progress.step
