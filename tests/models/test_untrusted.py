@@ -162,6 +162,8 @@ CHANGES = [  # how the document changes; what is said of it
     (lambda d: d.pop("nodes"), "no list of nodes"),
     (lambda d: [node.update(name="x" + node["name"]) for node in d["nodes"]],
      "0 layers called fc1"),
+    (lambda d: next(node for node in d["nodes"] if node["name"] == "data").update(name="date"),
+     r"fc1 does not depend on pictures \(data\)"),
 ]
 
 

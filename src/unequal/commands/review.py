@@ -74,8 +74,8 @@ def read_suspects(path: str) -> List[Suspect]:
                                      "reviews so many.")
         except (KeyError, TypeError, ValueError, csv.Error):
             raise InputError(
-                f"{table}, line {rows.reader.line_num}: expected the columns key, path, label, kind, "
-                "suggested_label, confidence, as `unequal noise` writes them.") from None
+                f"{table}, line {rows.reader.line_num}: expected the columns key, path, label, "
+                "kind, suggested_label, confidence, as `unequal noise` writes them.") from None
     return suspects
 
 

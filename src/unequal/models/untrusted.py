@@ -284,6 +284,8 @@ def _checked(document):
     kept = [nodes[place] for place in used]
     names = [node["name"] for node in kept]
     _check(len(set(names)) == len(names), "two layers have one name")
+    _check(any(node["name"] == "data" and node["op"] == "null" for node in kept),
+           "its layer fc1 does not depend on pictures (data)")
     for node in kept:
         node["inputs"] = [[number[place], output, 0] for place, output, _ in node["inputs"]]
     return {"nodes": kept, "heads": [[len(kept) - 1, 0, 0]],
