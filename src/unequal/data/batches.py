@@ -10,6 +10,7 @@ import numpy as np
 
 from unequal.data import augmentation as aug
 from unequal.data.loading import BatchBuffers, PictureLoader
+from unequal.data.records import RecordSet
 from unequal.errors import ArgumentError, InputError
 
 DATA_NAME, LABEL_NAME = "data", "softmax_label"
@@ -25,7 +26,7 @@ class _Order:
     Memory: 16 bytes an image (keys and one epoch's order).
     """
 
-    def __init__(self, records: Any, keys: Optional[Any], shuffle: bool, seed: int,
+    def __init__(self, records: RecordSet, keys: Optional[np.ndarray], shuffle: bool, seed: int,
                  shuffled_from: int = 0) -> None:
         self.keys = records.image_keys if keys is None else np.asarray(keys, np.int64)
         self._path, self._shuffle, self._seed = records.path, shuffle, seed
@@ -225,9 +226,9 @@ class FaceIter(_PictureIter):
         When there are fewer images than a batch needs, or too many damaged ones.
     """
 
-    def __init__(self, records: Any, batch_size: int,
+    def __init__(self, records: RecordSet, batch_size: int,
                  augmentation: aug.Augmentation = aug.NONE, *,
-                 keys: Optional[Any] = None, shuffle: bool = True, seed: int = 0,
+                 keys: Optional[np.ndarray] = None, shuffle: bool = True, seed: int = 0,
                  shuffled_from: int = 0,
                  num_parts: int = 1, part_index: int = 0, threads: Optional[int] = None,
                  prefetch: int = 2) -> None:
@@ -280,7 +281,7 @@ class UnequalIter(_PictureIter):
         When sizes do not divide, pictures differ in size, or the head does not fill a batch.
     """
 
-    def __init__(self, head: Any, tail: Any, head_size: int, tail_size: int,
+    def __init__(self, head: RecordSet, tail: RecordSet, head_size: int, tail_size: int,
                  augmentation: aug.Augmentation = aug.NONE, *, devices: int = 1,
                  images_per_identity: int = 3, batches: int = 100, seed: int = 0,
                  num_parts: int = 1, part_index: int = 0, threads: Optional[int] = None,
@@ -298,7 +299,7 @@ class UnequalIter(_PictureIter):
                     + ("" if step == everywhere else
                        f" times images_per_identity {images_per_identity}") + ").",
                     name, "images_per_identity")
-        self._sizes, self._devices = (head_size, tail_size), devices
+        self._sets, self._sizes, self._devices = (head, tail), (head_size, tail_size), devices
         self._order = _Order(head, None, True, seed)
         self._head_batches = self._order.batches(head_size)
         # Keys of the tail images of an epoch's batches: int64 (batches, tail_size).
@@ -309,7 +310,7 @@ class UnequalIter(_PictureIter):
                          (num_parts, part_index), prefetch)
 
     def fingerprint(self) -> str:
-        return "; ".join(loader.records.fingerprint() for loader in self._loaders)
+        return "; ".join(records.fingerprint() for records in self._sets)
 
     def state(self) -> Dict[str, np.ndarray]:
         """The epoch's tail keys."""

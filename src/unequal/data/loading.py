@@ -4,7 +4,7 @@ import math
 import sys
 import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any, List, Optional, Set, Tuple
+from typing import Any, List, Optional, Protocol, Set, Tuple
 
 import cv2
 import mxnet as mx
@@ -20,6 +20,17 @@ from unequal.system.mxnet_private import numpy_view, wait_to_write
 logger = logging.getLogger(__name__)
 
 _CHUNK = 16  # pictures that a decoding task has at least, to pay for itself
+
+
+class PictureSource(Protocol):
+    """What pictures are read from: a RecordSet, or anything else with keys and pictures."""
+
+    path: str  # what to call it in errors
+    image_keys: np.ndarray  # int64 (images,)
+
+    def image(self, key: int) -> Tuple[int, pictures.Encoded]:
+        """``(label, picture)``; the picture encoded, or RGB pixels."""
+        ...
 
 
 class BatchBuffers:
@@ -65,7 +76,7 @@ class PictureLoader:
     Memory: a picture or two a thread.
     """
 
-    def __init__(self, records: Any, augmentation: aug.Augmentation = aug.NONE,
+    def __init__(self, records: PictureSource, augmentation: aug.Augmentation = aug.NONE,
                  threads: Optional[int] = None, max_damaged: int = 100) -> None:
         self.records = records
         self.augmentation = augmentation
@@ -176,10 +187,10 @@ class PictureLoader:
                 continue
             try:
                 return label, pictures.decode_bgr(
-                    data, "{}: record {}".format(self.records.path, key), height, width)
+                    data, f"{self.records.path}: record {key}", height, width)
             except InputError as error:
                 self._note_damaged(key, error)
-        raise InputError("{}: no picture of the set can be decoded.".format(self.records.path))
+        raise InputError(f"{self.records.path}: no picture of the set can be decoded.")
 
     def _note_damaged(self, key: int, error: InputError) -> None:
         with self._lock:
@@ -190,8 +201,7 @@ class PictureLoader:
             raise error
         if count > self._max_damaged:
             raise InputError(
-                "{}: more than {} pictures are damaged, the last one being record {}; check the "
-                "set with `unequal inspect`.".format(
-                    self.records.path, self._max_damaged, key)) from error
+                f"{self.records.path}: more than {self._max_damaged} pictures are damaged, the "
+                f"last one being record {key}; check the set with `unequal inspect`.") from error
         if new:
             logger.warning("skipped (%d so far): %s", count, error)

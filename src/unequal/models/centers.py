@@ -43,12 +43,13 @@ def nearest(embeddings: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> n
     """
     own = weight[labels]
     lengths = np.sqrt((own * own).sum(axis=2)) + 1e-12
-    return (np.einsum("nkd,nd->nk", own, embeddings) / lengths).argmax(axis=1)
+    cosines: np.ndarray = np.einsum("nkd,nd->nk", own, embeddings) / lengths
+    return np.asarray(cosines.argmax(axis=1))
 
 
 def dominant(counts: np.ndarray) -> np.ndarray:
     """The centre of each class that has most images, int64 (C,); the first among equals."""
-    return counts.argmax(axis=1)
+    return np.asarray(counts.argmax(axis=1))
 
 
 def drop(records: RecordSet, checkpoint: str, *, devices: Optional[List[mx.Context]] = None,

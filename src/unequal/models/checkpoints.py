@@ -7,19 +7,20 @@ import json
 import math
 import os
 import re
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import mxnet as mx
 
 from unequal.errors import ArgumentError, InputError
 from unequal.models import untrusted
+from unequal.models.untrusted import Params
 from unequal.symbols import margins
 from unequal.system.files import MAX_TABLE, open_input, remove_leftovers, replacing_path
 
 
-def params_path(prefix, epoch):
+def params_path(prefix: str, epoch: int) -> str:
     """``prefix-NNNN.params``."""
-    return "{}-{:04d}.params".format(prefix, epoch)
+    return f"{prefix}-{epoch:04d}.params"
 
 
 def parse(text: str, argument: str = "pretrained") -> Tuple[str, int]:
@@ -84,7 +85,8 @@ def best(prefix: str) -> int:
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file, so which checkpoint is best is not known; give "
                          "PREFIX,EPOCH with a number.")
-    found, highest, risen_at = None, -math.inf, None
+    found: Optional[int] = None
+    highest, risen_at = -math.inf, None
     for event in _events(path):
         kind, step = event.get("event"), event.get("step")
         if kind == "start":
@@ -102,7 +104,7 @@ def best(prefix: str) -> int:
     return found
 
 
-def publish(path, write):
+def publish(path: str, write: Callable[[str], None]) -> None:
     """Call ``write`` with a temporary name; what it wrote appears at ``path`` when it is whole.
 
     Raises
@@ -115,28 +117,28 @@ def publish(path, write):
             write(temporary)
     except (mx.base.MXNetError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[-1].strip()
-        raise InputError("{}: cannot be written ({}); is the disk full or the directory "
-                         "read-only? What was saved before is still there.".format(
-                             path, reason)) from error
+        raise InputError(f"{path}: cannot be written ({reason}); is the disk full or the directory "
+                         "read-only? What was saved before is still there.") from error
 
 
-def _write_symbol(path, symbol):
+def _write_symbol(path: str, symbol: mx.sym.Symbol) -> None:
     # Not symbol.save: on a full disk that leaves an empty file and says nothing.
     with open(path, "w", encoding="utf-8") as file:
         file.write(symbol.tojson())
 
 
-def _write_arrays(path, arrays):
+def _write_arrays(path: str, arrays: Params) -> None:
     mx.nd.save(path, arrays)
     # A disk that is full just before the end goes unnoticed by MXNet, so count: 32 bytes of the
     # file's own, for each array a head of 24, 8 a dimension, the values, 8 and the name.
     size = 32 + sum(32 + 8 * array.ndim + array.size * array.dtype().itemsize + len(name.encode())
                     for name, array in arrays.items())
     if os.path.getsize(path) != size:
-        raise OSError("{} of {} bytes were written".format(os.path.getsize(path), size))
+        raise OSError(f"{os.path.getsize(path)} of {size} bytes were written")
 
 
-def save(prefix, epoch, symbol, arg_params, aux_params):
+def save(prefix: str, epoch: int, symbol: mx.sym.Symbol, arg_params: Params, aux_params: Params
+         ) -> None:
     """Write a checkpoint; its directory is made when missing.
 
     Raises
@@ -165,14 +167,14 @@ def sub_centers(prefix: str) -> int:
     return 1
 
 
-def clean(prefix):
+def clean(prefix: str) -> None:
     """Remove what a killed run of this prefix was writing, its state (.npz) included."""
     directory, name = os.path.split(prefix)
     remove_leftovers(directory, re.escape(name)
                      + r"-(?:\d{4,}\.params|symbol\.json|resume(?:\.1)?\.npz)")
 
 
-def load(prefix, epoch):
+def load(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, Params, Params]:
     """Return ``(symbol, arg_params, aux_params)``.
 
     The symbol is the embedding network, without a training head; the parameters are all. The files
@@ -185,7 +187,7 @@ def load(prefix, epoch):
     """
     for path in (prefix + "-symbol.json", params_path(prefix, epoch)):
         if not os.path.isfile(path):
-            raise InputError("{}: no such file; a checkpoint PREFIX,EPOCH is PREFIX-symbol.json "
-                             "and PREFIX-EPOCH.params.".format(path))
+            raise InputError(f"{path}: no such file; a checkpoint PREFIX,EPOCH is "
+                             "PREFIX-symbol.json and PREFIX-EPOCH.params.")
     return (untrusted.read_symbol(prefix + "-symbol.json"),
             *untrusted.read_arrays(params_path(prefix, epoch)))

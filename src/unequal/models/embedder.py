@@ -5,7 +5,18 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Set
 from contextlib import contextmanager
-from typing import Any, Dict
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Literal,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+    overload,
+)
 
 import cv2
 import mxnet as mx
@@ -15,7 +26,7 @@ from sklearn.preprocessing import normalize
 
 from unequal.data import pictures as images
 from unequal.data.batches import DATA_NAME
-from unequal.data.loading import BatchBuffers, PictureLoader
+from unequal.data.loading import BatchBuffers, PictureLoader, PictureSource
 from unequal.errors import ArgumentError, InputError
 from unequal.models import checkpoints
 from unequal.system import interrupts, mxnet_private, progress, runtime
@@ -24,16 +35,21 @@ logger = logging.getLogger(__name__)
 
 EMBEDDING = "fc1_output"
 
+Loose = Union[str, "os.PathLike[str]", images.Encoded]  # a picture of LoosePictures
+Params = Dict[str, mx.nd.NDArray]
+# Of Embedder.stream: start, labels, plain, flipped.
+Embedded = Tuple[int, np.ndarray, np.ndarray, Optional[np.ndarray]]
+
 
 class PictureList:
     """Encoded pictures in memory, read like a record set (``image(key)`` with key 0, 1, ...)."""
 
-    def __init__(self, pictures, name):
+    def __init__(self, pictures: Sequence[images.Encoded], name: str) -> None:
         self._pictures = pictures
         self.path = name
         self.image_keys = np.arange(len(pictures))
 
-    def image(self, key):
+    def image(self, key: int) -> Tuple[int, images.Encoded]:
         """``(0, picture)``."""
         return 0, self._pictures[key]
 
@@ -56,19 +72,19 @@ class LoosePictures:
 
     path = "pictures"
 
-    def __init__(self, pictures, image_size):
-        self._pictures, self._size = pictures, tuple(image_size)
+    def __init__(self, pictures: Sequence[Loose], image_size: Sequence[int]) -> None:
+        self._pictures, self._size = pictures, (image_size[0], image_size[1])
         self.image_keys = np.arange(len(pictures))
 
-    def image(self, key):
+    def image(self, key: int) -> Tuple[int, np.ndarray]:
         """``(0, RGB pixels)``."""
-        picture, name = self._pictures[key], "picture {}".format(key)
+        picture, name = self._pictures[key], f"picture {key}"
         if isinstance(picture, (str, os.PathLike)):
             name = os.fspath(picture)
             picture = images.read(name)
         elif not isinstance(picture, (bytes, bytearray, np.ndarray)):
-            raise InputError("{} is a {}; give a path, encoded bytes or RGB pixels.".format(
-                name, type(picture).__name__))
+            raise InputError(f"{name} is a {type(picture).__name__}; give a path, encoded bytes or "
+                             "RGB pixels.")
         pixels = images.decode(picture, name)
         if pixels.shape[:2] == self._size:
             return 0, pixels
@@ -82,7 +98,7 @@ class LoosePictures:
 _SIDES = (112,) + tuple(side for side in range(16, 513, 16) if side != 112)
 
 
-def input_size(symbol, arg_params):
+def input_size(symbol: mx.sym.Symbol, arg_params: Params) -> Tuple[int, int]:
     """(height, width) of the pictures a network was trained on, from the shapes of its weights.
 
     A fully connected layer knows the size of its features. Where several sizes have features of
@@ -106,7 +122,7 @@ def input_size(symbol, arg_params):
                         "pixels; say the image_size.", "image_size")
 
 
-def embedding_symbol(symbol):
+def embedding_symbol(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     """The part of ``symbol`` that ends in ``fc1_output``: the training head is cut off."""
     internals = symbol.get_internals()
     if EMBEDDING not in internals.list_outputs():
@@ -115,7 +131,8 @@ def embedding_symbol(symbol):
     return internals[EMBEDDING]
 
 
-def _check_fit(symbol, shape, arg_params, aux_params):
+def _check_fit(symbol: mx.sym.Symbol, shape: Sequence[int], arg_params: Params,
+               aux_params: Params) -> None:
     """Refuse parameters of other shapes, and layers that memory cannot hold, before MXNet binds.
 
     MXNet allocates whatever a network's numbers lead to, which may come from anywhere.
@@ -127,27 +144,31 @@ def _check_fit(symbol, shape, arg_params, aux_params):
             if name == DATA_NAME:
                 continue
             if name not in params:
-                raise RuntimeError("the parameter {} is missing".format(name))
+                raise RuntimeError(f"the parameter {name} is missing")
             if params[name].shape != tuple(needed):
-                raise RuntimeError("the parameter {} has shape {} but should have {}".format(
-                    name, params[name].shape, tuple(needed)))
+                raise RuntimeError(f"the parameter {name} has shape {params[name].shape} but "
+                                   f"should have {tuple(needed)}")
     internals = symbol.get_internals()
     _, layers, _ = internals.infer_shape_partial(**{DATA_NAME: shape})
     size, name = max((math.prod(layer), name)
                      for name, layer in zip(internals.list_outputs(), layers))
     if size * 4 > runtime.memory() // 4:
-        raise RuntimeError("its layer {} has {:,} numbers for a batch of {}, too many for this "
-                           "machine's memory; lower batch_size".format(name, size, shape[0]))
+        raise RuntimeError(f"its layer {name} has {size:,} numbers for a batch of {shape[0]}, too "
+                           "many for this machine's memory; lower batch_size")
+
+
+def _last_line(error: Exception) -> str:
+    """Of what MXNet says, which is a stack of calls before that."""
+    return str(error).strip().splitlines()[-1].strip()
 
 
 @contextmanager
-def _running():
+def _running() -> Iterator[None]:
     """MXNet's errors as InputError: sizes fit, but an operator may still refuse its attributes."""
     try:
         yield
     except mx.base.MXNetError as error:
-        raise InputError("The network cannot be run: {}.".format(
-            str(error).strip().splitlines()[-1].strip())) from error
+        raise InputError(f"The network cannot be run: {_last_line(error)}.") from error
 
 
 class Embedder(TransformerMixin, BaseEstimator):
@@ -179,19 +200,21 @@ class Embedder(TransformerMixin, BaseEstimator):
         When the symbol has no ``fc1`` or the parameters do not fit it.
     """
 
-    def __init__(self, symbol, arg_params, aux_params, image_size, devices=None, batch_size=64,
-                 flip=True):
+    def __init__(self, symbol: mx.sym.Symbol, arg_params: Params, aux_params: Params,
+                 image_size: Sequence[int], devices: Optional[Sequence[mx.Context]] = None,
+                 batch_size: int = 64, flip: bool = True) -> None:
         self._symbol = embedding_symbol(symbol)
-        self._devices = devices or [mx.cpu()]
-        self._shape = (max(batch_size, len(self._devices)), 3) + tuple(image_size)
+        self._devices = list(devices or [mx.cpu()])
+        self._shape = (max(batch_size, len(self._devices)), 3, image_size[0], image_size[1])
         self.flip = flip
         # One network: a forward pass and the copy of its output belong together.
         self._lock = threading.Lock()
         self.load_weights(arg_params, aux_params)
 
     @classmethod
-    def from_checkpoint(cls, checkpoint, image_size=None, devices=None, batch_size=64,
-                        argument="model", flip=True):
+    def from_checkpoint(cls, checkpoint: str, image_size: Optional[Sequence[int]] = None,
+                        devices: Optional[Sequence[mx.Context]] = None, batch_size: int = 64,
+                        argument: str = "model", flip: bool = True) -> "Embedder":
         """From ``'prefix,epoch'``; without ``image_size``, :func:`input_size` finds it.
 
         ``argument`` is named in errors; see :class:`Embedder` for the rest.
@@ -201,7 +224,7 @@ class Embedder(TransformerMixin, BaseEstimator):
             image_size = input_size(embedding_symbol(symbol), arg_params)
         return cls(symbol, arg_params, aux_params, image_size, devices, batch_size, flip)
 
-    def load_weights(self, arg_params: Dict[str, Any], aux_params: Dict[str, Any]) -> None:
+    def load_weights(self, arg_params: Params, aux_params: Params) -> None:
         """Use other weights; streams that are under way go on with theirs.
 
         Binds anew: on CPUs MXNet fuses convolution and BatchNorm of a network bound for inference
@@ -221,31 +244,32 @@ class Embedder(TransformerMixin, BaseEstimator):
             module.set_params(arg_params, aux_params, allow_extra=True)
         except (mx.base.MXNetError, RuntimeError) as error:
             raise ArgumentError(
-                "The parameters do not fit the network at {}x{} pixels: {}.".format(
-                    self._shape[2], self._shape[3],
-                    str(error).strip().splitlines()[-1].strip()), "batch_size") from error
+                f"The parameters do not fit the network at {self._shape[2]}x{self._shape[3]} "
+                f"pixels: {_last_line(error)}.", "batch_size") from error
         self._module = module
 
     @property
-    def image_size(self):
+    def image_size(self) -> Tuple[int, int]:
         """(height, width) of the pictures, in pixels."""
         return self._shape[2:]
 
     @property
-    def embedding_size(self):
+    def embedding_size(self) -> int:
         """Length D of an embedding."""
-        return self._module.output_shapes[0][1][1]
+        return int(self._module.output_shapes[0][1][1])
 
-    def forward(self, data):
+    def forward(self, data: mx.nd.NDArray) -> np.ndarray:
         """Embeddings of one batch: NDArray (N, 3, H, W) to float32 (N, D)."""
-        return self.queue(data).asnumpy()
+        embeddings: np.ndarray = self.queue(data).asnumpy()
+        return embeddings
 
-    def queue(self, data):
+    def queue(self, data: mx.nd.NDArray) -> mx.nd.NDArray:
         """:meth:`forward` that returns at once: an NDArray still being computed.
         """
         return self._queue(self._module, data, False)[0]
 
-    def _queue(self, module, data, flip):
+    def _queue(self, module: mx.mod.Module, data: mx.nd.NDArray, flip: bool
+               ) -> Tuple[mx.nd.NDArray, Optional[mx.nd.NDArray]]:
         """Embeddings of a batch, and of its mirror images or None."""
         # The outputs themselves are written over by the next batch, maybe another thread's.
         with _running(), self._lock:
@@ -256,7 +280,8 @@ class Embedder(TransformerMixin, BaseEstimator):
             mxnet_private.forward_mirrored(module, DATA_NAME)
             return plain, module.get_outputs()[0].copy()
 
-    def stream(self, source, keys=None, flip=False, threads=None):
+    def stream(self, source: PictureSource, keys: Optional[np.ndarray] = None,
+               flip: bool = False, threads: Optional[int] = None) -> Iterator[Embedded]:
         """Embed pictures batch by batch.
 
         The next batches are decoded, and the network is at the next one, while the caller works on
@@ -264,7 +289,8 @@ class Embedder(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        source : RecordSet or PictureList
+        source : RecordSet, PictureList, LoosePictures
+            Or another :class:`unequal.data.loading.PictureSource`.
         keys : numpy.ndarray, optional
             Default: all its ``image_keys``.
         flip : bool
@@ -287,12 +313,12 @@ class Embedder(TransformerMixin, BaseEstimator):
         Interrupted
             When a signal asks to stop (:mod:`unequal.system.interrupts`).
         """
-        keys = source.image_keys if keys is None else np.asarray(keys, np.int64)
+        keys = np.asarray(source.image_keys if keys is None else keys, np.int64)
         batch_size, module = self._shape[0], self._module
         loader = PictureLoader(source, threads=threads, max_damaged=0)
         buffers = BatchBuffers(self._shape)
 
-        def submit(start):
+        def submit(start: int) -> Tuple[int, int, mx.nd.NDArray, List[Any]]:
             array, view = buffers.take()
             count = min(batch_size, len(keys) - start)
             # The last batch's remaining rows keep older pictures; their outputs are cut off.
@@ -323,16 +349,18 @@ class Embedder(TransformerMixin, BaseEstimator):
             loader.close()
 
     @staticmethod
-    def _finished(start, count, labels, plain, flipped, _):
+    def _finished(start: int, count: int, labels: np.ndarray, plain: mx.nd.NDArray,
+                  flipped: Optional[mx.nd.NDArray], _: mx.nd.NDArray) -> Embedded:
         with _running():
-            plain, flipped = (None if some is None else some.asnumpy()[:count]
-                              for some in (plain, flipped))
+            plain = plain.asnumpy()[:count]
+            flipped = None if flipped is None else flipped.asnumpy()[:count]
         if not all(np.isfinite(some).all() for some in (plain, flipped) if some is not None):
             raise InputError("The network gives embeddings that are not finite: its parameters are "
                              "damaged, or training diverged; take another checkpoint.")
         return start, labels, plain, flipped
 
-    def features(self, source, keys=None):
+    def features(self, source: PictureSource, keys: Optional[np.ndarray] = None
+                 ) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
         """Normalised features batch by batch; see :meth:`stream` for the arguments.
 
         Yields
@@ -345,29 +373,31 @@ class Embedder(TransformerMixin, BaseEstimator):
         for _, labels, plain, flipped in self.stream(source, keys, self.flip):
             yield labels, normalize(plain if flipped is None else plain + flipped, copy=False)
 
-    def source(self, X):
+    def source(self, X: Any) -> PictureSource:
         """``X`` of :meth:`transform` as something :meth:`stream` reads."""
         if hasattr(X, "image_keys"):
-            return X
+            source: PictureSource = X
+            return source
         if isinstance(X, (str, bytes, os.PathLike)):
-            raise InputError("{}: expected a list of pictures; put a single one into brackets, and "
-                             "open a record set with unequal.data.records.RecordSet.".format(
-                                 X if not isinstance(X, bytes) else "bytes"))
+            shown = "bytes" if isinstance(X, bytes) else os.fspath(X)
+            raise InputError(f"{shown}: expected a list of pictures; put a single one into "
+                             "brackets, and open a record set with "
+                             "unequal.data.records.RecordSet.")
         if isinstance(X, (Set, Mapping)) or not isinstance(X, Iterable):
-            raise ArgumentError("X is a {}; give a list of pictures, whose order says which "
-                                "feature is whose.".format(type(X).__name__), "X")
+            raise ArgumentError(f"X is a {type(X).__name__}; give a list of pictures, whose order "
+                                "says which feature is whose.", "X")
         if isinstance(X, np.ndarray) and X.size and X.ndim not in (1, 4):
-            raise ArgumentError("X has shape {}; give pictures as an array (n, height, width, 3), "
-                                "or put a single one into brackets.".format(X.shape), "X")
+            raise ArgumentError(f"X has shape {X.shape}; give pictures as an array (n, height, "
+                                "width, 3), or put a single one into brackets.", "X")
         if not isinstance(X, (list, tuple, np.ndarray)):
             X = list(X)
         return LoosePictures(X, self.image_size)
 
-    def fit(self, X=None, y=None):
+    def fit(self, X: Any = None, y: Any = None) -> "Embedder":
         """Nothing to learn; returns itself (scikit-learn's convention)."""
         return self
 
-    def transform(self, X):
+    def transform(self, X: Any) -> np.ndarray:
         """Features of pictures.
 
         Parameters
@@ -399,11 +429,11 @@ class Embedder(TransformerMixin, BaseEstimator):
     # What scikit-learn asks of an estimator, answered for one whose network is given: there is
     # nothing to tune, and a clone may share it.
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> Dict[str, Any]:
         """``{}``."""
         return {}
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> "Embedder":
         """Nothing but itself: there is no parameter (scikit-learn's convention).
 
         Raises
@@ -412,17 +442,29 @@ class Embedder(TransformerMixin, BaseEstimator):
             For any parameter. Other weights: :meth:`load_weights`.
         """
         if params:
-            raise ValueError("an Embedder has no parameter {}; make another one, or give it other "
-                             "weights with load_weights".format(", ".join(sorted(params))))
+            raise ValueError(f"an Embedder has no parameter {', '.join(sorted(params))}; make "
+                             "another one, or give it other weights with load_weights")
         return self
 
-    def __sklearn_clone__(self):
+    def __sklearn_clone__(self) -> "Embedder":
         return self
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def embed(self, source, keys=None, flip=False, threads=None, label="embedding"):
+    @overload
+    def embed(self, source: PictureSource, keys: Optional[np.ndarray] = None, *,
+              flip: Literal[True], threads: Optional[int] = None, label: str = "embedding"
+              ) -> Tuple[np.ndarray, np.ndarray]: ...
+
+    @overload
+    def embed(self, source: PictureSource, keys: Optional[np.ndarray] = None, flip: bool = False,
+              threads: Optional[int] = None, label: str = "embedding"
+              ) -> Tuple[np.ndarray, Optional[np.ndarray]]: ...
+
+    def embed(self, source: PictureSource, keys: Optional[np.ndarray] = None, flip: bool = False,
+              threads: Optional[int] = None, label: str = "embedding"
+              ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
         """Embed pictures into one array; see :meth:`stream`.
 
         Returns
@@ -430,13 +472,13 @@ class Embedder(TransformerMixin, BaseEstimator):
         plain, flipped : numpy.ndarray
             float32 (n, D); ``flipped`` is None without ``flip``. 4 * D bytes a picture.
         """
-        keys = source.image_keys if keys is None else keys
+        keys = np.asarray(source.image_keys if keys is None else keys, np.int64)
         plain = np.empty((len(keys), self.embedding_size), np.float32)
         flipped = np.empty_like(plain) if flip else None
         with progress.Bar(len(keys), label, "images") as bar:
             for start, _, some, some_flipped in self.stream(source, keys, flip, threads):
                 plain[start:start + len(some)] = some
-                if flip:
+                if flipped is not None:
                     flipped[start:start + len(some)] = some_flipped
                 bar.update(len(some))
         return plain, flipped

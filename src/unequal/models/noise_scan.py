@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from contextlib import closing
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -15,7 +15,7 @@ from unequal.errors import ArgumentError, InputError
 from unequal.eval import noise_scores
 from unequal.eval.features import open_features
 from unequal.models import checkpoints
-from unequal.models.embedder import Embedder
+from unequal.models.embedder import Embedded, Embedder, Params
 from unequal.symbols import margins
 from unequal.system import runtime
 from unequal.system.files import Lock, Taken, replacing
@@ -28,6 +28,7 @@ MOST_ROWS = 256  # images the classifier takes at once; more made it no faster
 _ARRAYS = 5  # of (rows, classes): logits, with margin, probabilities, and two to reduce them
 
 Scores = Dict[str, np.ndarray]
+Truth = Mapping[int, Tuple[int, str]]  # key -> true identity, kind; noise_lists.read_truth
 
 
 def rows_at_once(classes: int, device: mx.Context) -> int:
@@ -74,7 +75,7 @@ class Classifier:
         A key of :data:`unequal.eval.noise_scores.METHODS`: the ``score``.
     """
 
-    def __init__(self, arg_params: Dict[str, Any], settings: margins.Margin, device: mx.Context,
+    def __init__(self, arg_params: Params, settings: margins.Margin, device: mx.Context,
                  method: str = "max-probability") -> None:
         if "fc7_weight" not in arg_params:
             raise ArgumentError("checkpoint: the checkpoint has no classifier (fc7_weight); "
@@ -136,7 +137,7 @@ class Classifier:
         return whole
 
 
-def _blocks(stream: Iterable[tuple], rows: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+def _blocks(stream: Iterable[Embedded], rows: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
     """Labels and embeddings of :meth:`Embedder.stream`, ``rows`` and more at a time."""
     labels: List[np.ndarray] = []
     embeddings: List[np.ndarray] = []
@@ -150,7 +151,8 @@ def _blocks(stream: Iterable[tuple], rows: int) -> Iterator[Tuple[np.ndarray, np
         yield np.concatenate(labels).astype(np.int64), np.concatenate(embeddings)
 
 
-def _fingerprint(records, checkpoint, settings, method):
+def _fingerprint(records: RecordSet, checkpoint: str, settings: margins.Margin, method: str
+                 ) -> str:
     """What a list of scores belongs to: another set, model or rule must not continue it."""
     path = checkpoints.params_path(*checkpoints.parse(checkpoint))
     facts = [os.path.abspath(records.path), os.path.getsize(records.path), len(records),
@@ -158,8 +160,9 @@ def _fingerprint(records, checkpoint, settings, method):
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def score_records(records, checkpoint, settings, part, *, method="max-probability", devices=None,
-                  batch_size=64):
+def score_records(records: RecordSet, checkpoint: str, settings: margins.Margin, part: str, *,
+                  method: str = "max-probability",
+                  devices: Optional[Sequence[mx.Context]] = None, batch_size: int = 64) -> Scores:
     """Score all images of a set, un-augmented, in the order of their keys.
 
     Rows are written to ``part`` as they come; a run that was killed goes on after its last whole
@@ -222,8 +225,10 @@ def score_records(records, checkpoint, settings, part, *, method="max-probabilit
     return noise_lists.read_scores(part)
 
 
-def make_list(records, checkpoint, settings, threshold, path, *, method="max-probability",
-              devices=None, batch_size=64, scores=None):
+def make_list(records: RecordSet, checkpoint: str, settings: margins.Margin, threshold: float,
+              path: str, *, method: str = "max-probability",
+              devices: Optional[Sequence[mx.Context]] = None, batch_size: int = 64,
+              scores: Optional[str] = None) -> Tuple[Scores, np.ndarray]:
     """Score a set and write the list of images whose score is below ``threshold``.
 
     Returns
@@ -259,7 +264,8 @@ def make_list(records, checkpoint, settings, threshold, path, *, method="max-pro
     return columns, listed
 
 
-def quality(columns, listed, truth):
+def quality(columns: Scores, listed: np.ndarray, truth: Truth
+            ) -> Iterator[Tuple[str, Dict[str, float]]]:
     """Yield ``(kind, noise.detection_quality)`` of each kind against clean images, and of all."""
     kinds = np.array([truth.get(int(key), (-1, ""))[1] for key in columns["key"]])
     for kind in noise_lists.KINDS + ("all",):
@@ -395,7 +401,8 @@ def write_probabilities(path: str, keys: np.ndarray, labels: np.ndarray, feature
         np.savez(file, **arrays)
 
 
-def quality_of_kinds(keys: np.ndarray, found: noise_scores.Findings, truth: dict) -> Any:
+def quality_of_kinds(keys: np.ndarray, found: noise_scores.Findings, truth: Truth
+                     ) -> Iterator[Tuple[str, Dict[str, float]]]:
     """Yield ``(kind, noise_scores.detection_quality)`` as :func:`quality`, each by its own score.
 
     An image counts as found whatever kind it is listed as.

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import struct
+from typing import IO, Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -18,6 +19,9 @@ from unequal.system.files import open_input
 from unequal.system.mxnet_private import numpy_view
 
 EMBEDDING = "fc1"
+
+Params = Dict[str, mx.nd.NDArray]
+Node = Dict[str, Any]  # of a symbol's JSON: op, name, attrs, inputs
 
 # NDArray::Save of MXNet 1.x: what a list of arrays and one array begin with.
 _LIST = struct.Struct("<QQQ")  # magic, 0, number of arrays
@@ -40,28 +44,28 @@ class _Wrong(Exception):
 class _Reader:
     """A file of which no more is asked for than it has."""
 
-    def __init__(self, file):
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.left = os.fstat(file.fileno()).st_size
 
-    def unpack(self, form):
+    def unpack(self, form: str) -> Tuple[int, ...]:
         return struct.unpack("<" + form, self.bytes(struct.calcsize("<" + form)))
 
-    def take(self, size):
+    def take(self, size: int) -> None:
         if size > self.left:
             raise _Wrong("it is cut short")
         self.left -= size
 
-    def bytes(self, size):
+    def bytes(self, size: int) -> bytes:
         self.take(size)
         return self._file.read(size)
 
-    def into(self, array):
+    def into(self, array: np.ndarray) -> None:
         self.take(array.nbytes)
-        self._file.readinto(array)
+        self._file.readinto(array)  # type: ignore[attr-defined]  # IO has it not, files do
 
 
-def _read_array(reader):
+def _read_array(reader: _Reader) -> mx.nd.NDArray:
     magic, = reader.unpack("I")
     if magic not in _ARRAY_MAGICS:
         raise _Wrong("an array does not begin as one of MXNet 1.x does")
@@ -69,31 +73,31 @@ def _read_array(reader):
         raise _Wrong("it holds a sparse array, which no network here has")
     dimensions, = reader.unpack("I")
     if not 1 <= dimensions <= _MAX_DIMENSIONS:
-        raise _Wrong("an array has {} dimensions".format(dimensions))
-    shape = reader.unpack("{}q".format(dimensions))
+        raise _Wrong(f"an array has {dimensions} dimensions")
+    shape = reader.unpack(f"{dimensions}q")
     _device, _number, kind = reader.unpack("iii")
     if kind not in _TYPES:
-        raise _Wrong("an array holds numbers of the unknown type {}".format(kind))
+        raise _Wrong(f"an array holds numbers of the unknown type {kind}")
     dtype = np.dtype(_TYPES[kind])
     size = dtype.itemsize
     for length in shape:
         size *= length
         if length < 1 or size > reader.left:
-            raise _Wrong("an array says that its shape is {}, for which the file is too "
-                         "short".format(shape))
+            raise _Wrong(f"an array says that its shape is {shape}, for which the file is too "
+                         "short")
     array = mx.nd.empty(shape, dtype=dtype.newbyteorder("="))
     reader.into(numpy_view(array))
     return array
 
 
-def _read_name(reader):
+def _read_name(reader: _Reader) -> str:
     size, = reader.unpack("Q")
     if size > _MAX_NAME:
-        raise _Wrong("a name is {} bytes long".format(size))
+        raise _Wrong(f"a name is {size} bytes long")
     return reader.bytes(size).decode("utf-8")
 
 
-def read_arrays(path):
+def read_arrays(path: str) -> Tuple[Params, Params]:
     """The arrays of a ``.params`` file.
 
     Parameters
@@ -117,26 +121,25 @@ def read_arrays(path):
             if magic != _LIST_MAGIC:
                 raise _Wrong("it does not begin as one")
             if count > _MAX_NODES:
-                raise _Wrong("it says that it has {:,} arrays".format(count))
+                raise _Wrong(f"it says that it has {count:,} arrays")
             # Grows with the file, whatever the count says.
             arrays = [_read_array(reader) for _ in range(count)]
             if reader.unpack("Q") != (count,):
                 raise _Wrong("it has not one name an array")
             names = [_read_name(reader) for _ in range(count)]
             if reader.left:
-                raise _Wrong("{} bytes follow its end".format(reader.left))
+                raise _Wrong(f"{reader.left} bytes follow its end")
         except (_Wrong, UnicodeDecodeError) as error:
-            raise InputError("{}: not a checkpoint's parameters: {}; copy it again, or give a file "
-                             "that MXNet 1.x saved.".format(
-                                 path, error if isinstance(error, _Wrong)
-                                 else "a name is not text")) from None
-    params = {"arg": {}, "aux": {}}
+            reason = error if isinstance(error, _Wrong) else "a name is not text"
+            raise InputError(f"{path}: not a checkpoint's parameters: {reason}; copy it again, or "
+                             "give a file that MXNet 1.x saved.") from None
+    params: Dict[str, Params] = {"arg": {}, "aux": {}}
     for name, array in zip(names, arrays):
         kind, _, name = name.partition(":")
         if kind not in params or not name or name in params[kind]:
-            raise InputError("{}: not a checkpoint's parameters: the name {!r} occurs twice or "
-                             "does not begin with arg: or aux:.".format(
-                                 path, kind + ":" + name))
+            raise InputError(f"{path}: not a checkpoint's parameters: the name "
+                             f"{kind + ':' + name!r} occurs twice or does not begin with arg: or "
+                             "aux:.")
         params[kind][name] = array
     return params["arg"], params["aux"]
 
@@ -144,7 +147,7 @@ def read_arrays(path):
 # Operator -> numbers of inputs it may have, None: what num_args says. What networks that turn a
 # picture into an embedding are made of; nothing that runs code, reads files or holds a graph.
 _ONE, _TWO = (1,), (2,)
-_OPERATORS = {
+_OPERATORS: Dict[str, Optional[Tuple[int, ...]]] = {
     "Convolution": (2, 3), "FullyConnected": (2, 3), "BatchNorm": (5,), "LeakyReLU": (1, 2),
     "InstanceNorm": (3,), "Concat": None, "add_n": None, "ElementWiseSum": None,
     "SliceChannel": _ONE, "L2Normalization": _ONE, "UpSampling": _ONE,
@@ -177,13 +180,14 @@ _HIDDEN = ("ctx_group", "lr_mult", "wd_mult", "weight_lr_mult", "force_mirroring
 _KEPT = {"__shape__": re.compile(r"[\[(][\d,\s]{0,100}[\])]"), "__dtype__": re.compile(r"-?\d")}
 
 
-def _check(holds, what, *values):
+def _check(holds: object, what: str, *values: object) -> None:
+    """Raise unless ``holds``; the values, which may be large, are put into the text only then."""
     if not holds:
         raise _Wrong(what.format(*values))
 
 
-def _attributes(node):
-    merged = {}
+def _attributes(node: Node) -> Dict[str, str]:
+    merged: Dict[str, str] = {}
     for key in ("param", "attr", "attrs"):  # as versions of MXNet call them
         part = node.get(key, {})
         _check(isinstance(part, dict) and all(isinstance(value, str) for value in part.values()),
@@ -192,7 +196,7 @@ def _attributes(node):
     return merged
 
 
-def _check_sizes(name, attributes):
+def _check_sizes(name: str, attributes: Mapping[str, str]) -> None:
     for key, (least, most) in _SIZES.items():
         text = attributes.get(key, "")
         numbers = re.findall(r"\d+", text)
@@ -203,15 +207,15 @@ def _check_sizes(name, attributes):
                    "{} of the layer {!r} is {!r}, not {} to {}", key, name, text[:50], least, most)
 
 
-def _number(attributes, key):
+def _number(attributes: Mapping[str, str], key: str) -> int:
     return int(re.sub(r"\D", "", attributes.get(key, "")) or 0)
 
 
-def _outputs(node):
+def _outputs(node: Node) -> int:
     return _number(node["attrs"], "num_outputs") if node["op"] == "SliceChannel" else 1
 
 
-def _check_node(node, earlier):
+def _check_node(node: Any, earlier: Sequence[Node]) -> Node:
     """A node from its checked parts; ``earlier`` are those that may be its inputs."""
     _check(isinstance(node, dict) and isinstance(node.get("name"), str)
            and isinstance(node.get("op"), str) and isinstance(node.get("inputs"), list),
@@ -232,7 +236,7 @@ def _check_node(node, earlier):
             "inputs": [[entry[0], entry[1], 0] for entry in inputs]}
 
 
-def _check_operator(node, nodes):
+def _check_operator(node: Node, nodes: Sequence[Node]) -> None:
     """What only matters for nodes that are used."""
     op, name, attributes = node["op"], node["name"], node["attrs"]
     if op == "null":
@@ -255,13 +259,14 @@ def _check_operator(node, nodes):
                name)
 
 
-def _embedding_part(nodes):
+def _embedding_part(nodes: Sequence[Node]) -> List[int]:
     """Numbers of the nodes that ``fc1`` depends on, in order."""
     ends = [place for place, node in enumerate(nodes)
             if node["name"] == EMBEDDING and node["op"] != "null"]
     _check(len(ends) == 1, "it has {} layers called fc1, where an InsightFace embedding network "
            "has one", len(ends))
-    used, waiting = set(), ends
+    used: Set[int] = set()
+    waiting = ends
     while waiting:
         place = waiting.pop()
         if place not in used:
@@ -270,11 +275,11 @@ def _embedding_part(nodes):
     return sorted(used)
 
 
-def _checked(document):
+def _checked(document: Any) -> Dict[str, Any]:
     _check(isinstance(document, dict) and isinstance(document.get("nodes"), list),
            "it has no list of nodes")
     _check(len(document["nodes"]) <= _MAX_NODES, "it has {:,} layers", len(document["nodes"]))
-    nodes = []
+    nodes: List[Node] = []
     for node in document["nodes"]:
         nodes.append(_check_node(node, nodes))
     used = _embedding_part(nodes)
@@ -293,12 +298,12 @@ def _checked(document):
             "attrs": {"mxnet_version": ["int", 10901]}}
 
 
-def _integer(digits):
+def _integer(digits: str) -> int:
     _check(len(digits) <= _MAX_DIGITS, "it holds a number of {:,} digits", len(digits))
     return int(digits)
 
 
-def read_symbol(path):
+def read_symbol(path: str) -> mx.sym.Symbol:
     """The embedding network of a ``-symbol.json`` file: what its layer ``fc1`` depends on.
 
     A training head is not looked at. Initialisers and multipliers of learning rates are left out.
@@ -329,5 +334,5 @@ def read_symbol(path):
         reason = str(error)
     except mx.base.MXNetError as error:
         reason = "MXNet says: " + str(error).strip().splitlines()[-1].strip()
-    raise InputError("{}: not the symbol of an embedding network: {}; give one that MXNet 1.x "
-                     "saved.".format(path, reason))
+    raise InputError(f"{path}: not the symbol of an embedding network: {reason}; give one that "
+                     "MXNet 1.x saved.")

@@ -37,7 +37,7 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections import namedtuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Type, Union
 
 import cv2
 import numpy as np
@@ -72,19 +72,46 @@ _PROBES, _DISTRACTORS = 30, 31
 PROBE_PEOPLE, PROBE_IMAGES = 50, 5
 _SEARCHED_FROM = 1 << 40  # number of the first person to identify: beyond all strangers
 
-# Pictures of one set, in order: who is shown (or _NO_FACE) and in which situation (index into
-# faces.SITUATIONS).
-Pictures = namedtuple("Pictures", "people situations")
-Head = namedtuple("Head", "pictures labels true_identities kinds")
-Tail = namedtuple("Tail", "pictures labels")
-Pairs = namedtuple("Pairs", "pictures same")
+
+class Pictures(NamedTuple):
+    """Pictures of one set, in order."""
+
+    people: np.ndarray  # int64 (n,): who is shown, or _NO_FACE
+    situations: np.ndarray  # int8 (n,): in which situation, index into faces.SITUATIONS
 
 
-def _rng(*name):
+class Head(NamedTuple):
+    """Head pictures, by label; see :func:`plan_head`."""
+
+    pictures: Pictures
+    labels: np.ndarray  # int64 (n,)
+    true_identities: np.ndarray  # int64 (n,): -1 for a stranger or no face
+    kinds: np.ndarray  # int8 (n,): index into KINDS
+
+
+class Tail(NamedTuple):
+    """Pictures without noise, by label."""
+
+    pictures: Pictures
+    labels: np.ndarray  # int64 (n,)
+
+
+class Pairs(NamedTuple):
+    """A verification set."""
+
+    pictures: Pictures  # two a pair
+    same: np.ndarray  # bool (pairs,)
+
+
+Planned = Union[Head, Tail, Pairs]
+Chunk = Tuple[int, int, np.ndarray, np.ndarray]  # stream, number of the first, people, situations
+
+
+def _rng(*name: int) -> np.random.Generator:
     return np.random.default_rng(name)
 
 
-def _long_tail(count, mean):
+def _long_tail(count: int, mean: float) -> np.ndarray:
     """``count`` whole numbers >= HEAD_MIN with the given mean, falling off exponentially."""
     quantiles = -np.log1p(-(np.arange(count) + 0.5) / count)
     exact = HEAD_MIN + quantiles * (mean - HEAD_MIN) / quantiles.mean()
@@ -92,7 +119,8 @@ def _long_tail(count, mean):
     return np.diff(np.rint(np.cumsum(exact)), prepend=0).astype(np.int64)
 
 
-def plan_head(rng, identities, mean_images, noise, outliers, split, strangers_from):
+def plan_head(rng: np.random.Generator, identities: int, mean_images: float, noise: float,
+              outliers: float, split: float, strangers_from: int) -> Head:
     """Decide what each head picture shows.
 
     Parameters
@@ -140,7 +168,7 @@ def plan_head(rng, identities, mean_images, noise, outliers, split, strangers_fr
     return Head(Pictures(shown, situations), labels, true_identities, kinds)
 
 
-def plan_tail(rng, identities, first_person):
+def plan_tail(rng: np.random.Generator, identities: int, first_person: int) -> Tail:
     """Tail pictures, ordered by label: 3 to 9 an identity, fewer being more frequent."""
     counts = np.arange(TAIL_MIN, TAIL_MAX + 1)
     share = 1 / counts
@@ -150,9 +178,10 @@ def plan_tail(rng, identities, first_person):
     return Tail(Pictures(first_person + labels, situations), labels)
 
 
-def plan_identification(distractors):
+def plan_identification(distractors: int) -> Dict[str, Planned]:
     """Probes, PROBE_IMAGES a person, and distractors, one a person; each person is a label."""
-    sets, first = {}, _SEARCHED_FROM
+    sets: Dict[str, Planned] = {}
+    first = _SEARCHED_FROM
     for name, people, images in (("probes", PROBE_PEOPLE, PROBE_IMAGES),
                                  ("distractors", distractors, 1)):
         labels = np.repeat(np.arange(people), images)
@@ -162,11 +191,11 @@ def plan_identification(distractors):
     return sets
 
 
-def plan_pairs(rng, target, pairs, people):
+def plan_pairs(rng: np.random.Generator, target: str, pairs: int, people: np.ndarray) -> Pairs:
     """Pairs of a verification set: FOLDS folds of their own people, half of each fold's pairs of
     one person (these come first, as in LFW)."""
     half = pairs // FOLDS // 2
-    shown = []
+    shown: List[np.ndarray] = []
     for fold in np.array_split(rng.permutation(people), FOLDS):
         same = np.resize(fold, half)
         left = rng.integers(len(fold), size=half)
@@ -178,7 +207,7 @@ def plan_pairs(rng, target, pairs, people):
         np.tile(np.repeat((True, False), half), FOLDS))
 
 
-def _draw_chunk(seed, size, chunk):
+def _draw_chunk(seed: int, size: int, chunk: Chunk) -> List[bytes]:
     """Encoded pictures of a ``_chunks`` item."""
     stream, start, people, situations = chunk
     encoded = []
@@ -195,8 +224,8 @@ def _draw_chunk(seed, size, chunk):
     return encoded
 
 
-def _chunks(sets):
-    """All pictures of all sets in pieces (stream, number of the first, people, situations)."""
+def _chunks(sets: Dict[str, Planned]) -> Iterator[Chunk]:
+    """All pictures of all sets in pieces."""
     for name, planned in sets.items():
         people, situations = planned.pictures
         for start in range(0, len(people), _CHUNK):
@@ -204,15 +233,17 @@ def _chunks(sets):
             yield _STREAMS[name], start, people[start:stop], situations[start:stop]
 
 
-def _check(condition, message, *values):
+def _check(condition: bool, message: str, *values: object) -> None:
     """Raise ArgumentError unless ``condition``; the arguments are the words before a ``{}``."""
     if not condition:
         raise ArgumentError(message.format(*values), *re.findall(r"(\w+) \{", message))
 
 
-def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_images=24,
-                 tail_identities=300, eval_identities=300, eval_pairs=600, noise=0.30,
-                 outliers=0.10, split=0.05, distractors=0, processes=1):
+def make_dataset(directory: str, *, seed: int = 0, image_size: int = 32,
+                 head_identities: int = 120, head_images: float = 24, tail_identities: int = 300,
+                 eval_identities: int = 300, eval_pairs: int = 600, noise: float = 0.30,
+                 outliers: float = 0.10, split: float = 0.05, distractors: int = 0,
+                 processes: int = 1) -> None:
     """Draw the built-in data set into ``directory`` (see the module's text for what it holds).
 
     Parameters
@@ -301,7 +332,7 @@ def make_dataset(directory, *, seed=0, image_size=32, head_identities=120, head_
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _umask():
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -314,8 +345,9 @@ for _number, _target in enumerate(TARGETS):
     _STREAMS["validation_dataset/" + _target] = _VALIDATION + _number
 
 
-def _plan(seed, head_identities, head_images, tail_identities, eval_identities, eval_pairs,
-          noise, outliers, split):
+def _plan(seed: int, head_identities: int, head_images: float, tail_identities: int,
+          eval_identities: int, eval_pairs: int, noise: float, outliers: float, split: float
+          ) -> Dict[str, Planned]:
     """Every set by name. People are numbered through: head, tail, evaluation, validation,
     strangers."""
     tail_from = head_identities
@@ -323,10 +355,10 @@ def _plan(seed, head_identities, head_images, tail_identities, eval_identities, 
     validation_from = eval_from + eval_identities
     strangers_from = validation_from + eval_identities
 
-    def rng(name):
+    def rng(name: str) -> np.random.Generator:
         return _rng(seed, _PLAN, _STREAMS[name])
 
-    sets = {
+    sets: Dict[str, Planned] = {
         "MF2_pic9_head": plan_head(rng("MF2_pic9_head"), head_identities, head_images, noise,
                                    outliers, split, strangers_from),
         "MF2_pic9_tail": plan_tail(rng("MF2_pic9_tail"), tail_identities, tail_from),
@@ -338,22 +370,23 @@ def _plan(seed, head_identities, head_images, tail_identities, eval_identities, 
     return sets
 
 
-def _write_records(building, name, labels, drawn, size):
+def _write_records(building: str, name: str, labels: np.ndarray, drawn: Iterable[bytes],
+                   size: int) -> List[int]:
     with RecordWriter(os.path.join(building, name), (size, size)) as writer:
         return [writer.add(int(label), jpeg) for label, jpeg in zip(labels, drawn)]
 
 
-def _write_head(building, name, head, drawn, size):
+def _write_head(building: str, name: str, head: Head, drawn: Iterable[bytes], size: int) -> None:
     keys = _write_records(building, name, head.labels, drawn, size)
     noise_lists.write_truth(os.path.join(building, "truth.csv"), keys, head.labels,
                             head.true_identities, (KINDS[kind] for kind in head.kinds))
 
 
-def _write_tail(building, name, tail, drawn, size):
+def _write_tail(building: str, name: str, tail: Tail, drawn: Iterable[bytes], size: int) -> None:
     _write_records(building, name, tail.labels, drawn, size)
 
 
-def _write_pairs(building, name, pairs, drawn, _):
+def _write_pairs(building: str, name: str, pairs: Pairs, drawn: Iterable[bytes], _: int) -> None:
     path = os.path.join(building, name + ".bin")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:
@@ -361,4 +394,5 @@ def _write_pairs(building, name, pairs, drawn, _):
         pickle.dump((list(drawn), pairs.same.tolist()), file, protocol=2)
 
 
-_WRITERS = {Head: _write_head, Tail: _write_tail, Pairs: _write_pairs}
+_WRITERS: Dict[Type[Any], Callable[..., None]] = {
+    Head: _write_head, Tail: _write_tail, Pairs: _write_pairs}

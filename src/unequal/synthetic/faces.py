@@ -10,7 +10,18 @@ half-height is 1, so chin and crown are at y = 1 and y = -1.
 """
 import functools
 from collections import namedtuple
-from typing import Any, Callable, List, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import cv2
 import numpy as np
@@ -39,23 +50,53 @@ TRAITS = tuple(name for name, _, _ in _TRAITS)
 LATENT = len(TRAITS)
 _MEAN = np.array([mean for _, mean, _ in _TRAITS])
 _SPREAD = np.array([spread for _, _, spread in _TRAITS])
-_Traits = namedtuple("_Traits", TRAITS)
+if TYPE_CHECKING:
+    class _Traits:
+        """The table's names, of which type checkers know nothing."""
+
+        def __init__(self, *values: float) -> None: ...
+        def __getattr__(self, name: str) -> float: ...
+        def _replace(self, **changes: float) -> "_Traits": ...
+else:
+    _Traits = namedtuple("_Traits", TRAITS)
 
 # People come in a few groups that resemble each other: some strangers are hard to tell apart.
 _MODES = np.random.RandomState(2019).randn(4, LATENT)
 _MODE_SHARE = 0.35  # of a trait's variance
 
-View = namedtuple("View", [
-    "yaw", "pitch", "roll",  # degrees
-    "zoom", "shift_x", "shift_y",  # crop: factor, fractions of the picture
-    "light_x", "light_y", "ambient", "exposure", "tint",  # tint: red, green, blue factors
-    "age",  # 0 (young) .. 1 (old)
-    "weight", "haircut", "shave",  # what one person changes: 0 is the trait itself
-    "smile", "mouth_open", "brow_raise", "eyes_shut", "gaze",
-    "cover",  # name of what hides part of the face, see _COVERS
-    "blur", "grain",  # pixels at 32x32; grey levels
-    "seed",  # of backdrop, clothes, covers and grain
-])
+
+
+class View(NamedTuple):
+    """The circumstances of one picture."""
+
+    yaw: float  # degrees, as the next two
+    pitch: float
+    roll: float
+    zoom: float  # factor of the crop
+    shift_x: float  # fractions of the picture
+    shift_y: float
+    light_x: float
+    light_y: float
+    ambient: float
+    exposure: float
+    tint: np.ndarray  # red, green, blue factors
+    age: float  # 0 (young) .. 1 (old)
+    weight: float  # what one person changes: 0 is the trait itself
+    haircut: float
+    shave: float
+    smile: float
+    mouth_open: float
+    brow_raise: float
+    eyes_shut: float
+    gaze: float
+    cover: str  # what hides part of the face, see _COVERS
+    blur: float  # pixels at 32x32
+    grain: float  # grey levels
+    seed: int  # of backdrop, clothes, covers and grain
+
+
+# Points (n, 3), or (n, 2) in the picture plane; colour; line width or None for a filled polygon.
+Shape = Tuple[np.ndarray, Union[np.ndarray, Tuple[float, ...]], Optional[float]]
 
 _COVERS = ("none", "glasses", "sunglasses", "mask", "cap", "block")
 
@@ -74,12 +115,13 @@ def sample_identity(rng: np.random.Generator) -> np.ndarray:
     """
     mode = _MODES[rng.integers(len(_MODES))]
     own = rng.standard_normal(LATENT)
-    return np.sqrt(_MODE_SHARE) * mode + np.sqrt(1 - _MODE_SHARE) * own
+    identity: np.ndarray = np.sqrt(_MODE_SHARE) * mode + np.sqrt(1 - _MODE_SHARE) * own
+    return identity
 
 
 # How a situation draws head pose (degrees) and age; the rest is common to all.
 # name: (yaw spread, yaw range or None, pitch spread, age range)
-_SITUATIONS = {
+_SITUATIONS: Dict[str, Tuple[float, Optional[Tuple[float, float]], float, Tuple[float, float]]] = {
     "any": (30, None, 8, (0.10, 0.90)),
     "frontal": (15, None, 7, (0.25, 0.75)),
     "front": (5, None, 5, (0.25, 0.75)),
@@ -131,7 +173,8 @@ def _skin(light: float, warm: float) -> np.ndarray:
 def _hair(light: float, warm: float, grey: float) -> np.ndarray:
     own = np.array((20 + 200 * light + 30 * warm * light, 16 + 165 * light,
                     14 + 120 * light - 40 * warm * light))
-    return own + grey * (np.array((190, 190, 190)) - own)
+    colour: np.ndarray = own + grey * (np.array((190, 190, 190)) - own)
+    return colour
 
 
 def _traits_at(identity: np.ndarray, view: "View") -> "_Traits":
@@ -166,11 +209,12 @@ def _rotation(yaw: float, pitch: float) -> np.ndarray:
     (cy, cp), (sy, sp) = np.cos((yaw, pitch)), np.sin((yaw, pitch))
     turn = np.array(((cy, 0, sy), (0, 1, 0), (-sy, 0, cy)))
     nod = np.array(((1, 0, 0), (0, cp, -sp), (0, sp, cp)))
-    return nod @ turn
+    rotation: np.ndarray = nod @ turn
+    return rotation
 
 
 @functools.lru_cache(maxsize=4)
-def _pixel_grid(canvas: Any) -> Any:
+def _pixel_grid(canvas: int) -> Sequence[np.ndarray]:
     centre = (np.arange(canvas, dtype=np.float32) + 0.5) / canvas - 0.5
     return np.meshgrid(centre, centre)
 
@@ -201,12 +245,15 @@ class _Head:
 
     def _narrowing(self, down: np.ndarray) -> np.ndarray:
         lower = np.maximum(down - 0.05, 0)
-        return 1 - self.taper * lower * lower + self.cheek * np.exp(-((down - 0.25) * 4) ** 2)
+        width: np.ndarray = (1 - self.taper * lower * lower
+                             + self.cheek * np.exp(-((down - 0.25) * 4) ** 2))
+        return width
 
     def to_pixels(self, flat: np.ndarray) -> np.ndarray:
         """Positions in the upright picture plane (n, 2) to pixel coordinates (n, 2)."""
         placed = (flat - self.focus) @ self.roll.T * self.scale + self.shift
-        return (placed + 0.5) * self.canvas
+        pixels: np.ndarray = (placed + 0.5) * self.canvas
+        return pixels
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Pixel coordinates (n, 2) of points (n, 3): x, y on the front of the head, and height
@@ -237,13 +284,13 @@ class _Head:
         """
         across, down = _pixel_grid(self.canvas)
         across, down = across - np.float32(self.shift[0]), down - np.float32(self.shift[1])
-        back = np.float32(self.roll / self.scale)
+        back: Any = np.float32(self.roll / self.scale)
         across, down = (back[0, 0] * across + back[1, 0] * down + np.float32(self.focus[0]),
                         back[0, 1] * across + back[1, 1] * down + np.float32(self.focus[1]))
         across = across / self._narrowing(np.clip(down, -1, 1.05)).astype(np.float32)
         # Ray: origin (across, down, 0) in the viewer's frame, towards the viewer; both in the
         # space of the unit sphere, where the hit is a quadratic equation.
-        to_sphere = np.float32(self.rotation.T / self.axes[:, None])
+        to_sphere: Any = np.float32(self.rotation.T / self.axes[:, None])
         origin = [row[0] * across + row[1] * down for row in to_sphere]
         ray = to_sphere[:, 2]
         square = float(ray @ ray)
@@ -252,7 +299,7 @@ class _Head:
         inside = rest > 0
         root = np.sqrt(np.maximum(rest, 0)) - half
         sphere = [o + root * r for o, r in zip(origin, ray)]
-        to_normal = np.float32(self.rotation / self.axes)
+        to_normal: Any = np.float32(self.rotation / self.axes)
         normal = [row[0] * sphere[0] + row[1] * sphere[1] + row[2] * sphere[2]
                   for row in to_normal]
         length = np.sqrt(sum(n * n for n in normal)) + np.float32(1e-6)
@@ -280,10 +327,9 @@ def _points(x: np.ndarray, y: Union[float, np.ndarray], height: float = 0.0) -> 
 
 
 def _features(traits: "_Traits", view: "View", skin: np.ndarray,
-              hair: np.ndarray) -> List[Tuple[Any, ...]]:
-    """Features from back to front as (points (n, 3), colour, line width or None for a filled
-    polygon); a line width is in fractions of the picture."""
-    drawn = []
+              hair: np.ndarray) -> List[Shape]:
+    """Features from back to front; a line width is in fractions of the picture."""
+    drawn: List[Shape] = []
     for side in (-1, 1):
         drawn += _eye(traits, view, skin, hair, side)
     drawn += _nose(traits, view, skin)
@@ -300,20 +346,20 @@ def _features(traits: "_Traits", view: "View", skin: np.ndarray,
 
 
 def _eye(traits: "_Traits", view: "View", skin: np.ndarray, hair: np.ndarray,
-         side: int) -> List[Tuple[Any, ...]]:
+         side: int) -> List[Shape]:
     """An eye with its brow; ``side`` is -1 or 1."""
     dark = 0.35 * skin
     # Hue 0 is brown; blue and green on either side.
     iris = 255 * traits.iris_light * np.array(
         (0.9 - 0.5 * abs(traits.iris_hue), 0.65 + 0.3 * max(0, -traits.iris_hue),
          0.4 + 0.7 * max(0, traits.iris_hue)))
-    drawn = []
+    drawn: List[Shape] = []
     x, y, w, h = side * traits.eye_x, traits.eye_y, traits.eye_w, traits.eye_h
     slope = traits.eye_tilt * side * _COS
     drawn.append((_points(x + w * _COS, y - h * _SIN - slope), (236, 232, 228), None))
     radius = min(0.62 * w, 1.25 * max(traits.eye_h, 0.045))
     gaze = x + 0.35 * w * view.gaze
-    for share, colour in ((1.0, iris), (0.45, (12, 10, 10))):
+    for share, colour in ((1.0, iris), (0.45, np.array((12, 10, 10)))):
         low = np.clip(share * radius * _SIN, -0.95 * h, 0.95 * h)
         drawn.append((_points(gaze + share * radius * _COS, y + low), colour, None))
     lid = slice(0, 8)
@@ -333,9 +379,9 @@ def _eye(traits: "_Traits", view: "View", skin: np.ndarray, hair: np.ndarray,
     return drawn
 
 
-def _nose(traits: "_Traits", view: "View", skin: np.ndarray) -> List[Tuple[Any, ...]]:
+def _nose(traits: "_Traits", view: "View", skin: np.ndarray) -> List[Shape]:
     """The nose, and the folds that age draws beside it."""
-    drawn = []
+    drawn: List[Shape] = []
     tip_y = traits.eye_y + traits.nose_len
     top = _points(np.array((-traits.bridge, traits.bridge)), traits.eye_y, 0.05)
     wings = _points(np.array((-traits.nose_w, traits.nose_w)), tip_y, 0.04)
@@ -356,10 +402,10 @@ def _nose(traits: "_Traits", view: "View", skin: np.ndarray) -> List[Tuple[Any, 
     return drawn
 
 
-def _mouth(traits: "_Traits", view: "View", skin: np.ndarray) -> List[Tuple[Any, ...]]:
+def _mouth(traits: "_Traits", view: "View", skin: np.ndarray) -> List[Shape]:
     """Lips, and teeth or the dark between them."""
     lips = skin * (1 - traits.lip_red * np.array((0.10, 0.45, 0.40))) * 0.92
-    drawn = []
+    drawn: List[Shape] = []
     along = np.linspace(-1, 1, 9)
     bow = 1 - along ** 2
     corner = 0.07 * view.smile * along ** 2
@@ -379,12 +425,13 @@ def _mouth(traits: "_Traits", view: "View", skin: np.ndarray) -> List[Tuple[Any,
     return drawn
 
 
-def _cover_shapes(view: "View", traits: "_Traits", rng: np.random.Generator) -> List[Any]:
+def _cover_shapes(view: "View", traits: "_Traits", rng: np.random.Generator
+                  ) -> List[Shape]:
     """What lies on the face, in the form of ``_features``."""
     colour = rng.uniform(10, 240, 3)
     if view.cover in ("glasses", "sunglasses"):
         frame = 0.4 * colour
-        shapes = []
+        shapes: List[Shape] = []
         for side in (-1, 1):
             lens = _points(side * traits.eye_x + 0.20 * np.clip(1.3 * _COS, -1, 1),
                            traits.eye_y + 0.02 + 0.14 * np.clip(1.2 * _SIN, -1, 1), 0.08)
@@ -400,7 +447,8 @@ def _cover_shapes(view: "View", traits: "_Traits", rng: np.random.Generator) -> 
     return []
 
 
-def _paint(image: np.ndarray, shapes: List[Any], project: Callable) -> None:
+def _paint(image: np.ndarray, shapes: Sequence[Shape],
+           project: Callable[[np.ndarray], np.ndarray]) -> None:
     """Draw shapes with anti-aliasing; all their points are projected in one go."""
     if not shapes:
         return
@@ -411,19 +459,19 @@ def _paint(image: np.ndarray, shapes: List[Any], project: Callable) -> None:
     for points, colour, width in shapes:
         part = where[start:start + len(points)]
         start += len(points)
-        colour = tuple(float(min(max(level, 0), 255)) for level in colour)
+        levels = tuple(float(min(max(level, 0), 255)) for level in colour)
         if width is None:
-            cv2.fillPoly(image, [part], colour, cv2.LINE_AA, 4)
+            cv2.fillPoly(image, [part], levels, cv2.LINE_AA, 4)
         else:
-            cv2.polylines(image, [part], False, colour,
+            cv2.polylines(image, [part], False, levels,
                           max(1, int(round(width * image.shape[0]))), cv2.LINE_AA, 4)
 
 
 def _backdrop(rng: np.random.Generator, canvas: int) -> np.ndarray:
     """A soft pattern of random colours with a few shapes: uint8 (canvas, canvas, 3)."""
     coarse = rng.uniform(0, 255) + 45 * rng.standard_normal((4, 4, 3))
-    image = cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (canvas, canvas),
-                       interpolation=cv2.INTER_CUBIC)
+    image: np.ndarray = cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (canvas, canvas),
+                                   interpolation=cv2.INTER_CUBIC)
     for _ in range(rng.integers(0, 4)):
         corners = rng.uniform(-0.2, 1.2, (rng.integers(3, 6), 2)) * canvas
         cv2.fillPoly(image, [np.rint(corners).astype(np.int32)],
@@ -461,7 +509,8 @@ def _surface_colours(traits: "_Traits", view: "View", skin: np.ndarray, hair: np
     behind_ears = _step(0.10 - pz, 8) * _step(0.25 - py, 6)
     covered = np.maximum(_step(line - py, 14), behind_ears)[..., None]
     streaks = 1 + 0.12 * np.sin(23 * px + 9 * py + 5 * traits.parting)
-    skin_plane = ((1 - shadow) * (1 - 0.06 * np.abs(px)))[..., None] * np.float32(skin)
+    lit = (1 - shadow) * (1 - 0.06 * np.abs(px))
+    skin_plane: np.ndarray = lit[..., None] * np.float32(skin)
     skin_plane += (0.75 * beard)[..., None] * (np.float32(0.9 * hair) - skin_plane)
     if view.cover == "cap":
         covered = np.maximum(_step(-0.42 - py, 14)[..., None], covered * (py > -0.42)[..., None])
@@ -474,7 +523,7 @@ def _surface_colours(traits: "_Traits", view: "View", skin: np.ndarray, hair: np
 
 
 def _behind(traits: "_Traits", view: "View", skin: np.ndarray, hair: np.ndarray, head: "_Head",
-            rng: np.random.Generator) -> List[Tuple[np.ndarray, np.ndarray, None]]:
+            rng: np.random.Generator) -> List[Shape]:
     """The person without the head's surface: hair behind, neck, shoulders, ears, as shapes."""
     outline = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     wide = np.hypot(traits.width * np.cos(np.radians(view.yaw)),
@@ -488,7 +537,8 @@ def _behind(traits: "_Traits", view: "View", skin: np.ndarray, hair: np.ndarray,
     neck = np.array(((-0.40, 0.5), (0.40, 0.5), (0.42, 1.25), (-0.42, 1.25))) * (wide, 1)
     shirt = np.array(((-0.42, 1.12), (0.42, 1.12), (1.5, 1.6), (1.5, 3), (-1.5, 3), (-1.5, 1.6)))
     clothes = rng.uniform(10, 240, 3)
-    behind = [(mane, 0.8 * hair, None), (neck, 0.72 * skin, None), (shirt, clothes, None)]
+    behind: List[Shape] = [(mane, 0.8 * hair, None), (neck, 0.72 * skin, None),
+                           (shirt, clothes, None)]
     for side in (-1, 1):
         ear = head.rotation @ (side * traits.width * 0.98, 0.05, -0.02)
         if ear[2] > -0.75 * head.DEPTH:
@@ -501,9 +551,10 @@ def _shade(view: "View", normal: List[np.ndarray]) -> np.ndarray:
     """Brightness of each pixel of the head, float32 (H, W); ``normal`` is its surface's."""
     nx, ny, nz = normal
     light = np.array((view.light_x, view.light_y, 1.0))
-    light = np.float32(light / np.sqrt(light @ light))
+    light = np.float32(light / np.sqrt(light @ light))  # type: ignore[assignment]  # an array
     lit = np.maximum(nx * light[0] + ny * light[1] + nz * light[2], 0)
-    return np.float32(view.ambient) + np.float32(1.15 * (1 - view.ambient)) * lit
+    bright: np.ndarray = np.float32(view.ambient) + np.float32(1.15 * (1 - view.ambient)) * lit
+    return bright
 
 
 def draw_face(identity: np.ndarray, view: "View", size: int = 32) -> np.ndarray:

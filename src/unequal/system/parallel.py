@@ -5,7 +5,7 @@ import signal
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, Deque, Iterable, Iterator
+from typing import Any, Callable, Deque, Generator, Iterable
 
 import cv2
 
@@ -18,7 +18,7 @@ def _prepare() -> None:
 
 
 def ordered_map(function: Callable[[Any], Any], items: Iterable[Any],
-                processes: int) -> Iterator[Any]:
+                processes: int) -> Generator[Any, None, None]:
     """Yield ``function(item)`` for each item, in order; at most 4 a process wait to be fetched.
 
     Workers come from a fork server: forking this process would copy MXNet's and OpenCV's threads

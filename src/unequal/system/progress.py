@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import Any, Iterable, Iterator, Optional, Sized
+from typing import Any, Generator, Iterable, Iterator, Optional, Sized
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -136,7 +136,8 @@ class Bar:
                 self._redirect.__exit__(None, None, None)
 
 
-def track(items: Iterable[Any], what: str, total: Optional[int] = None) -> Iterator[Any]:
+def track(items: Iterable[Any], what: str, total: Optional[int] = None
+          ) -> Generator[Any, None, None]:
     """Yield ``items``, counting them in a :class:`Bar`.
 
     Parameters
