@@ -6,7 +6,6 @@ import pytest
 
 from tests.eval.test_noise_scores import drawn
 from unequal.commands import cli
-from unequal.data import noise_lists
 from unequal.data.noise_lists import read_list
 from unequal.data.records import RecordWriter
 
@@ -86,8 +85,3 @@ def test_features_of_another_set(people, tmp_path, capsys):
              names=np.array(["a", "b", "c"]))
     assert noise(directory, "--features", tmp_path / "few.npz", "--out", tmp_path / "list") == 1
     assert "has 3 features, but" in capsys.readouterr().err
-
-
-def test_a_path_is_no_formula(tmp_path):
-    noise_lists.write_table(str(tmp_path / "F.csv"), [(3, "=1+1/a.jpg", 0, "flip", 1, "0.9")])
-    assert (tmp_path / "F.csv").read_text().splitlines()[1] == "3,'=1+1/a.jpg,0,flip,1,0.9"

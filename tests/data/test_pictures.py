@@ -1,8 +1,10 @@
+import os
+
 import cv2
 import numpy as np
 import pytest
 
-from helpers.pictures import CMYK_RED, encoded, palette_png, rotated_jpeg, smooth
+from helpers.pictures import CMYK_RED, damaged_jpeg, encoded, palette_png, rotated_jpeg, smooth
 from unequal.data import pictures
 from unequal.errors import InputError
 
@@ -102,3 +104,16 @@ def test_jpeg_frame():
     for other in (b"", b"\xff\xd8", b"\xff\xd8\xff\xff\xff", encoded(PICTURE, ".png"),
                   encoded(PICTURE)[:150]):
         assert pictures.jpeg_frame(other) is None
+
+
+def test_complaints_are_per_picture(capfd):
+    with pictures.Complaints() as complaints:
+        pictures.decode(encoded(smooth(32, 32)), "x")
+        assert complaints.take() == ""
+        pictures.decode(damaged_jpeg(smooth(32, 32)), "x")
+        assert complaints.take().startswith("Corrupt JPEG data")
+        assert complaints.take() == ""
+    os.write(2, b"back")
+    assert capfd.readouterr().err == "back"
+    assert cv2.imdecode(np.frombuffer(damaged_jpeg(smooth(32, 32)), np.uint8), 1) is not None
+    assert "Corrupt" in capfd.readouterr().err

@@ -52,3 +52,35 @@ def damaged_jpeg(rgb):
     jpeg = bytearray(encoded(rgb, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 95))
     jpeg[-100:-60] = b"\xff\x00" * 20
     return bytes(jpeg)
+
+
+def faces_folder(root, size):
+    """Three people, a ready JPEG each of ``size`` and others that are not ready."""
+    for person, name in enumerate(("Zoë", "anna", "Bob 2")):
+        (root / name).mkdir(parents=True)
+        for number in range(4):
+            own = size if number == 0 else (20 + 7 * person, 44)
+            extension = (".jpg", ".png", ".bmp", ".jpg")[number]
+            (root / name / f"{number}{extension}").write_bytes(
+                encoded(smooth(*own, seed=10 * person + number), extension))
+    return root
+
+
+def lfw_folder(root):
+    """Four people with five pictures each, named as LFW names them."""
+    for person in range(4):
+        name = f"P_{person}"
+        (root / name).mkdir(parents=True)
+        for number in range(1, 6):
+            (root / name / f"{name}_{number:04d}.png").write_bytes(
+                encoded(smooth(30, 20, person * 10 + number), ".png"))
+    return str(root)
+
+
+def lfw_pairs(folds=10):
+    """Lines of a list of pairs of :func:`lfw_folder` in LFW's form, two a fold."""
+    lines = [f"{folds}\t1"]
+    for fold in range(folds):
+        lines.append(f"P_{fold % 4}\t1\t{2 + fold % 4}")
+        lines.append(f"P_{fold % 4}\t{1 + fold % 5}\tP_{(fold + 1) % 4}\t5")
+    return lines

@@ -30,4 +30,24 @@ def make(directory, counts, identities=True, arrays=False, listed=True, gap=0, o
 def content(directory):
     with RecordSet(directory) as records:
         return [records.image(key) for key in records.image_keys]
+
+
 COUNTS = [3, 10, 1, 12, 9, 2]
+
+
+def noise_list(tmp_path, *lines):
+    """A noise list of these lines."""
+    (tmp_path / "0_noiselist.txt").write_text("".join(line + "\n" for line in lines))
+    return str(tmp_path / "0_noiselist.txt")
+
+
+def decision_list(tmp_path, *lines):
+    """A file of decisions of these lines."""
+    path = tmp_path / "decisions.csv"
+    path.write_text("key,decision,label\n" + "".join(line + "\n" for line in lines))
+    return str(path)
+
+
+# On `make(..., COUNTS)`, whose keys are 1-3, 4-13, 14, 15-26, 27-35, 36-37 of the classes 0 to 5.
+DECIDED = ("2,drop,", "14,relabel,3", "36,relabel,0", "3,keep,", "4,unsure,", "5,drop,",
+           "5,keep,", "37,relabel,5")
