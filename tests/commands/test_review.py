@@ -196,9 +196,9 @@ def test_the_references_list_without_a_table(people):
         review.read_suspects(str(people / "none"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium."""
+    """Headless Chromium, one for all tests."""
     webdriver = pytest.importorskip("selenium.webdriver")
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not program or not driver:
@@ -219,6 +219,52 @@ def wait(condition):
     while not condition():
         assert time.monotonic() < end, "waited 20 s for the page"
         time.sleep(0.02)
+
+
+def test_two_pages_side_by_side_in_a_browser(serve, people, browser):
+    """Neither overwrites the other; each learns of the other's decisions with its own next one."""
+    from selenium.webdriver.common.by import By
+
+    def text(name):
+        return browser.find_element(By.ID, name).text
+
+    def press(key):
+        browser.find_element(By.TAG_NAME, "body").send_keys(key)
+
+    def lines():
+        path = people / "decisions.csv"
+        return path.read_text().splitlines()[1:] if path.exists() else []
+
+    def tab(address):
+        browser.switch_to.new_window("tab")
+        browser.get(address)
+        wait(lambda: text("title") == "Picture 1 of 3")
+        assert text("group") == "Group of 2, 2 undecided." and text("kind") == "wrong label"
+        return browser.current_window_handle
+
+    first = browser.current_window_handle
+    one, other = tab(serve().address), tab(serve().address)
+    browser.switch_to.window(one)
+    for again in range(3):
+        press("k")
+        wait(lambda: lines() == ["3,keep,"] * (again + 1) and text("title") == "Picture 2 of 3")
+        press("\ue012")  # the left arrow
+        wait(lambda: text("title") == "Picture 1 of 3" and text("decision") == "keep")
+    assert text("left") == "about 1 min left" and text("count") == "1 decided"
+    browser.switch_to.window(other)
+    assert text("title") == "Picture 1 of 3"  # it has not heard of it yet
+    press("\ue014")
+    wait(lambda: text("title") == "Picture 2 of 3")
+    press("d")
+    wait(lambda: lines()[3:] == ["2,drop,"] and text("count") == "2 decided")
+    browser.switch_to.window(one)
+    press("u")
+    wait(lambda: lines()[4:] == ["3,unsure,"] and text("title") == "Picture 3 of 3")
+    assert read_decisions(str(people / "decisions.csv"))[2].decision == "drop"
+    for handle in (one, other):
+        browser.switch_to.window(handle)
+        browser.close()
+    browser.switch_to.window(first)
 
 
 def test_in_a_browser_by_keyboard_and_mouse(serve, people, browser, tmp_path):
