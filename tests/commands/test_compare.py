@@ -40,6 +40,12 @@ def test_accuracies_batches_and_time(two):
         ["two: step 2: x/model", "80.00", "70.00", "75.00", "2", "2 h 00 min"]]
 
 
+def test_directories_of_one_name_are_told_apart(tmp_path):
+    paths = [str(tmp_path / name / "models") for name in ("a", "b")]
+    assert compare.short_names(paths) == ["a/models", "b/models"]
+    assert compare.short_names(paths[:1]) == ["models"]
+
+
 def test_only_what_differs_is_listed(two):
     found = compare.trainings([str(two / "<one>"), str(two / "two")])
     assert cells(compare.differences(found)) == [["--lr", "0.1", "0.01"], ["--warmup", "-", "5"]]

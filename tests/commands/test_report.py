@@ -227,6 +227,14 @@ def test_words_on_a_stage(stage, changes, expected):
     assert stages.described([], []) is None
 
 
+@pytest.mark.parametrize("start", ["x/models/arc,3", "x/models/arc,best"])
+def test_a_stage_names_the_row_it_starts_from(start):
+    events = [{"event": "start", "stage": "step 2", "options": dict(OPTIONS, pretrained=start)},
+              {"event": "train", "step": 7}]
+    rows = [{"name": "other", "model": "models/arcs,3"}, {"name": "first", "model": "models/arc,3"}]
+    assert stages.described(events, rows).startswith("From “first”, 7 batches.")
+
+
 def test_learning_curves_show_the_last_training(run_directory, monkeypatch):
     lines, falls, limits, titles = [], [], [], []
 
@@ -250,8 +258,8 @@ def test_learning_curves_show_the_last_training(run_directory, monkeypatch):
 
     monkeypatch.setattr(page, "chart", chart)
     stages.learning_curves(report.Run(str(run_directory[0])))
-    # As logged, then smoothed: (0.9 * 0.1 * 3.25 + 0.1 * 2.5) / (0.9 * 0.1 + 0.1) = 2.855263
-    assert lines == [([20, 40], [3.25, 2.5]), ([20, 40], [3.25, 2.855263]),
+    # As logged, then smoothed, which two points are not.
+    assert lines == [([20, 40], [3.25, 2.5]), ([20, 40], [3.25, 2.5]),
                      ([40], [70]), ([40], [71]), ([40], [70.5]), ([2], [3]), ([2], [3]),
                      ([2], [0.5]), ([2], [0.5]), ([10], [80]), ([10], [81]), ([10], [80.5])]
     assert falls == [30, 30]
@@ -419,6 +427,32 @@ def test_tags_escape():
 def test_pictures_that_are_no_jpeg_become_one():
     pixels = np.full((8, 8, 3), 200, np.uint8)
     assert page.picture(pixels, "x", "y").startswith('<img src="data:image/jpeg;base64,/9j/')
+
+
+def test_smoothing_follows_a_short_curve():
+    # (0.9 * 0.1 * 3.25 + 0.1 * 2.5) / (0.9 * 0.1 + 0.1)
+    np.testing.assert_allclose(page.smoothed([3.25, 2.5], 0.9), [3.25, 2.855263], atol=1e-6)
+    assert page.smoothed([3.25, 2.5]) == [3.25, 2.5] and page.smoothed([]) == []
+    noisy = np.arange(200) + np.random.RandomState(0).randn(200)
+    assert page.smoothed(noisy) == page.smoothed(noisy, 0.9)
+    # A mean of 20 values lags by half of a tenth, not by ten values.
+    assert page.smoothed(range(20))[-1] == pytest.approx(18, abs=0.1)
+
+
+def test_a_table_of_many_columns_names_its_cells():
+    """On a phone they stand below each other."""
+    text = page.table(["a", "b_c"], [(page.tag("td", 1), page.tag("td", 2))])
+    assert "data-name" not in text and "<th>b_<wbr>c</th>" in text
+    names = list("abcdef") + ["<g>"]
+    text = page.table(names, [[page.tag("td", place) for place in range(7)]])
+    assert text.count("data-name=") == 7 and '<td data-name="&lt;g&gt;">6</td>' in text
+    csv, = re.findall('href="data:text/csv;base64,([^"]*)"', text)
+    assert base64.b64decode(csv).decode() == "a,b,c,d,e,f,<g>\n0,1,2,3,4,5,6\n"
+
+
+def test_after_all_colours_come_dashes():
+    text = page.legend(["a"] * (page.LINES + 1))
+    assert text.count('class="line0 dash0"') == text.count('class="line0 dash1"') == 1
 
 
 def test_thinned_keeps_the_mean():

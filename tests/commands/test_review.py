@@ -247,7 +247,8 @@ def test_two_pages_side_by_side_in_a_browser(serve, people, browser):
     browser.switch_to.window(one)
     for again in range(3):
         press("k")
-        wait(lambda: lines() == ["3,keep,"] * (again + 1) and text("title") == "Picture 2 of 3")
+        wait(lambda count=again + 1: lines() == ["3,keep,"] * count
+             and text("title") == "Picture 2 of 3")
         press("\ue012")  # the left arrow
         wait(lambda: text("title") == "Picture 1 of 3" and text("decision") == "keep")
     assert text("left") == "about 1 min left" and text("count") == "1 decided"

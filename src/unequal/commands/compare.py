@@ -28,6 +28,16 @@ class Training(NamedTuple):
         return self.events[0].get("options", {}) if self.events else {}
 
 
+def short_names(directories: List[str]) -> List[str]:
+    """The last part of each path, or as many of the last parts as tell them all apart."""
+    parts = [os.path.abspath(directory).split(os.sep) for directory in directories]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(path[-count:]) for path in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
 def trainings(directories: List[str]) -> List[Training]:
     """The trainings of several run directories, each named after its directory and its row.
 
@@ -39,9 +49,8 @@ def trainings(directories: List[str]) -> List[Training]:
     if len({os.path.realpath(directory) for directory in directories}) < len(directories):
         raise InputError("the same run is given twice; leave one out.")
     found = []
-    for directory in directories:
+    for directory, short in zip(directories, short_names(directories)):
         run = Run(directory)
-        short = os.path.basename(os.path.abspath(directory))
         for row, events in zip(run.rows, run.logs):
             found.append(Training(f"{short}: {row['name']}", row["accuracies"], events))
     return found
@@ -111,7 +120,8 @@ def curves(found: List[Training]) -> Html:
         def draw(axes: Any, color: Any, lines: Any = lines, unit: str = unit) -> None:
             for line, steps, values in lines:
                 axes.plot(steps, values, color=color(line),
-                          linestyle=("-", "--", ":", "-.")[line // page.LINES % 4])
+                          marker="." if len(steps) < 10 else None,
+                          linestyle=page.DASHES[line // page.LINES % len(page.DASHES)])
             axes.set(xlabel="batches", ylabel=unit)
 
         charts.append(page.figure(title, page.chart(draw, f"{title} over batches")))
@@ -127,8 +137,7 @@ def render(directories: List[str]) -> str:
     found = trainings(directories)
     parts = [("Accuracies", accuracy_table(found)), ("Curves", curves(found)),
              ("What differs", differences(found))]
-    title = "Comparison of " + ", ".join(
-        os.path.basename(os.path.abspath(directory)) for directory in directories)
+    title = "Comparison of " + ", ".join(short_names(directories))
     return page.document(title, tag("h1", title), page.sections(
         (heading, made) for heading, made in parts if made),
         tag("footer", "Made by `unequal compare`; the page holds everything it shows and fetches "

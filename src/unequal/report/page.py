@@ -4,7 +4,7 @@ import csv
 import html
 import io
 import re
-from typing import Any, Callable, Iterable, List, Sequence, Tuple, Union
+from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -74,6 +74,7 @@ THEMES = {
         "#4fa8e0", "#f08a3c", "#3cc39a", "#dd8fc2", "#e0b84a", "#8fd0f2", "#a3abb5")),
 }
 LINES = len(THEMES["light"][2])
+DASHES = ("-", "--", ":", "-.")  # of the first LINES lines, the next, ...; `.dash1` ... below
 INK = "ink"  # in place of a line's number: the colour of text
 
 
@@ -126,14 +127,28 @@ def figure(*parts: Any) -> "Html":
 def table(header: List[str], rows: Iterable[Iterable["Html"]]) -> "Html":
     """A table; ``rows`` of cells that are ``<td>`` already.
 
-    On a phone the first cell of a row stands above the others. Below the table is a link to the
-    same as CSV, inside the page itself.
+    On a phone the first cell of a row stands above the others; in a table of more than
+    :data:`NARROW` columns each of them has its column's name beside it there. Below the table is a
+    link to the same as CSV, inside the page itself.
     """
     rows = [list(row) for row in rows]
-    return tag("div", tag("table", tag("thead", tag("tr", *(tag("th", name) for name in header))),
-                          tag("tbody", *(tag("tr", *row) for row in rows))),
+    wide = {"class_": "wide"} if len(header) > NARROW else {}
+    body = [[_labelled(cell, name) for cell, name in zip(row, header)] if wide else row
+            for row in rows]
+    # Where a long name of a set may be broken.
+    names = [tag("th", Html(html.escape(name).replace("_", "_<wbr>"))) for name in header]
+    return tag("div", tag("table", tag("thead", tag("tr", *names)),
+                          tag("tbody", *(tag("tr", *row) for row in body)), **wide),
                tag("a", "CSV", href=data_uri("text/csv", as_csv(header, rows)),
                    download="table.csv", class_="csv"), class_="scroll")
+
+
+NARROW = 6  # columns that stand side by side on a phone
+
+
+def _labelled(cell: "Html", name: str) -> "Html":
+    """A ``<td>`` that knows its column's name."""
+    return Html(cell.replace("<td", '<td data-name="{}"'.format(html.escape(name)), 1))
 
 
 def as_csv(header: List[str], rows: List[List["Html"]]) -> bytes:
@@ -158,9 +173,10 @@ def sections(parts: Iterable[Tuple[str, "Html"]]) -> "Html":
 
 
 def legend(names: List[str]) -> "Html":
-    """What the colours of lines 0, 1, ... mean."""
-    return tag("ul", *(tag("li", tag("i", class_="line{}".format(line % LINES)), name)
-                       for line, name in enumerate(names)), class_="legend")
+    """What the colours of lines 0, 1, ... mean, and after :data:`LINES` of them their dashes."""
+    return tag("ul", *(tag("li", tag("i", class_="line{} dash{}".format(
+        line % LINES, line // LINES % len(DASHES))), name)
+        for line, name in enumerate(names)), class_="legend")
 
 
 def thinned(x: Sequence[float], y: Sequence[float],
@@ -173,15 +189,18 @@ def thinned(x: Sequence[float], y: Sequence[float],
                  for values in (x, y))
 
 
-def smoothed(values: Sequence[float], weight: float = 0.9) -> List[float]:
+def smoothed(values: Sequence[float], weight: Optional[float] = None) -> List[float]:
     """Exponential moving average that begins at the mean of what has been seen (no bias to 0).
 
     Parameters
     ----------
     values : sequence of float
-    weight : float
-        Of what came before, in [0, 1).
+    weight : float, optional
+        Of what came before, in [0, 1). Default: 0.9 for 100 values or more, less for fewer (a mean
+        over a tenth of them), so that a short curve does not lag behind what it shows.
     """
+    if weight is None:
+        weight = min(0.9, max(0.0, 1 - 10 / max(1, len(values))))
     total, seen, result = 0.0, 0.0, []
     for value in values:
         total = weight * total + (1 - weight) * value
@@ -228,7 +247,10 @@ figure{margin:0}
 .chart{width:100%%;height:auto;display:block}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;font-size:.88rem;
 max-width:none}
-.legend i{display:inline-block;width:1.2rem;height:.2rem;margin-right:.4rem;vertical-align:middle}
+.legend i{display:inline-block;width:1.6rem;border-top:.2rem solid;margin-right:.4rem;
+vertical-align:middle}
+.dash1{border-top-style:dashed !important}.dash2{border-top-style:dotted !important}
+.dash3{border-top-style:double !important}
 %(lines)s
 .map{max-width:34rem}
 .sides{display:flex;flex-wrap:wrap;gap:1rem 2rem;align-items:center}
@@ -259,11 +281,16 @@ overflow-wrap:anywhere;font:.8rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas
 @media (max-width:30rem){main{padding:1.2rem .8rem}table{width:100%%}
 thead tr,tbody tr{display:flex;flex-wrap:wrap;border-bottom:1px solid var(--grid)}
 th,td{flex:1 1 0;border:0;overflow-wrap:anywhere}
+th{font-size:.74rem}
 th:first-child{display:none}td:first-child{flex:0 0 100%%;font-weight:600;padding-bottom:0}
+.wide thead{display:none}
+.wide td{flex:1 0 100%%;display:flex;justify-content:space-between;gap:1rem;padding:.1rem 0;
+white-space:normal}
+.wide td:not(:first-child)::before{content:attr(data-name);color:var(--ink);text-align:left}
 .charts{grid-template-columns:1fr}}
 footer{margin-top:3rem;padding-top:1rem;border-top:1px solid var(--grid);font-size:.88rem}
 """ % {"light": _variables("light"), "dark": _variables("dark"),
-       "lines": "".join(".line{0}{{background:var(--line{0})}}".format(line)
+       "lines": "".join(".line{0}{{color:var(--line{0})}}".format(line)
                         for line in range(LINES))}
 
 

@@ -45,8 +45,11 @@ def _origin(options: Dict[str, Any], rows: List[Dict[str, Any]]) -> str:
         return "From the best model of the weights before"
     if not options["pretrained"]:
         return "From scratch"
+    prefix, _, epoch = options["pretrained"].rpartition(",")
     for row in rows:
-        if row.get("model") and options["pretrained"].endswith(row["model"]):
+        model = row.get("model")
+        if model and (options["pretrained"].endswith(model) or (
+                epoch == "best" and prefix.endswith(model.rpartition(",")[0]))):
             return "From “{}”".format(row["name"])
     return "From " + "/".join(options["pretrained"].split("/")[-2:])
 
@@ -57,8 +60,9 @@ def described(events: List[Any], rows: List[Any]) -> Optional[str]:
         options = events[0]["options"]
         step = events[0].get("name") or TITLES[events[0]["stage"][:len("step 2")]]
         batches = max(event.get("step", 0) for event in events)
-        return "{}, {:,} batches. {}.".format(
-            _origin(options, rows), batches, STEPS[step](options, LOSSES[options["loss_type"]]))
+        did = STEPS[step](options, LOSSES[options["loss_type"]])
+        count = f"{batches:,} {'batch' if batches == 1 else 'batches'}"
+        return f"{_origin(options, rows)}, {count}. {did}."
     except (KeyError, IndexError, TypeError, ValueError):
         return None
 
