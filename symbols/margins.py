@@ -142,7 +142,7 @@ class Kind:
 class Softmax(Kind):
     """Loss type 0: no margin, plain weights and a bias."""
 
-    title = "softmax"
+    title = "Softmax"
     scaled = False
 
     def logits(self, embedding: Symbol, classifier: Classifier, margin: Margin) -> Symbol:
@@ -188,7 +188,7 @@ class SphereFace(Kind):
 class CosFace(Kind):
     """Loss type 2, additive cosine: ``s (cos t - m)``."""
 
-    title = "CosFace"
+    title = "Cosine margin"
 
     def target(self, target: Symbol, embedding: Symbol, margin: Margin) -> Symbol:
         return target - margin.margin_s * margin.margin_m
@@ -222,7 +222,7 @@ class ArcFace(Kind):
 class Combined(Kind):
     """Loss type 5: ``s (cos(a t + m) - b)``."""
 
-    title = "combined margin"
+    title = "Combined margin"
 
     def target(self, target: Symbol, embedding: Symbol, margin: Margin) -> Optional[Symbol]:
         s, m, a, b = margin.margin_s, margin.margin_m, margin.margin_a, margin.margin_b

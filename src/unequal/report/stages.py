@@ -9,9 +9,10 @@ from unequal.eval import verification
 from unequal.report import page, tables
 from unequal.report.page import INK, Html, join, tag
 from unequal.report.runs import Run
+from unequal.symbols.margins import LOSS_TYPES
 
 # What a stage does, by the step its log names and the options it ran with.
-LOSSES = {0: "Softmax", 1: "SphereFace", 2: "Cosine margin", 4: "ArcFace", 5: "Combined margin"}
+LOSSES = {number: kind.title for number, kind in LOSS_TYPES.items()}
 
 
 def _step_2(options: Dict[str, Any], loss: str) -> str:
