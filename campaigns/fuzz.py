@@ -222,6 +222,7 @@ class Worker:
         import _fuzz_formats  # isort: skip
         from _mutations import seeded  # isort: skip
 
+        assert tuple(_fuzz_formats.FORMATS) == FORMATS, "name it in FORMATS of both files"
         cli.setup_logging()  # to stderr, whichever command comes first
         self.formats, self.seeded, self.main = _fuzz_formats.FORMATS, seeded, cli.main
         self._case = _fuzz_formats.Case
@@ -452,6 +453,7 @@ def fuzz(jobs, seed, limit, workers, report, valgrind=False):
         sys.exit(str(failures[0]))
 
 
+# Those of _fuzz_formats.py, which is not imported here: it needs MXNet.
 FORMATS = ("rec", "idx", "property", "lst", "bin", "params", "symbol", "noise-list", "truth",
            "identities", "features", "picture", "pairs", "state", "run", "names", "decisions",
            "suspects", "published", "align", "centers")

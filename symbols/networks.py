@@ -2,9 +2,11 @@
 
 A new backbone is a module with a ``build`` and a row here.
 """
+from typing import Tuple
+
 import mxnet as mx
 
-from unequal.errors import lookup
+from unequal.errors import ArgumentError, lookup
 from unequal.symbols import fresnet, mobilefacenet
 from unequal.symbols.layers import ACTIVATIONS, DTYPES, Layers
 
@@ -55,3 +57,31 @@ def get_symbol(network: str = "r50", embedding_size: int = 512, *, version_se: i
     return build(network, embedding_size, layers, version_se=version_se,
                  version_input=version_input, version_output=version_output,
                  version_unit=version_unit)
+
+
+def check_size(symbol: mx.sym.Symbol, network: str, image_size: Tuple[int, int]) -> None:
+    """Refuse pictures that are too small for a network's layers, before MXNet binds it.
+
+    A network halves its pictures several times, and ``y1`` then needs features of 7x7: its
+    pictures have at least 97x97.
+
+    Parameters
+    ----------
+    symbol : mxnet.symbol.Symbol
+        What :func:`get_symbol` made of ``network``.
+    network : str
+    image_size : tuple of int
+        (height, width).
+
+    Raises
+    ------
+    ArgumentError
+    """
+    try:
+        symbol.infer_shape_partial(data=(1, 3) + tuple(image_size))
+    except mx.base.MXNetError as error:
+        height, width = image_size
+        raise ArgumentError(
+            f"network {network}: pictures of {height}x{width} are too small for its layers; pack "
+            "them larger (112x112 is usual), or take another network (n8 is for small pictures).",
+            "network") from error

@@ -44,3 +44,11 @@ def test_versions_of_fresnet_are_refused(option):
         networks.get_symbol("y1", **option)
     (name, value), = option.items()
     assert str(error.value) == f"{name} {value!r} is not for network y1; leave it out."
+
+
+def test_pictures_that_are_too_small_are_refused_before_binding():
+    symbol = networks.get_symbol("y1", 8)
+    networks.check_size(symbol, "y1", (97, 112))
+    with pytest.raises(ArgumentError, match="^network y1: pictures of 96x112 are too small for "
+                                            "its layers; pack them larger"):
+        networks.check_size(symbol, "y1", (96, 112))

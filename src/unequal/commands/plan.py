@@ -279,6 +279,7 @@ def run(options: argparse.Namespace) -> None:
                  options.kv_store, bool(options.save_memory),
                  bool(options.model_parallel), options.dtype, options.emb_size,
                  options.image_size)
+    networks.check_size(_network(chosen), chosen.network, chosen.image_size)
     try:
         lines = report(chosen)
     except mx.MXNetError as error:

@@ -86,6 +86,7 @@ def prepare(options):
         version_unit=options.version_unit, version_act=options.version_act,
         bn_momentum=options.bn_mom, depthwise_prelu=runtime.wants_cpu_forms(devices),
         dtype=options.dtype)
+    networks.check_size(embedding, options.network, records.image_size)
     arg_params = aux_params = None
     if options.pretrained:
         prefix, epoch = checkpoints.parse(options.pretrained)
