@@ -881,18 +881,19 @@ def published(case):
     else:
         files, lists = case.sound.cfp, dict(case.sound.cfp_lists)
     name = random.choice(list(lists))
-    changed = {name: case.text(lists[name])} if random.randrange(2) else {}
+    damaged = random.randrange(3)  # the lists, the archive or a picture
+    changed = {} if damaged else {name: case.text(lists[name])}
     for name, data in dict(lists, **changed).items():
         case.put(os.path.join("lists", name), data)
     if random.randrange(3):
-        data = _archive(random, files)
-        source = case.put("published.tar", data if random.randrange(3) == 0
+        data = _archive(random if damaged == 2 else type(random)(0), files)
+        source = case.put("published.tar", data if damaged != 1
                           else damage(random, data, [_tar_sizes] * 2))
     else:
         source = os.path.join(case.inside, "published")
         for name, data in files.items():
             case.put(os.path.join("published", name),
-                     data if random.randrange(8) else damage(random, data))
+                     data if random.randrange(8) or not damaged else damage(random, data))
     command = ["import", "lfw" if is_lfw else "cfp", source, case.to("set"), "--size", str(SIDE),
                "--processes", "1", "--protocol", os.path.join(case.inside, "lists")]
     if is_lfw and not random.randrange(3):
@@ -909,7 +910,7 @@ def aligned(case):
     table = ("path,result,faces,score,x1,y1,x2,y2,rule\nid0/0.jpg,aligned,1,0.9,1,2,3,4,{0}\n"
              "id0/1.jpg,no face found,0,,,,,,{0}\n").format(
                  align.Settings("", (SIDE, SIDE), 95, "largest").rule)
-    write(case.out, "faces/aligned.csv", case.text(table))
+    write(case.out, "faces/aligned.csv", table if random.randrange(2) else case.text(table))
     return [["align", os.path.join(case.inside, "photos"), case.to("faces"), "--size", str(SIDE),
              "--processes", "1"]]
 

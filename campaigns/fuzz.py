@@ -44,6 +44,14 @@ DECODER = os.path.join("data", "_decoder.py")
 # ---------------------------------------------------------------------------- the worker
 
 
+def _of_a_pool(event, arguments):
+    """Whether this is what the fork server of `pack --processes` does: its socket, and results of
+    our own processes."""
+    return (event in ("socket.connect", "os.chmod") and "pymp-" in arguments
+            or event == "pickle.find_class" and arguments.startswith(
+                ("('concurrent.futures.process', ", "('unequal.data.convert', ")))
+
+
 class Watch:
     """Notes what Python's audit events say about programs, connections and files."""
 
@@ -67,8 +75,8 @@ class Watch:
             if event == "subprocess.Popen" and any(
                     str(word).endswith(DECODER) for word in arguments[1]):
                 return  # the decoder of unusual pictures is meant to be a process of its own
-            if event == "socket.connect" and "pymp-" in repr(arguments[1]):
-                return  # the fork server of `pack --processes`
+            if _of_a_pool(event, repr(arguments)):
+                return
             self.seen.append("{} {}".format(event, repr(arguments)[:100]))
         elif event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             self._check(event, arguments[:1])

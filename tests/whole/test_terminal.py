@@ -3,17 +3,20 @@ import csv
 import io
 import logging
 import os
+import re
 import sys
 import warnings
 
 import pytest
 
+from helpers import ROOT
 from helpers.pictures import encoded, smooth
 from unequal.commands import cli, inspect
 from unequal.commands.cli import main
 from unequal.data import identities
 from unequal.data.records import RecordWriter
 from unequal.errors import InputError
+from unequal.system import files, text
 
 FACE = encoded(smooth(32, 32))
 HOSTILE = "\x1b[2J\x1b]0;title\x07\nerror: all is lost \u202egpj.exe\u2028\x9b"
@@ -100,3 +103,39 @@ def test_faults_are_plain_lines(tmp_path, capsys, monkeypatch):
     assert main(["inspect", str(tmp_path / "set")]) == 1
     said = capsys.readouterr().out
     assert said.startswith("a fact\nfault: \\x1b") and said.count("\n") == 2 and not obeyed(said)
+
+
+def test_results_are_plain_lines(capsys):
+    """A path on the command line may come from a glob over anyone's names."""
+    text.say(HOSTILE + ": 3 images", "next")
+    said = capsys.readouterr().out
+    assert said.count("\n") == 2 and not obeyed(said) and said.endswith(": 3 images\nnext\n")
+
+
+def test_no_command_prints_past_it():
+    """Results go through `text.say`, usage through the parser."""
+    for path in sorted((ROOT / "src" / "unequal" / "commands").glob("*.py")):
+        if path.stem not in ("cli", "doctor"):  # `cli` makes its lines plain; no one's names there
+            assert not re.search(r"(?<![\w.])print\(", path.read_text("utf-8")), path
+
+
+def test_a_misspelt_word_is_shown_as_text(capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", HOSTILE])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and not obeyed(said)
+
+
+@pytest.mark.parametrize("words", (
+    ("drop-centers", "{}", "{}\udcff", "--data-dir", "{}"), ("corrupt", "{}", "{}\udcff")))
+def test_a_name_that_mxnet_cannot_write(words, tmp_path, capsys):
+    with pytest.raises(InputError, match="is not UTF-8 text, and MXNet can write no such file"):
+        files.check_name("a\udcff")
+    place = str(tmp_path / "out")
+    with RecordWriter(place, (32, 32)) as writer:
+        for label in (0, 0, 1, 1):
+            writer.add(label, FACE)
+    assert main([word.format(place) for word in words]) == 1
+    said = capsys.readouterr().err
+    assert "\\udcff: is not UTF-8 text" in said and said.count("error: ") == 1
+    assert os.listdir(str(tmp_path)) == ["out"]

@@ -18,7 +18,7 @@ from unequal.models.embedder import Embedder
 from unequal.system.files import MAX_TABLE, open_input, replacing
 from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
-from unequal.system.text import from_cell, to_cells
+from unequal.system.text import from_cell, say, to_cells
 
 logger = logging.getLogger(__name__)
 
@@ -270,6 +270,6 @@ def run(options: argparse.Namespace) -> None:
     embedder = Embedder.from_checkpoint(options.model) if options.model else None
     settings = Settings(os.path.abspath(source), options.size, options.faces, options.quality)
     aligned, several, failed = align(source, directory, settings, options.processes, embedder)
-    print(f"{directory}: {aligned} faces of {settings.size[0]}x{settings.size[1]}; {several} "
-          f"pictures had several faces, {failed} pictures have none or cannot be read "
-          f"({os.path.join(directory, TABLE)})")
+    say(f"{directory}: {aligned} faces of {settings.size[0]}x{settings.size[1]}; {several} "
+        f"pictures had several faces, {failed} pictures have none or cannot be read "
+        f"({os.path.join(directory, TABLE)})")

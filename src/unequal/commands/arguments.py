@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Iterable, List, NoReturn, Optional, Tupl
 
 from unequal.errors import InputError
 from unequal.system.runtime import available_cpus
+from unequal.system.text import plain
 from unequal.training import config, presets
 from unequal.training.flags import Range
 
@@ -26,7 +27,7 @@ class Parser(argparse.ArgumentParser):
     defaults_by: Optional[Callable[[List[str]], Dict[str, Any]]] = None
 
     def error(self, message: str) -> NoReturn:
-        message = " ".join(message.split())
+        message = plain(" ".join(message.split()))
         if len(message) > 500:
             message = message[:400] + " ... " + message[-80:]
         self.exit(2, f"error: {message}{'' if message.endswith('?') else '.'} "

@@ -9,6 +9,7 @@ from unequal.report import page, stages, tables
 from unequal.report.page import Html, join, tag
 from unequal.report.runs import Event, Run
 from unequal.system.files import replacing
+from unequal.system.text import say
 
 # Options that say where things are, not what was done.
 _PLACES = frozenset(("prefix", "data_dir", "data_dir_interclass", "eval_dir", "log_dir", "log_file",
@@ -158,4 +159,4 @@ def run(options: argparse.Namespace) -> None:
     text = render(options.directories)
     with replacing(options.out) as file:
         file.write(text)
-    print(options.out)
+    say(options.out)

@@ -13,6 +13,7 @@ from unequal.data.records import RecordSet, RecordWriter, relabel
 from unequal.errors import InputError
 from unequal.system.files import bounded_lines, open_input
 from unequal.system.progress import track
+from unequal.system.text import say
 
 NEIGHBOURS = 5  # people a structured flip chooses among
 _BLOCK = 4096  # pictures compared with all class centres at once
@@ -263,4 +264,4 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("--seed {}: must be 0 or more.".format(options.seed))
     counts = corrupt(options.directory, options.out, flip=options.flip, outliers=options.outliers,
                      strangers=options.strangers, model=options.model, seed=options.seed)
-    print("{}: {} clean images, {} flipped, {} outliers (truth.csv)".format(options.out, *counts))
+    say("{}: {} clean images, {} flipped, {} outliers (truth.csv)".format(options.out, *counts))

@@ -2,6 +2,7 @@
 import argparse
 
 from unequal.data import copying
+from unequal.system.text import say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +23,11 @@ def run(options: argparse.Namespace) -> None:
     if not options.renumber and not copying.is_decisions(options.noise_list):
         count, identities, dropped = copying.denoise(options.directory, options.noise_list,
                                                      options.out)
-        print("{}: {} images of {} identities, {} images dropped".format(
+        say("{}: {} images of {} identities, {} images dropped".format(
             options.out, count, identities, dropped))
         return
     made = copying.apply_decisions(options.directory, options.noise_list, options.out,
                                    options.renumber)
-    print(f"{options.out}: {made.images} images of {made.identities} identities ({made.head} with "
-          f"ten or more, {made.identities - made.head} with fewer), {made.dropped} dropped, "
-          f"{made.relabelled} relabelled (changes.csv)")
+    say(f"{options.out}: {made.images} images of {made.identities} identities ({made.head} with "
+        f"ten or more, {made.identities - made.head} with fewer), {made.dropped} dropped, "
+        f"{made.relabelled} relabelled (changes.csv)")

@@ -4,7 +4,8 @@ import argparse
 from unequal.commands import arguments
 from unequal.data.records import RecordSet
 from unequal.models import centers, checkpoints
-from unequal.system import runtime
+from unequal.system import files, runtime
+from unequal.system.text import say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write OUT-symbol.json and OUT-0000.params; print how the images lie."""
+    files.check_name(options.out)  # not after all the work
     with RecordSet(options.data_dir) as records:
         dropped = centers.drop(records, options.model,
                                devices=runtime.devices(options.devices or None),
@@ -29,6 +31,6 @@ def run(options: argparse.Namespace) -> None:
     checkpoints.save(options.out, 0, dropped.symbol, dropped.arg_params, dropped.aux_params)
     images = int(dropped.counts.sum())
     kept = int(dropped.counts.max(axis=1).sum())
-    print(f"{checkpoints.params_path(options.out, 0)}: {len(dropped.counts)} classes, one centre "
-          f"each instead of {dropped.counts.shape[1]}; {images - kept} of {images} images were "
-          f"nearest to a centre that is dropped")
+    say(f"{checkpoints.params_path(options.out, 0)}: {len(dropped.counts)} classes, one centre "
+        f"each instead of {dropped.counts.shape[1]}; {images - kept} of {images} images were "
+        f"nearest to a centre that is dropped")

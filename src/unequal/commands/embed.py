@@ -8,6 +8,7 @@ from unequal.errors import InputError
 from unequal.eval import features
 from unequal.models.embedder import Embedder
 from unequal.system import progress, runtime
+from unequal.system.text import say
 
 
 def configure(parser):
@@ -62,4 +63,4 @@ def run(options):
     shape = (len(keys), embedder.embedding_size)
     with progress.Bar(shape[0], "embedding", "images") as bar:
         features.write_features(options.out, shape, batches(bar))
-    print("{}: {} features of length {}".format(options.out, *shape))
+    say("{}: {} features of length {}".format(options.out, *shape))

@@ -20,6 +20,7 @@ from unequal.errors import InputError, install_hint
 from unequal.models import checkpoints
 from unequal.models.embedder import embedding_symbol, input_size
 from unequal.system.files import replacing
+from unequal.system.text import say
 
 logger = logging.getLogger(__name__)
 
@@ -373,5 +374,5 @@ def run(options: argparse.Namespace) -> None:
                              " ".join(str(error).split())[:200])) from error
     with replacing(options.onnx, binary=True) as file:
         file.write(model.SerializeToString())
-    print("{}: {}".format(options.onnx, ", ".join(
+    say("{}: {}".format(options.onnx, ", ".join(
         "{} {}".format(entry.key, entry.value) for entry in model.metadata_props)))

@@ -10,6 +10,7 @@ from unequal.data import noise_lists
 from unequal.errors import InputError
 from unequal.eval import features, identification
 from unequal.report import tables
+from unequal.system.text import say
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +95,12 @@ def run(options: argparse.Namespace) -> None:
     numbers.update(identification.measure(result))
     rates = [name for name in numbers if name.startswith(("rank_", "tar_"))]
     counts = ["probes", "identities", "distractors", "pairs"]
-    print(tables.text_table(
+    say(*tables.text_table(
         counts + [name.replace("tar_at_", "TAR@").replace("rank_", "rank-") + " %"
                   for name in rates],
         [[str(numbers[name]) for name in counts]
-         + [tables.percent(numbers[name]) for name in rates]]))
-    print("smallest FAR these {} impostor pairs can show {:.1e}".format(
+         + [tables.percent(numbers[name]) for name in rates]]).split("\n"))
+    say("smallest FAR these {} impostor pairs can show {:.1e}".format(
         numbers["impostors"], numbers["min_far"]))
     curve = identification.cmc(result)
     if options.json:

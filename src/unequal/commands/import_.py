@@ -26,6 +26,7 @@ from unequal.data.records import RecordSet
 from unequal.errors import InputError
 from unequal.eval.bins import load_bin
 from unequal.system.files import MAX_TABLE, bounded_lines, open_input, replacing_path
+from unequal.system.text import say
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +251,7 @@ def _lfw(options: argparse.Namespace, settings: Settings) -> None:
         _check_found(options, any(folders.values()))
         chosen = choose(source, options.min_images, options.max_images, without)
         count = write_people(source, options.directory, settings, options.processes, chosen)
-        print("{}: {} images of {} people".format(options.directory, *count))
+        say("{}: {} images of {} people".format(options.directory, *count))
         for name, file in _LFW_LISTS.items():
             folder = folders[name]
             if folder is None:
@@ -262,7 +263,7 @@ def _lfw(options: argparse.Namespace, settings: Settings) -> None:
             same = write_pairs(
                 pairs, path, source.root, out, settings._replace(root=source.root),
                 options.processes, keep_order=name == "lfw")[1]
-            print("{}: {} pairs, {} same".format(out, len(pairs), same))
+            say("{}: {} pairs, {} same".format(out, len(pairs), same))
 
 
 def _cfp(options: argparse.Namespace, settings: Settings) -> None:
@@ -276,7 +277,7 @@ def _cfp(options: argparse.Namespace, settings: Settings) -> None:
             raise InputError("--people {}-{}: nobody of them is in {}; it has {} to {}.".format(
                 low, high, options.source, min(source.people), max(source.people)))
         count = write_people(source, options.directory, settings, options.processes, chosen)
-        print("{}: {} images of {} people".format(options.directory, *count))
+        say("{}: {} images of {} people".format(options.directory, *count))
         if folder is None:
             logger.warning("Pair_list_F.txt: not found, so no .bin; --protocol names its folder")
             return
@@ -297,7 +298,7 @@ def _cfp(options: argparse.Namespace, settings: Settings) -> None:
                 pairs, os.path.join(folder, kind), source.root, out,
                 settings._replace(root=source.root), options.processes,
                 keep_order=len(splits) == _CFP_SPLITS)[1]
-            print("{}: {} pairs, {} same, splits {}{}".format(
+            say("{}: {} pairs, {} same, splits {}{}".format(
                 out, len(pairs), same, ", ".join(map(str, splits)),
                 " (the published folds)" if len(splits) == _CFP_SPLITS else ""))
 
@@ -352,7 +353,7 @@ def _pack(options: argparse.Namespace, _: Settings) -> None:
         raise InputError("{}: no such folder; give the unpacked folder of an InsightFace pack."
                          .format(source))
     for fact in check_pack(source):
-        print(fact)
+        say(fact)
     sets = {}
     for name in sorted(os.listdir(source)):
         if name.endswith(".bin"):
@@ -364,11 +365,11 @@ def _pack(options: argparse.Namespace, _: Settings) -> None:
     head, tail = (os.path.join(directory, side) for side in ("head", "tail"))
     sides = copying.split(source, head, tail, options.head_min_images)
     for target, (count, identities) in zip((head, tail), sides):
-        print("{}: {:,} images of {:,} identities".format(target, count, identities))
+        say("{}: {:,} images of {:,} identities".format(target, count, identities))
     for name, fact in sets.items():
         with replacing_path(os.path.join(directory, "eval_dataset", name)) as temporary:
             shutil.copyfile(os.path.join(source, name), temporary)
-        print("eval_dataset/" + fact)
+        say("eval_dataset/" + fact)
 
 
 # name -> (what makes it, what it reads)

@@ -17,7 +17,7 @@ from unequal.eval.bins import load_bin
 from unequal.system.files import replacing
 from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
-from unequal.system.text import plain
+from unequal.system.text import plain, say
 
 _BATCH = 256  # images a worker looks at between two answers
 # What the pictures of a verification set may hold in all: this (ten thousand faces of 112x112),
@@ -291,12 +291,12 @@ def run(options: argparse.Namespace) -> Any:
         report = inspect_bin(options.directory)
     else:
         report = inspect(options.directory, options.processes)
-    print("\n".join(report.facts))
+    say(*report.facts)
     if len(report.counts):
-        print("identities by number of images:")
-        print("\n".join(draw(distribution(report.counts), shutil.get_terminal_size().columns)))
+        say("identities by number of images:")
+        say(*draw(distribution(report.counts), shutil.get_terminal_size().columns))
     if options.plot and len(report.counts):
         plot(report.counts, options.directory, options.plot)
     for fault in report.faults:
-        print("fault: " + plain(" ".join(fault.split())))
+        say("fault: " + " ".join(fault.split()))
     return 1 if report.faults else 0

@@ -11,6 +11,7 @@ from unequal.eval import noise_scores
 from unequal.models import noise_scan
 from unequal.symbols import margins
 from unequal.system import runtime
+from unequal.system.text import say
 from unequal.training import config, flags
 
 logger = logging.getLogger(__name__)
@@ -67,15 +68,15 @@ def run(args):
                             "them.", "features", "pretrained")
     with RecordSet(args.directory) as records:
         listed, quality = (_below_threshold if by_threshold else _found)(args, records)
-    print("{}: {} of {} images listed".format(args.out, int(listed.sum()), len(listed)))
+    say("{}: {} of {} images listed".format(args.out, int(listed.sum()), len(listed)))
     if not listed.any():
         logger.warning("%s: is empty; a set without what is on it is the set as it is",
                        args.out)
     if args.truth:
-        print("{:10s}{:>8s}{:>11s}{:>9s}{:>19s}".format(
+        say("{:10s}{:>8s}{:>11s}{:>9s}{:>19s}".format(
             "kind", "images", "precision", "recall", "average precision"))
         for kind, numbers in quality(noise_lists.read_truth(args.truth)):
-            print("{:10s}{count:8d}{precision:11.3f}{recall:9.3f}{average_precision:19.3f}".format(
+            say("{:10s}{count:8d}{precision:11.3f}{recall:9.3f}{average_precision:19.3f}".format(
                 kind, **numbers))
 
 
@@ -100,7 +101,7 @@ def _found(args, records):
         noise_scan.write_probabilities(args.probabilities, records.image_keys, labels, features,
                                        found)
     kinds, counts = np.unique(found.kinds[found.kinds != ""], return_counts=True)
-    print("{}.csv: {}".format(args.out, ", ".join(
+    say("{}.csv: {}".format(args.out, ", ".join(
         f"{count} {kind}" for kind, count in zip(kinds, counts)) or "nothing found"))
     return found.kinds != "", lambda truth: noise_scan.quality_of_kinds(
         records.image_keys, found, truth)

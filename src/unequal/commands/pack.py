@@ -7,6 +7,7 @@ from unequal.commands import arguments
 from unequal.data import convert, first_look
 from unequal.data.detection import SMALLEST, Detector
 from unequal.errors import ArgumentError, InputError
+from unequal.system.text import say
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +88,11 @@ def run(options):
     if pairs is not None:
         bin_path = os.path.join(directory, "verify.bin")
         made = convert.write_pairs(pairs, source, root, bin_path, settings, options.processes)
-        print("{}: {} pairs, {} of the same person, of people who are not in the set".format(
+        say("{}: {} pairs, {} of the same person, of people who are not in the set".format(
             bin_path, *made))
-    print("{}: {} images of {} identities, {}x{}; {} pictures skipped, {} kept with complaints{}"
-          .format(directory, count, identities, *options.size, skipped, complained,
-                  " (problems.csv)" if skipped or complained else ""))
+    say("{}: {} images of {} identities, {}x{}; {} pictures skipped, {} kept with complaints{}"
+        .format(directory, count, identities, *options.size, skipped, complained,
+                " (problems.csv)" if skipped or complained else ""))
     if options.check_faces != 0 and min(options.size) >= SMALLEST:
         try:
             first_look.say_faces(directory, options.check_faces or _LOOKED_AT, options.processes)

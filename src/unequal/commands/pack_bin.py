@@ -4,6 +4,7 @@ import os
 from unequal.commands import arguments
 from unequal.data import convert
 from unequal.errors import InputError
+from unequal.system.text import say
 
 
 def configure(parser):
@@ -23,4 +24,4 @@ def run(options):
     settings = convert.Settings(options.source, options.size, options.quality)
     count, same = convert.pack_pairs(
         options.pairs, options.source, options.out, settings, options.processes)
-    print("{}: {} pairs, {} same and {} different".format(options.out, count, same, count - same))
+    say("{}: {} pairs, {} same and {} different".format(options.out, count, same, count - same))

@@ -22,7 +22,7 @@ from unequal.eval import verification
 from unequal.models.device_check import relative_error, run_symbol
 from unequal.symbols import heads, margins, networks
 from unequal.system.files import MAX_TABLE, open_input
-from unequal.system.text import plain
+from unequal.system.text import plain, say
 from unequal.training.mining import confusable_identities
 
 logger = logging.getLogger(__name__)
@@ -242,6 +242,5 @@ def run(options):
     for name, error in compare(options.directory):
         passed = error <= options.tolerance  # false for nan
         failed |= not passed
-        print("{:32s} {:10.3g} {}".format(plain(name), error, "ok" if passed else "FAIL"),
-              flush=True)
+        say("{:32s} {:10.3g} {}".format(plain(name), error, "ok" if passed else "FAIL"))
     return int(failed)

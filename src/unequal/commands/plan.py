@@ -21,6 +21,7 @@ from unequal.commands import arguments
 from unequal.errors import ArgumentError
 from unequal.symbols import heads, networks
 from unequal.system import mxnet_private
+from unequal.system.text import say
 
 MIB = 2 ** 20
 GPUS = (11, 16, 24, 32)  # GiB
@@ -287,4 +288,4 @@ def run(options: argparse.Namespace) -> None:
             f"image_size {chosen.image_size[0]}x{chosen.image_size[1]}: the network "
             f"{chosen.network} cannot be built for it "
             f"({str(error).strip().splitlines()[-1].strip()}).", "image_size") from error
-    print("\n".join(lines))
+    say(*lines)

@@ -15,6 +15,7 @@ from unequal.report import pictures as report_pictures
 from unequal.report.page import Html, tag
 from unequal.report.runs import Run
 from unequal.system.files import replacing
+from unequal.system.text import say
 
 logger = logging.getLogger(__name__)
 
@@ -95,4 +96,4 @@ def run(options: argparse.Namespace) -> None:
     text = render(Run(options.directory))
     with replacing(out) as file:
         file.write(text)
-    print(out)
+    say(out)

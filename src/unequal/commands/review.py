@@ -23,6 +23,7 @@ from unequal.data.identities import read_names
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
 from unequal.system.files import MAX_TABLE, bounded_lines, open_input
+from unequal.system.text import say
 
 logger = logging.getLogger(__name__)
 
@@ -385,8 +386,8 @@ def run(options: argparse.Namespace) -> None:
             raise InputError(f"--port {options.port}: {error.strerror}; choose another, or leave "
                              "it out.") from None
         decided = sum(bool(entry["decision"]) for entry in review.listing()["suspects"])
-        print(f"{len(suspects)} suspects, {decided} decided; open {server.address} in a browser "
-              "of this machine, Ctrl-C ends", flush=True)
+        say(f"{len(suspects)} suspects, {decided} decided; open {server.address} in a browser "
+            "of this machine, Ctrl-C ends")
         with server:
             try:
                 server.serve_forever()
@@ -394,6 +395,6 @@ def run(options: argparse.Namespace) -> None:
                 pass
         state = review.listing()["suspects"]
         counts = {name: sum(entry["decision"] == name for entry in state) for name in DECISIONS}
-        print(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
-              + f", {len(state) - sum(counts.values())} undecided; "
-              f"`unequal denoise {options.directory} {options.out} OUT` applies them")
+        say(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+            + f", {len(state) - sum(counts.values())} undecided; "
+            f"`unequal denoise {options.directory} {options.out} OUT` applies them")

@@ -1,6 +1,7 @@
 """``unequal split``: a record set's frequent and rare identities."""
 from unequal.commands import arguments
 from unequal.data import copying
+from unequal.system.text import say
 
 
 def configure(parser):
@@ -16,4 +17,4 @@ def run(options):
     """``unequal split``."""
     sides = copying.split(options.directory, options.head, options.tail, options.head_min_images)
     for target, (count, identities) in zip((options.head, options.tail), sides):
-        print("{}: {} images of {} identities".format(target, count, identities))
+        say("{}: {} images of {} identities".format(target, count, identities))

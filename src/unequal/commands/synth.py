@@ -3,6 +3,7 @@ import argparse
 
 from unequal.commands import arguments
 from unequal.synthetic import dataset
+from unequal.system.text import say
 
 # flag -> (kind, default, help)
 _NUMBERS = {
@@ -55,9 +56,9 @@ def run(options: argparse.Namespace) -> None:
         tail_identities=options.tail_identities, eval_identities=options.eval_identities,
         eval_pairs=options.eval_pairs, noise=options.noise, outliers=options.outliers,
         split=options.split, distractors=options.distractors, processes=options.processes)
-    print("{}: MF2_pic9_head ({} identities), MF2_pic9_tail ({} identities), truth.csv, "
-          "eval_dataset and validation_dataset ({} pairs each of {}){}".format(
-              options.directory, options.head_identities, options.tail_identities,
-              options.eval_pairs, ", ".join(dataset.TARGETS),
-              ", identification ({} people among {} distractors)".format(
-                  dataset.PROBE_PEOPLE, options.distractors) if options.distractors else ""))
+    say("{}: MF2_pic9_head ({} identities), MF2_pic9_tail ({} identities), truth.csv, "
+        "eval_dataset and validation_dataset ({} pairs each of {}){}".format(
+            options.directory, options.head_identities, options.tail_identities,
+            options.eval_pairs, ", ".join(dataset.TARGETS),
+            ", identification ({} people among {} distractors)".format(
+                dataset.PROBE_PEOPLE, options.distractors) if options.distractors else ""))

@@ -1,5 +1,6 @@
 """``unequal unpack``: a record set to a folder of folders."""
 from unequal.data import copying
+from unequal.system.text import say
 
 
 def configure(parser):
@@ -11,4 +12,4 @@ def configure(parser):
 def run(options):
     """``unequal unpack``."""
     count = copying.unpack(options.directory, options.out)
-    print("{}: {} images".format(options.out, count))
+    say("{}: {} images".format(options.out, count))

@@ -10,6 +10,7 @@ from unequal.eval import bins, verification
 from unequal.models.embedder import Embedder, PictureList
 from unequal.report import tables
 from unequal.system import runtime
+from unequal.system.text import say
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
         except InputError as error:
             raise ArgumentError("{}: {}".format(paths[name], error),
                                 *getattr(error, "arguments", ())) from error
-    print(report(results))
+    say(*report(results).split("\n"))
     if options.json:
         tables.write_json(options.json, {"model": options.model, "sets": results})
     if options.plot:

@@ -17,7 +17,14 @@ from typing import IO, Any, List, Optional, Set, Tuple, Type
 import numpy as np
 
 from unequal.errors import InputError
-from unequal.system.files import MAX_TABLE, Lock, Taken, open_input, remove_leftovers
+from unequal.system.files import (
+    MAX_TABLE,
+    Lock,
+    Taken,
+    check_name,
+    open_input,
+    remove_leftovers,
+)
 
 MAGIC = 0xCED7230A  # dmlc-core's RecordIO
 _RECORD = struct.Struct("<II")  # magic, (continuation flag << 29 | length)
@@ -411,7 +418,7 @@ class RecordWriter:
     Raises
     ------
     InputError
-        When another process is writing a set there.
+        When another process is writing a set there, or MXNet cannot take the directory's name.
     """
 
     _NAMES = ("train.rec", "train.idx", "train.lst", "property")
@@ -430,6 +437,7 @@ class RecordWriter:
         self._seen: Set[int] = set()
         self._label: Optional[int] = None
         self._key = first_key if first_key is not None else int(identities)
+        check_name(directory)
         try:
             self._lock = Lock(os.path.join(directory, ".train.lock"))
         except Taken as other:

@@ -15,7 +15,7 @@ from unequal.errors import ArgumentError, InputError
 from unequal.models import untrusted
 from unequal.models.untrusted import Params
 from unequal.symbols import margins
-from unequal.system.files import MAX_TABLE, open_input, remove_leftovers, replacing_path
+from unequal.system.files import MAX_TABLE, check_name, open_input, remove_leftovers, replacing_path
 
 
 def params_path(prefix: str, epoch: int) -> str:
@@ -112,6 +112,7 @@ def publish(path: str, write: Callable[[str], None]) -> None:
     InputError
         When it cannot be written. What stood there before is untouched.
     """
+    check_name(path)
     try:
         with replacing_path(path) as temporary:
             write(temporary)

@@ -96,6 +96,15 @@ def below(root: str, name: str, where: str, advice: str) -> str:
     return inside
 
 
+def check_name(path: str) -> None:
+    """Raise InputError for the name of a file or folder that MXNet's writers cannot take."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: is not UTF-8 text, and MXNet can write no such file; choose "
+                         "another name.") from None
+
+
 @contextmanager
 def replacing_path(path: str) -> Iterator[str]:
     """Give the name of a temporary file beside ``path`` to write and close; when the block ends

@@ -21,6 +21,11 @@ def plain(text: str) -> str:
                    letter.encode("unicode_escape").decode("ascii") for letter in text)
 
 
+def say(*lines: str) -> None:
+    """Print results on stdout, each line by :func:`plain`: the paths in them may be anyone's."""
+    print(*map(plain, lines), sep="\n", flush=True)
+
+
 def to_cell(text: str) -> str:
     """``text`` for a CSV file; :func:`from_cell` gives it back exactly.
 
