@@ -840,9 +840,9 @@ def _archive(random, files):
         for name, data in files.items():
             entry = tarfile.TarInfo(name)
             if not random.randrange(8):
-                entry.name = random.choice(
-                    [other for other in NAMES if len(other) < 99 and not {"\0", "\udcff"} & set(other)]
-                ) + random.choice(("", "/P1/P1_0001.jpg"))
+                names = [other for other in NAMES
+                         if len(other) < 99 and not {"\0", "\udcff"} & set(other)]
+                entry.name = random.choice(names) + random.choice(("", "/P1/P1_0001.jpg"))
             if not random.randrange(12):
                 entry.type = random.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE,
                                             tarfile.FIFOTYPE, tarfile.CHRTYPE))
