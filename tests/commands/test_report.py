@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
+from helpers.browser import browser, overflow, show_at  # noqa: F401  a fixture
 from helpers.models import initialised
 from unequal.commands import cli, report
 from unequal.data import noise_lists
@@ -125,6 +126,26 @@ def test_page_is_whole_escaped_and_always_the_same(run_directory, capsys):
     other = directory / "sub" / "again.html"
     assert cli.main(["report", str(directory), "--out", str(other)]) == 0
     assert other.read_text(encoding="utf-8") == text
+
+
+def test_in_a_browser_on_a_phone_and_a_screen(run_directory, browser):  # noqa: F811
+    path = run_directory[0] / "report.html"
+    if not path.exists():
+        assert cli.main(["report", str(run_directory[0])]) == 0
+    browser.get(path.as_uri())
+    for width in (400, 1280):
+        for scheme in ("light", "dark"):
+            show_at(browser, width, scheme)
+            assert overflow(browser) <= 0, (width, scheme)
+    show_at(browser, 400)
+    # No cell of a table is cut off, and a chart is as wide as the page.
+    outside, narrow = browser.execute_script("""
+        const ends = name => [...document.querySelectorAll(name)].map(
+            element => element.getBoundingClientRect());
+        return [ends("td, th").filter(box => box.right > 400).length,
+                ends(".charts .chart").filter(box => box.width < 340).length]""")
+    assert (outside, narrow) == (0, 0)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 def test_accuracy_table(run_directory):

@@ -1,13 +1,13 @@
 """unequal review: over HTTP, and in a real browser where Chromium is installed."""
 import http.client
 import json
-import shutil
 import threading
 import time
 
 import numpy as np
 import pytest
 
+from helpers.browser import browser, overflow, show_at  # noqa: F401  a fixture
 from helpers.pictures import encoded, smooth
 from unequal.commands import cli, review
 from unequal.data import pictures as images
@@ -196,24 +196,6 @@ def test_the_references_list_without_a_table(people):
         review.read_suspects(str(people / "none"))
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium, one for all tests."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not program or not driver:
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic",
-                     "--no-first-run", "--disable-background-networking",
-                     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
-
-
 def wait(condition):
     end = time.monotonic() + 20
     while not condition():
@@ -221,7 +203,7 @@ def wait(condition):
         time.sleep(0.02)
 
 
-def test_two_pages_side_by_side_in_a_browser(serve, people, browser):
+def test_two_pages_side_by_side_in_a_browser(serve, people, browser):  # noqa: F811
     """Neither overwrites the other; each learns of the other's decisions with its own next one."""
     from selenium.webdriver.common.by import By
 
@@ -268,7 +250,7 @@ def test_two_pages_side_by_side_in_a_browser(serve, people, browser):
     browser.switch_to.window(first)
 
 
-def test_in_a_browser_by_keyboard_and_mouse(serve, people, browser, tmp_path):
+def test_in_a_browser_by_keyboard_and_mouse(serve, people, browser):  # noqa: F811
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
@@ -309,11 +291,6 @@ def test_in_a_browser_by_keyboard_and_mouse(serve, people, browser, tmp_path):
     wait(lambda: text("count") == "3 decided")
     for width in (1200, 400):
         for scheme in ("light", "dark"):
-            browser.set_window_size(width, 900)
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
-                {"name": "prefers-color-scheme", "value": scheme}]})
-            browser.save_screenshot(str(tmp_path / f"{width}-{scheme}.png"))
-            inner, whole = browser.execute_script(
-                "return [window.innerWidth, document.documentElement.scrollWidth]")
-            assert whole <= inner, "the page is wider than the window"
+            show_at(browser, width, scheme)
+            assert overflow(browser) <= 0, "the page is wider than the window"
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
