@@ -206,7 +206,8 @@ def test_replace_target_beyond_float_precision():
 
 
 @pytest.mark.parametrize("value, text", [
-    (Margin(loss_type=3), "loss_type 3 is unknown; known are 0, 1, 2, 4, 5."),
+    (Margin(loss_type=3), "loss_type 3 is unknown; known are "
+     + ", ".join(map(str, margins.LOSS_TYPES)) + "."),
     (Margin(loss_type=2, margin_s=0), "margin_s 0 must be above 0."),
     (Margin(loss_type=4, margin_s=-64.0), "margin_s -64.0 must be above 0."),
     (Margin(loss_type=4, margin_m=1.6), "margin_m 1.6 must lie in [0, pi/2) for loss_type 4."),

@@ -8,6 +8,7 @@ from helpers import ROOT
 from helpers.flags import FREE, NRA, OURS, REFERENCE, SHARED, TAIL, flags
 from unequal.commands import cli
 from unequal.errors import ArgumentError, InputError
+from unequal.symbols import margins
 from unequal.training import config
 from unequal.training import flags as options
 from unequal.training.config import Config, NraConfig, RelusoftConfig, SoftmaxConfig, UnequalConfig
@@ -42,6 +43,11 @@ def test_the_papers_command_line_is_understood():
         "--per-batch-size 100 --prefix ../models/r50_arc_pic9/model".split())
     args = config.from_options(SoftmaxConfig, args)
     assert (args.network, args.end_epoch, args.per_batch_size) == ("r50", 40, 100)
+
+
+def test_the_loss_types_are_those_of_the_margins():
+    assert config.ROWS["loss_type"].allowed.values == tuple(margins.LOSS_TYPES)
+    assert {0, 1, 2, 4, 5} <= set(margins.LOSS_TYPES)
 
 
 def test_types_are_kept():
@@ -104,7 +110,8 @@ def test_a_configuration_is_made_once():
     (dict(verbose=0), "^verbose must be above 0.$"),
     (dict(cutoff=-1), "^cutoff -1 must not be negative"),
     (dict(margin=0), "^margin 0 must be at least 1.$"),
-    (dict(loss_type=3), "^loss_type 3 is unknown; known are 0, 1, 2, 4, 5.$"),
+    (dict(loss_type=3), "^loss_type 3 is unknown; known are "
+     + ", ".join(map(str, margins.LOSS_TYPES)) + r"\.$"),
     (dict(use_deformable=1), "^use_deformable 1 is not supported"),
     (dict(prefix=""), "^prefix is empty"),
     (dict(prefix="m\udcff/model"), "^prefix 'm.*' is not UTF-8"),
