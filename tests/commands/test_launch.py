@@ -52,6 +52,7 @@ def test_a_killed_keeper_takes_its_command_with_it():
     process.kill()
     process.communicate()
     jobs.wait_for(lambda: not jobs.running(pids), "its end", 20)
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_a_keeper_passes_sigterm_on():
@@ -239,6 +240,7 @@ def test_a_killed_launcher_leaves_nobody_behind(launch):
     job.kill()
     job.communicate(timeout=60)
     jobs.wait_for(lambda: not jobs.running(everything), "the end of all", 20)
+    assert job.returncode == -signal.SIGKILL and len(everything) >= 3
 
 
 # What moves on and what does not

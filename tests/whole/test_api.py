@@ -1,10 +1,9 @@
 """docs/api.md: its example runs, and what it lists is there."""
-import importlib
 import re
 
 import pytest
 
-from helpers import ROOT
+from helpers import ROOT, signatures
 from unequal.synthetic import dataset
 
 PAGE = (ROOT / "docs" / "api.md").read_text("utf-8")
@@ -26,22 +25,12 @@ def test_the_notebook_example(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("[(20, ")
 
 
-def listed():
-    """``module, name`` of each entry of the table."""
-    for row in re.findall(r"^\| .* \|$", PAGE, re.M)[2:]:
-        module = None
-        for entry in re.findall("`([A-Za-z_.]+)`", row.split("|")[2]):
-            if entry.startswith("unequal."):
-                module, _, name = entry.rpartition(".")
-                yield module, name
-            else:
-                yield module, entry
-
-
-@pytest.mark.parametrize("module,name", sorted(set(listed())))
+@pytest.mark.parametrize("module,name", sorted(set(signatures.listed(PAGE))))
 def test_what_is_listed_is_there(module, name):
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except AttributeError:
-        found = importlib.import_module(f"{module}.{name}")
-    assert found.__doc__
+    assert signatures.find(module, name).__doc__
+
+
+def test_the_signatures_are_current():
+    """Written by ``python tests/helpers/signatures.py``."""
+    block, = signatures.BLOCK.findall(PAGE)
+    assert block == signatures.text(PAGE)
