@@ -7,6 +7,7 @@ from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy.special import softmax
+from scipy.stats import norm
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import average_precision_score
 from sklearn.mixture import GaussianMixture
@@ -248,6 +249,38 @@ def suspicion(scores: np.ndarray) -> np.ndarray:
     return result
 
 
+def posterior(scores: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """How surely a score is of a wrong label, given what wrong labels score: float64 (n,), 0 to 1.
+
+    Two normal distributions as in :func:`suspicion`, but that of wrong labels is known: it is that
+    of ``drawn``, scores of the same images under labels drawn at random. Their share and the other
+    distribution are fitted (EM). So hard pictures under right labels are not taken for wrong ones.
+
+    Only for features made without the labels: a model that was trained on them has given its wrong
+    ones higher scores than labels drawn afterwards get.
+    """
+    result = np.zeros(len(scores))
+    known = np.isfinite(scores)
+    values, drawn = np.asarray(scores, np.float64)[known], drawn[np.isfinite(drawn)]
+    if len(values) < 20 or not len(drawn):
+        return suspicion(scores)
+    of_wrong = norm(*_spread(drawn)).pdf(values)
+    middle, width = _spread(values)
+    share, surely = 0.1, np.zeros(len(values))
+    order = np.argsort(-values, kind="stable")
+    for _ in range(100):
+        wrong = share * of_wrong
+        right = (1 - share) * norm(middle, width).pdf(values)
+        surely = wrong / np.maximum(wrong + right, 1e-300)
+        surely[values >= middle] = 0  # the wider one would win there, too
+        surely[order] = np.maximum.accumulate(surely[order])
+        share = float(np.clip(surely.mean(), 1e-6, 0.9))
+        middle = float(np.average(values, weights=1 - surely))
+        width = max(float(np.sqrt(np.average((values - middle) ** 2, weights=1 - surely))), 1e-9)
+    result[known] = surely
+    return result
+
+
 def near_duplicates(features: np.ndarray, groups: np.ndarray,
                     digests: Optional[Sequence[bytes]] = None) -> Tuple[np.ndarray, np.ndarray]:
     """Images that are another one: of the same bytes, or with almost the same features.
@@ -347,20 +380,59 @@ def _same_person(partner: np.ndarray, ratio: np.ndarray) -> np.ndarray:
         return np.zeros(0, np.int64)
     logs = np.log(np.maximum(ratio, 1e-6))
     middle, width = _spread(logs[known])
-    return np.flatnonzero(known & (ratio < 1) & (logs < middle - 3 * width))
+    return np.flatnonzero(known & (ratio < 1) & (logs < middle - 4 * width))
 
 
-def _in_widths(scores: np.ndarray) -> np.ndarray:
-    known = np.isfinite(scores)
-    if not known.any():
-        return np.zeros(len(scores))
-    middle, width = _spread(scores[known])
-    return (scores - middle) / width
+def _widths(scores: np.ndarray) -> Tuple[float, float]:
+    known = scores[np.isfinite(scores)]
+    return _spread(known) if len(known) else (0.0, 1.0)
+
+
+class _Judge(NamedTuple):
+    """What one judge says of the labels: scores (n,), low is suspicious, nan where not judged; and
+    of labels drawn at random (k * n,)."""
+
+    scores: np.ndarray
+    drawn: np.ndarray
+
+    def in_widths(self) -> "_Judge":
+        """In widths of the labels' own distribution, so that judges can be added."""
+        middle, width = _widths(self.scores)
+        return _Judge((self.scores - middle) / width, (self.drawn - middle) / width)
+
+
+def _drawn_labels(labels: np.ndarray, classes: int, times: int, seed: int) -> np.ndarray:
+    """``times`` other labels of each image, a class as likely as it is large: int64 (times, n);
+    -1 where the draw was its own."""
+    rng = np.random.RandomState(seed)
+    drawn = labels[rng.randint(len(labels), size=(times, len(labels)))]
+    return np.where(drawn == labels, -1, drawn)
+
+
+def _best_without(values: np.ndarray, columns: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The first of each row of ``values`` (n, 2 or more), best first, whose column is not
+    ``wanted`` (n,)."""
+    return np.where(columns[:, 0] == wanted, values[:, min(1, values.shape[1] - 1)], values[:, 0])
+
+
+def _by_centres_drawn(features: np.ndarray, labels: np.ndarray, sums: np.ndarray, own: np.ndarray,
+                      nearest: np.ndarray, cosines: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The centres' scores of drawn labels (times, n): the image is in none of these centres."""
+    lengths = np.maximum(np.linalg.norm(sums, axis=1), 1e-12)
+    result = np.full(drawn.shape, np.nan)
+    for row, others in enumerate(drawn):
+        for start in range(0, len(labels), 4096):  # a copy of the centres for each image
+            part = slice(start, start + 4096)
+            given = others[part]
+            cosine = np.einsum("nd,nd->n", features[part], sums[given]) / lengths[given]
+            best = np.fmax(own[part], _best_without(cosines[part], nearest[part], given))
+            result[row, part] = np.where(given < 0, np.nan, 1.5 * cosine - best)
+    return result
 
 
 def _by_folds(features: np.ndarray, labels: np.ndarray, classes: int, twins: np.ndarray,
-              seed: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log-odds of the label against the best other (nan: not judged), which one, probabilities.
+              drawn: np.ndarray, seed: int) -> Tuple[_Judge, np.ndarray, np.ndarray]:
+    """Log-odds of the label against the best other, which one, probabilities.
 
     The class ``twins`` gives for a label is no other: it is the same person.
     """
@@ -371,9 +443,13 @@ def _by_folds(features: np.ndarray, labels: np.ndarray, classes: int, twins: np.
     paired = rows[twins[labels] >= 0]
     others[paired, twins[labels[paired]]] = -np.inf
     judged = np.isfinite(logits[rows, labels])
+    order = np.argsort(-logits, axis=1)[:, :2]
+    best = np.take_along_axis(logits, order, 1)
     with np.errstate(invalid="ignore"):
         log_odds = np.where(judged, logits[rows, labels] - others.max(axis=1), np.nan)
-    return (log_odds, others.argmax(axis=1),
+        against = np.array([np.where(given < 0, np.nan, logits[rows, given] - _best_without(
+            best, order, given)) for given in drawn]).reshape(drawn.shape)
+    return (_Judge(log_odds, against), others.argmax(axis=1),
             softmax(_sharpness(logits, labels) * logits, axis=1))
 
 
@@ -387,16 +463,47 @@ def _by_centres(labels: np.ndarray, own: np.ndarray, nearest: np.ndarray, cosine
             np.take_along_axis(every, order, 1))
 
 
+class _Judgement(NamedTuple):
+    judge: _Judge
+    suggested: np.ndarray  # (n,): the class preferred
+    nearest: np.ndarray  # the rest as in Findings
+    probabilities: np.ndarray
+    own: np.ndarray
+    every: Optional[np.ndarray]
+
+
+def _judgement(features: np.ndarray, labels: np.ndarray, classes: int, twins: np.ndarray,
+               centres: Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], drawn: np.ndarray,
+               small: int, top: int, seed: int) -> _Judgement:
+    """The centres' opinion of each label, and with few images times classes the folds'."""
+    own, nearest, cosines, _ = centres
+    best_other = _best_without(cosines, nearest, twins[labels])
+    judge = _Judge(own - best_other + 0.5 * own, _by_centres_drawn(
+        features, labels, class_centres(features, labels, classes), own, nearest, cosines, drawn)
+        ).in_widths()
+    if len(labels) * classes > small:
+        suggested = _best_without(nearest, nearest, twins[labels])
+        probable = _by_centres(labels, own, nearest, cosines)
+        return _Judgement(judge, suggested, probable[1], probable[2], probable[0], None)
+    folds, suggested, whole = _by_folds(features, labels, classes, twins, drawn, seed)
+    folds = folds.in_widths()
+    judge = _Judge(judge.scores + folds.scores, judge.drawn + folds.drawn)
+    best = np.argsort(-whole, axis=1, kind="stable")[:, :top]
+    return _Judgement(judge, suggested, best, np.take_along_axis(whole, best, 1),
+                      whole[np.arange(len(labels)), labels], whole)
+
+
 def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = None,
-         digests: Optional[Sequence[bytes]] = None, certainty: float = 0.8, small: int = 20_000_000,
-         top: int = 10, seed: int = 0) -> Findings:
+         digests: Optional[Sequence[bytes]] = None, certainty: Optional[float] = None,
+         small: int = 20_000_000, top: int = 10, seed: int = 0, unseen: bool = False) -> Findings:
     """Find wrong labels, strangers, split people and duplicates by features of any model.
 
     Nothing is judged by a classifier that has seen it. Two judges look at each label: the nearest
     class centres, the image left out of its own (:func:`centre_cosines`), and, where images times
     classes is at most ``small``, a linear discriminant of the other folds
     (:func:`folds_logits`); their sum, each in its own widths, is better than either
-    (benchmarks/noise_kinds.py). :func:`suspicion` makes a probability of it.
+    (benchmarks/noise_kinds.py). :func:`suspicion` makes a probability of it, or, where the features
+    were made without the labels, :func:`posterior`.
 
     Parameters
     ----------
@@ -408,12 +515,16 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
         Default: the largest label plus one.
     digests : sequence of bytes, optional
         See :func:`near_duplicates`.
-    certainty : float
-        List what is suspected at least so surely.
+    certainty : float, optional
+        List what is suspected at least so surely; default 0.8, with ``unseen`` 0.6.
     small : int
         See above.
     top : int
         How many probabilities to give of each image.
+    seed : int
+        Of the folds and of the labels drawn for :func:`posterior`.
+    unseen : bool
+        Whether what made the features has never seen these labels.
 
     Returns
     -------
@@ -431,29 +542,20 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     classes = int(labels.max()) + 1 if classes is None else classes
     if len(np.unique(labels)) < 2:
         raise ValueError("all images have one label; there is nothing to compare")
-    rows = np.arange(len(labels))
-    own, nearest, cosines, place = centre_cosines(features, labels, classes, top)
+    centres = centre_cosines(features, labels, classes, top)
+    own, nearest, cosines, place = centres
     partner, ratio = class_distances(features, labels, classes, own)
     same = _same_person(partner, ratio)
     # Of the two labels of one person neither is wrong: their images are compared with the others.
     twins = np.full(classes, -1)
     twins[partner[same]] = same
     twins[same] = partner[same]
-    second = (nearest[:, 0] == twins[labels]) & (nearest.shape[1] > 1)
-    best_other = np.where(second, cosines[:, min(1, cosines.shape[1] - 1)], cosines[:, 0])
-    combined = _in_widths(own - best_other + 0.5 * own)
-    suggested = np.where(second, nearest[:, min(1, nearest.shape[1] - 1)], nearest[:, 0])
-    whole = None
-    if len(labels) * classes <= small:
-        log_odds, suggested, whole = _by_folds(features, labels, classes, twins, seed)
-        combined = combined + _in_widths(log_odds)
-        own_probability = whole[rows, labels]
-        best = np.argsort(-whole, axis=1, kind="stable")[:, :top]
-        probabilities = np.take_along_axis(whole, best, 1)
-    else:
-        own_probability, best, probabilities = _by_centres(labels, own, nearest, cosines)
-    surely = suspicion(combined)
-    listed = surely >= certainty
+    best_other = _best_without(cosines, nearest, twins[labels])
+    drawn = _drawn_labels(labels, classes, max(1, 6000 // len(labels)) if unseen else 0, seed)
+    found = _judgement(features, labels, classes, twins, centres, drawn, small, top, seed)
+    combined = found.judge.scores
+    surely = posterior(combined, found.judge.drawn.ravel()) if unseen else suspicion(combined)
+    listed = surely >= ((0.6 if unseen else 0.8) if certainty is None else certainty)
     kinds = np.full(len(labels), "", "U9")
     # Of the listed, those that are near nobody else, by what the unlisted are to their own.
     usual = own[~listed & np.isfinite(own)]
@@ -472,15 +574,15 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     kinds[merged] = "split"
     confidence[merged] = 1 - 0.5 * ratio[labels[merged]]
 
-    suggested = np.where(kinds == "flip", suggested, -1)
+    suggested = np.where(kinds == "flip", found.suggested, -1)
     suggested[merged] = partner[labels[merged]]
     suggested[again] = labels[twin[again]]
     worst = {"flip": combined, "outlier": own + best_other,
              "split": ratio[labels], "duplicate": distance}
     scores = {kind: np.nan_to_num(score, nan=_most(score), posinf=_most(score))
               for kind, score in worst.items()}
-    return Findings(kinds, suggested, confidence, scores, best, probabilities,
-                    own_probability, whole)
+    return Findings(kinds, suggested, confidence, scores, found.nearest, found.probabilities,
+                    found.own, found.every)
 
 
 def _most(scores: np.ndarray) -> float:

@@ -4,10 +4,12 @@ import csv
 import numpy as np
 import pytest
 
+from helpers.pictures import encoded
 from tests.eval.test_noise_scores import drawn
 from unequal.commands import cli
 from unequal.data.noise_lists import read_list
 from unequal.data.records import RecordWriter
+from unequal.models import noise_scan
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_rows_are_found_by_key_or_by_path(people, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    ((), "--pretrained is missing"),
+    (("--threshold", "0.1"), "--pretrained is missing"),
     (("--features", "F.npz", "--pretrained", "m,1"), "leave out one"),
     (("--pretrained", "m,1", "--method", "label-margin"), "--threshold is missing"),
     (("--pretrained", "m,1", "--scores", "s"), "--scores"),
@@ -85,3 +87,40 @@ def test_features_of_another_set(people, tmp_path, capsys):
              names=np.array(["a", "b", "c"]))
     assert noise(directory, "--features", tmp_path / "few.npz", "--out", tmp_path / "list") == 1
     assert "has 3 features, but" in capsys.readouterr().err
+
+
+
+def test_small_sets_need_no_model_and_use_none_that_learnt_from_them_alone(
+        tmp_path, monkeypatch, capsys, caplog):
+    """Textures of people, one of them under two wrong labels; then with a model's log."""
+    random = np.random.RandomState(0)
+    looks = random.randint(0, 200, (6, 24, 24, 3))
+    with RecordWriter(str(tmp_path / "set"), (24, 24)) as writer:
+        keys = []
+        for label in range(6):
+            for number in range(8):
+                shown = (label + 1) % 6 if number == 7 and label < 2 else label
+                pixels = (looks[shown] + random.randint(0, 40, (24, 24, 3))).astype(np.uint8)
+                key = writer.add(label, encoded(pixels), f"{label}/{number}.jpg")
+                keys += [key] if shown != label else []
+    caplog.set_level("INFO")
+    assert noise(tmp_path, "--out", tmp_path / "list") == 0
+    assert read_list(str(tmp_path / "list"))[1].tolist() == keys
+
+    monkeypatch.setattr(noise_scan.checkpoints, "load", lambda prefix, epoch: (
+        None, {"fc7_weight": np.zeros((6, 4))}, {}))
+    monkeypatch.setattr(noise_scan.checkpoints, "sub_centers", lambda prefix: 1)
+    used = []
+    monkeypatch.setattr(noise_scan, "Embedder", lambda *more: used.append(1) or 1 / 0)
+    log = tmp_path / "m-trainlog.jsonl"
+    for start, by_texture in (('""', True), ('"other,1"', False)):
+        log.write_text('{"event": "start", "options": {"pretrained": %s}}\n' % start)
+        code = noise(tmp_path, "--pretrained", f"{tmp_path}/m,1", "--out", tmp_path / "second")
+        assert (code == 0) == by_texture == (not used)
+    assert "learnt from these 48 pictures alone" in caplog.text
+    assert (tmp_path / "second").read_bytes() == (tmp_path / "list").read_bytes()
+    capsys.readouterr()
+
+    monkeypatch.setattr(noise_scan, "SMALL", 47)
+    assert noise(tmp_path, "--out", tmp_path / "third") == 1
+    assert capsys.readouterr().err.startswith("error: --pretrained is missing: ")

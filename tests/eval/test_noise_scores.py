@@ -78,10 +78,11 @@ def drawn(seed=0, people=20, images=12, size=32):
     return features, labels, kinds, true
 
 
+@pytest.mark.parametrize("unseen", [False, True])
 @pytest.mark.parametrize("small", [0, 10 ** 9])
-def test_find_tells_the_kinds_apart(small):
+def test_find_tells_the_kinds_apart(small, unseen):
     features, labels, kinds, true = drawn()
-    found = noise_scores.find(features, labels, small=small)
+    found = noise_scores.find(features, labels, small=small, unseen=unseen)
     for kind, least in (("flip", 0.9), ("outlier", 0.6), ("duplicate", 1.0), ("split", 0.5)):
         hits = (found.kinds == kind) & (kinds == kind)
         assert hits.sum() >= least * (kinds == kind).sum(), kind
@@ -133,12 +134,13 @@ def test_centre_cosines_in_plain_loops():
         assert place[row] == max((cosine(labels == one), one) for one in set(labels))[1]
 
 
-def test_a_clean_set_is_left_alone():
+@pytest.mark.parametrize("unseen", [False, True])
+def test_a_clean_set_is_left_alone(unseen):
     rng = np.random.RandomState(1)
     labels = np.repeat(np.arange(20), 15)
     features = 10 * np.eye(20)[labels] + rng.randn(300, 20)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    found = noise_scores.find(features, labels)
+    found = noise_scores.find(features, labels, unseen=unseen)
     assert (found.kinds != "").sum() <= 3
 
 
@@ -174,3 +176,38 @@ def test_classes_of_one_image_are_not_judged():
     found = noise_scores.find(features, labels)
     assert found.kinds[-1] in ("", "duplicate")
     assert all(np.isfinite(score).all() for score in found.scores.values())
+
+
+def test_the_posterior_is_bayes_rule_with_what_wrong_labels_score():
+    """Many hard pictures: two free normal distributions would call a part of them wrong."""
+    rng = np.random.RandomState(0)
+    right = np.concatenate((rng.normal(0, 1, 500), rng.normal(-1.5, 1, 150)))
+    scores = np.append(np.concatenate((right, rng.normal(-6, 0.7, 40))), np.nan)
+    surely = noise_scores.posterior(scores, rng.normal(-6, 0.7, 5000))
+    wrong = np.arange(len(scores)) >= 650
+    wrong[-1] = False  # not judged
+    listed = surely >= 0.6
+    assert listed[wrong].mean() > 0.95 and listed[~wrong].mean() < 0.005
+    assert surely[-1] == 0 and surely.min() >= 0 and surely.max() <= 1
+    order = np.argsort(scores[:-1])
+    assert (np.diff(surely[:-1][order]) <= 0).all()
+    # Where labels drawn at random score as the given ones, nothing can be told.
+    same = rng.normal(0, 1, 300)
+    assert (noise_scores.posterior(same, rng.normal(0, 1, 5000)) < 0.6).all()
+
+
+def test_scores_of_drawn_labels_are_those_of_the_same_labels_given():
+    """The centres' score of an image under another label, by moving it there."""
+    features, labels, _, _ = drawn()
+    classes = labels.max() + 1
+    own, nearest, cosines, _ = noise_scores.centre_cosines(features, labels, classes)
+    given = np.where(np.arange(len(labels)) % 7 == 0, -1, (labels + 3) % classes)[None]
+    scores = noise_scores._by_centres_drawn(
+        features, labels, noise_scores.class_centres(features, labels, classes), own, nearest,
+        cosines, given)[0]
+    assert np.isnan(scores[::7]).all()
+    for row in (1, 50, 120):
+        moved = labels.copy()
+        moved[row] = given[0, row]
+        there, _, others, _ = noise_scores.centre_cosines(features, moved, classes)
+        np.testing.assert_allclose(scores[row], 1.5 * there[row] - others[row, 0], rtol=1e-9)

@@ -26,7 +26,8 @@ def configure(parser):
         "says which is which. With them: the reference's list.")
     parser.add_argument("directory", metavar="DIR", help="record set")
     parser.add_argument("--pretrained", metavar="P,E",
-                        help="a model; with --method or --threshold one trained on DIR")
+                        help="a model; with --method or --threshold one trained on DIR; up to "
+                             f"{noise_scan.SMALL} pictures need none")
     parser.add_argument("--features", metavar="F",
                         help="instead of a model: the images' features by any other "
                              "(`unequal embed`'s forms)")
@@ -60,9 +61,9 @@ def run(args):
     elif args.scores:
         raise ArgumentError("scores are kept with a threshold only; probabilities are what there "
                             "is without.", "scores")
-    if not args.pretrained and not args.features:
-        raise ArgumentError("pretrained is missing: name a model (`unequal train auto DIR --prefix "
-                            "P` makes one), or features that another made.", "pretrained")
+    if by_threshold and not args.pretrained:
+        raise ArgumentError("pretrained is missing: name the model trained on this set.",
+                            "pretrained")
     if args.pretrained and args.features:
         raise ArgumentError("features are given, so pretrained is not needed; leave out one of "
                             "them.", "features", "pretrained")

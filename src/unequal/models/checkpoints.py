@@ -104,6 +104,19 @@ def best(prefix: str) -> int:
     return found
 
 
+def alone(prefix: str) -> bool:
+    """Whether the log of the last run under this prefix says that it started from no checkpoint:
+    what its model knows, it learnt from its own pictures. False without a log.
+    """
+    path, found = prefix + "-trainlog.jsonl", False
+    if os.path.isfile(path):
+        for event in _events(path):
+            if event.get("event") == "start":
+                options = event.get("options")
+                found = isinstance(options, dict) and options.get("pretrained") == ""
+    return found
+
+
 def publish(path: str, write: Callable[[str], None]) -> None:
     """Call ``write`` with a temporary name; what it wrote appears at ``path`` when it is whole.
 

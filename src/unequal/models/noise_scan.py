@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 import mxnet as mx
 import numpy as np
 
-from unequal.data import copying, noise_lists
+from unequal.data import copying, noise_lists, pictures, texture
 from unequal.data.records import RecordSet
 from unequal.errors import ArgumentError, InputError
 from unequal.eval import noise_scores
@@ -19,9 +19,11 @@ from unequal.models.embedder import Embedded, Embedder, Params
 from unequal.symbols import margins
 from unequal.system import runtime
 from unequal.system.files import Lock, Taken, replacing
-from unequal.system.progress import Bar
+from unequal.system.progress import Bar, track
 
 logger = logging.getLogger(__name__)
+
+SMALL = 1000  # pictures; see `find`
 
 
 MOST_ROWS = 256  # images the classifier takes at once; more made it no faster
@@ -317,10 +319,50 @@ def features_of(records: RecordSet, path: str) -> np.ndarray:
     return features.array()
 
 
+def _seen(records: RecordSet, arg_params: Dict[str, Any], sub_centers: int) -> bool:
+    """Whether a checkpoint looks trained on this set: its classifier has these classes."""
+    weight = arg_params.get("fc7_weight")
+    return weight is not None and weight.shape[0] == records.num_classes * sub_centers
+
+
+def _by_texture(records: RecordSet) -> np.ndarray:
+    images = (pictures.decode(data, f"{records.path}: image {key}")
+              for key, (_, data) in ((key, records.image(key)) for key in records.image_keys))
+    return texture.features(track(images, "images", len(records)))
+
+
+def _by_model(records: RecordSet, checkpoint: str, devices: Optional[Sequence[mx.Context]],
+              batch_size: int) -> Tuple[np.ndarray, bool]:
+    """A checkpoint's features, or those of texture where it has learnt from this small set alone;
+    whether what made them has not seen the labels."""
+    prefix, epoch = checkpoints.parse(checkpoint)
+    symbol, arg_params, aux_params = checkpoints.load(prefix, epoch)
+    seen = _seen(records, arg_params, checkpoints.sub_centers(prefix))
+    if seen and len(records) <= SMALL and checkpoints.alone(prefix):
+        logger.info("%s has learnt from these %d pictures alone, the wrong labels with the right "
+                    "ones: their texture, of which nothing was learnt, tells more and judges",
+                    checkpoints.params_path(prefix, epoch), len(records))
+        return _by_texture(records), True
+    logger.info("features by %s", checkpoints.params_path(prefix, epoch))
+    embedder = Embedder(symbol, arg_params, aux_params, records.image_size, devices, batch_size)
+    rows = np.empty((len(records), embedder.embedding_size), np.float32)
+    with Bar(len(records), "embedding", "images") as bar:
+        done = 0
+        for _, some in embedder.features(records):
+            rows[done:done + len(some)] = some
+            done += len(some)
+            bar.update(len(some))
+    return rows, not seen
+
+
 def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optional[str] = None, *,
          devices: Optional[Sequence[mx.Context]] = None, batch_size: int = 64
          ) -> Tuple[np.ndarray, np.ndarray, noise_scores.Findings]:
     """Find wrong labels, strangers, split people and duplicates of a set.
+
+    Up to :data:`SMALL` pictures are judged by their texture (:mod:`unequal.data.texture`) where
+    there is no model, or one whose log says that it has learnt from them alone: a network of so few
+    is weaker, and has learnt the wrong labels too (benchmarks/noise_trial.py).
 
     Parameters
     ----------
@@ -328,7 +370,7 @@ def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optiona
     checkpoint : str, optional
         ``'prefix,epoch'``; only its embedding is used, so it may come from other people.
     features : str, optional
-        Instead of it: see :func:`features_of`.
+        Instead of it: see :func:`features_of`. They are taken for made without the labels.
     devices, batch_size
         As :func:`score_records`.
 
@@ -339,20 +381,16 @@ def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optiona
     findings : unequal.eval.noise_scores.Findings
     """
     if features is not None:
-        rows = features_of(records, features)
+        rows, unseen = features_of(records, features), True
+    elif checkpoint is not None:
+        rows, unseen = _by_model(records, checkpoint, devices, batch_size)
+    elif len(records) <= SMALL:
+        rows, unseen = _by_texture(records), True
     else:
-        prefix, epoch = checkpoints.parse(checkpoint or "")
-        logger.info("features by %s", checkpoints.params_path(prefix, epoch))
-        symbol, arg_params, aux_params = checkpoints.load(prefix, epoch)
-        embedder = Embedder(symbol, arg_params, aux_params, records.image_size, devices,
-                            batch_size)
-        rows = np.empty((len(records), embedder.embedding_size), np.float32)
-        with Bar(len(records), "embedding", "images") as bar:
-            done = 0
-            for _, some in embedder.features(records):
-                rows[done:done + len(some)] = some
-                done += len(some)
-                bar.update(len(some))
+        raise ArgumentError(
+            f"checkpoint is missing: {records.path} has {len(records)} pictures, and above {SMALL} "
+            "a model judges better than texture does (`unequal train auto DIR --prefix P` makes "
+            "one).", "checkpoint")
     labels = np.empty(len(records), np.int64)
     digests = []
     for row, key in enumerate(records.image_keys):
@@ -362,7 +400,7 @@ def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optiona
         raise InputError(f"{records.path}: has pictures of one class only; wrong labels show "
                          "among several.")
     return labels, rows, noise_scores.find(rows, labels, classes=records.num_classes,
-                                           digests=digests)
+                                           digests=digests, unseen=unseen)
 
 
 def write_findings(path: str, records: RecordSet, labels: np.ndarray,
