@@ -42,7 +42,8 @@ def patterns(grey: np.ndarray) -> np.ndarray:
         counts = np.bincount((cell * _BIN_COUNT + _BINS[code]).ravel(),
                              minlength=_CELLS ** 2 * _BIN_COUNT).reshape(-1, _BIN_COUNT)
         parts.append(np.sqrt(counts / counts.sum(axis=1, keepdims=True)))
-    return np.concatenate(parts).ravel()
+    joined: np.ndarray = np.concatenate(parts).ravel()
+    return joined
 
 
 def features(pictures: Iterable[np.ndarray], size: int = 128) -> np.ndarray:
