@@ -89,7 +89,6 @@ def test_features_of_another_set(people, tmp_path, capsys):
     assert "has 3 features, but" in capsys.readouterr().err
 
 
-
 def test_small_sets_need_no_model_and_use_none_that_learnt_from_them_alone(
         tmp_path, monkeypatch, capsys, caplog):
     """Textures of people, one of them under two wrong labels; then with a model's log."""
