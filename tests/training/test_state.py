@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from helpers.fitting import Batches, arguments, events, train, weights, write_targets
+from unequal.commands import cli
 from unequal.errors import InputError
 from unequal.models import checkpoints
 from unequal.training import metrics as measures
@@ -99,7 +100,7 @@ def test_an_interrupt_saves_and_says_so(tmp_path, monkeypatch):
             raise trainer.interrupts.Interrupted("stopped by SIGTERM")
 
     monkeypatch.setattr(trainer.interrupts, "check", check)
-    with pytest.raises(trainer.interrupts.Interrupted, match="SIGTERM after batch 5; --res"):
+    with pytest.raises(trainer.interrupts.Interrupted, match="SIGTERM after batch 5; res"):
         train(args, Batches())
     monkeypatch.undo()
     args.resume = "must"
@@ -112,7 +113,7 @@ def test_an_interrupt_saves_and_says_so(tmp_path, monkeypatch):
 
 def test_when_there_is_none(tmp_path, caplog):
     args = resumable(tmp_path, "--max-steps", "1", "--resume")
-    with pytest.raises(InputError, match="--resume: .*model-resume.npz: no such file"):
+    with pytest.raises(InputError, match="^resume: .*model-resume.npz: no such file"):
         train(args, Batches())
     args.resume = "auto"
     with caplog.at_level("INFO"):
@@ -131,10 +132,14 @@ def test_another_run_is_refused_with_what_differs(tmp_path):
     args.lr, args.wd = 0.5, 0.1
     with pytest.raises(InputError) as error:
         train(args, Batches(count=4), devices=2)
-    for text in ("model-resume.npz belongs to another run", "--lr was 0.05, is 0.5",
-                 "--wd was 0.0005, is 0.1", "the images was 3 batches, is 4 batches",
+    for text in ("model-resume.npz belongs to another run", "run: lr was 0.05, is 0.5",
+                 "wd was 0.0005, is 0.1", "the images was 3 batches, is 4 batches",
                  "the number of devices was 1, is 2"):
         assert text in str(error.value)
+    said = cli.in_flags(error.value)
+    assert said.startswith("--resume: ") and "; --wd was 0.0005, is 0.1; the images was" in said
+    assert said.endswith("; give what it was made with, or another --prefix, or leave --resume "
+                         "out.")
     assert saved(args).keys() == before.keys()
 
 
@@ -300,6 +305,13 @@ def test_the_log_loses_half_a_line_and_what_was_done_after_the_state(tmp_path):
     for other in ([str(tmp_path / "other.jsonl"), 5], [position[0], 10 ** 6]):
         EventLog(str(path), other).close()
         assert path.read_text().splitlines() == lines
+    os.mkfifo(str(tmp_path / "pipe"))  # must not be waited for, with a reader or without
+    with pytest.raises(InputError, match="pipe: is not a plain file"):
+        EventLog(str(tmp_path / "pipe"))
+    reader = os.open(str(tmp_path / "pipe"), os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(InputError, match="pipe: is not a plain file"):
+        EventLog(str(tmp_path / "pipe"))
+    os.close(reader)
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
@@ -317,7 +329,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     with pytest.raises(InputError) as error:
         train(args, Batches(), before_batch=spoil, metrics=finite)
     for text in ("is no longer finite at batch 9: training has diverged",
-                 "the last good checkpoint is {},0 of batch 1".format(args.prefix), "--lr"):
+                 "the last good checkpoint is {},0 of batch 1".format(args.prefix), "lr too high"):
         assert text in str(error.value)
     after = {path.name: path.read_bytes() for path in (tmp_path / "m").glob("model-*[!l]")}
     assert after == before
@@ -501,5 +513,5 @@ def test_a_state_of_before_a_flag_has_its_default(whole_state, tmp_path):
     rewritten(path, lambda _, header: [header["identity"].pop(name) for name in ("--mom", "--wd")])
     assert state.find(str(tmp_path / "model"), "must", identity, expected, no_data)
     changed = {**identity, "--mom": 0.5}
-    with pytest.raises(InputError, match="--mom was 0.9, is 0.5;"):
+    with pytest.raises(InputError, match="run: mom was 0.9, is 0.5;"):
         state.find(str(tmp_path / "model"), "must", changed, expected, no_data)

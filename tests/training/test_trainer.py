@@ -171,7 +171,7 @@ def test_stopped_anywhere_and_continued_it_does_the_same(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(trainer.interrupts, "check", check)
     first = make(tmp_path / "cut", accuracies)
-    with pytest.raises(trainer.interrupts.Interrupted, match=f"after batch {cut}; --resume"):
+    with pytest.raises(trainer.interrupts.Interrupted, match=f"after batch {cut}; resume co"):
         first.fit()
     second = make(tmp_path / "cut", accuracies[cut // 2:], resume="must")
     assert second.fit() == whole.progress.best
@@ -250,7 +250,7 @@ def test_a_plateau_before_the_last_fall_of_the_learning_rate_ends_nothing(tmp_pa
     make(tmp_path, flat, patience=2, max_steps=40, stage=dict(last_fall=9)).fit()
     assert events(tmp_path, "end")[0]["step"] == 12  # 10 and 12 did not rise
     make(tmp_path, [0.5] * 5, patience=0, max_steps=10).fit()
-    assert events(tmp_path, "end")[1]["reason"] == "--max-steps 10"
+    assert events(tmp_path, "end")[1]["reason"] == "max_steps 10"
 
 
 def test_a_target_chooses_the_best_model(tmp_path):

@@ -127,7 +127,7 @@ def test_killed_again_and_again_at_the_worst_moments(data, tmp_path):
     assert "continuing after batch" in output
     same(tmp_path / "whole", tmp_path / "killed")
     output, _ = finish(start(*data.step_4, "--prefix", prefix, "--resume"), 0)
-    assert output.count("ended after 9 batches: --max-steps 9") == 2
+    assert output.count("ended after 9 batches: max_steps 9") == 2
     same(tmp_path / "whole", tmp_path / "killed")
 
 

@@ -3,13 +3,14 @@
 A subcommand is a module with ``configure(parser)``, which adds its arguments, and
 ``run(options)``, which does the work and returns None or an exit code.
 """
+import argparse
 import importlib
 import logging
 import os
 import re
 import sys
 from contextlib import suppress
-from typing import Optional, TextIO
+from typing import Any, Callable, Iterable, List, Optional, TextIO, Union
 
 from unequal.commands import arguments
 from unequal.errors import ArgumentError, InputError
@@ -46,7 +47,7 @@ COMMANDS = {
 }
 
 
-def _mute(stream):
+def _mute(stream: TextIO) -> None:
     """Let what is written to a stream go nowhere, also what it still holds, so that the interpreter
     does not complain at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -55,10 +56,10 @@ def _mute(stream):
     os.close(nowhere)
 
 
-def _flush():
+def _flush() -> Optional[Exception]:
     """Write out what the streams hold; mutes those that cannot be written, and returns the error of
     the first."""
-    first = None
+    first: Optional[Exception] = None
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -68,7 +69,7 @@ def _flush():
     return first
 
 
-def _say(text):
+def _say(text: object) -> None:
     """A line on stderr, if that can be written."""
     try:
         print(text, file=sys.stderr, flush=True)
@@ -76,7 +77,7 @@ def _say(text):
         _mute(sys.stderr)
 
 
-def open_streams():
+def open_streams() -> None:
     """Stand-ins for the standard streams that were closed (`2>&-`): the next file that is opened
     would take their number, and what libraries write to it."""
     while True:
@@ -101,8 +102,8 @@ _ARGUMENTS = {
 }
 
 
-def in_flags(error):
-    """The text of an ArgumentError with flags in place of its arguments.
+def in_flags(error: Union[ArgumentError, interrupts.Interrupted]) -> str:
+    """The text of an error with flags in place of its arguments.
 
     The one place where the library's names of arguments become the command line's flags.
     """
@@ -111,7 +112,7 @@ def in_flags(error):
     text, done = str(error), 0
     for name in filter(str.isidentifier, error.arguments):  # others are words already
         # Only where it stands next: what the user gave may be the same word. Not a part of a path.
-        place = re.compile(rf"(?<![\w./-]){name}(?![\w/-])").search(text, done)
+        place = re.compile(rf"(?<![\w./-]){name}(?![\w/-]|,\d)").search(text, done)
         if place:
             flag = config.spelling(_ARGUMENTS.get(name, name))
             text = text[:place.start()] + flag + text[place.end():]
@@ -119,7 +120,7 @@ def in_flags(error):
     return text
 
 
-def report_errors(function, debug=False):
+def report_errors(function: Callable[[], Optional[int]], debug: bool = False) -> int:
     """Call ``function``; turn an error a user can act on into one line on stderr and exit code 1.
 
     InputError carries the line; an OSError (missing file, full disk) names the file itself.
@@ -137,7 +138,7 @@ def report_errors(function, debug=False):
         _say("interrupted")
         return 130
     except interrupts.Interrupted as interrupted:
-        _say(interrupted)
+        _say(in_flags(interrupted))
         _flush()  # the same Ctrl-C may have ended `| tee`
         return interrupts.EXIT_CODE
     except BrokenPipeError:
@@ -158,12 +159,13 @@ def report_errors(function, debug=False):
     except OSError as error:
         if debug:
             raise
-        message = "{}: {}".format(error.filename, error.strerror) if error.filename else str(error)
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except Exception as error:
         if debug:
             raise
-        message = "unexpected {}: {} (run again with --debug and report the traceback)".format(
-            type(error).__name__, str(error).splitlines()[0] if str(error) else "no message")
+        said = str(error).splitlines()[0] if str(error) else "no message"
+        message = (f"unexpected {type(error).__name__}: {said} (run again with --debug and report "
+                   "the traceback)")
     message = plain(" ".join(message.split()))
     if len(message) > 2000:  # a name out of a hostile file can have any length
         message = message[:1000] + " ... " + message[-900:]
@@ -206,7 +208,7 @@ def setup_logging(stream: Optional[TextIO] = None) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def run_script(main, config_class, description):
+def run_script(main: Callable[[Any], Optional[int]], config_class: type, description: str) -> int:
     """Run an entry script: parse, log to stdout as the recipe's ``| tee`` expects, ``main``.
 
     ``main`` gets a value of ``config_class`` (:mod:`unequal.training.config`). SIGTERM and SIGINT
@@ -218,6 +220,7 @@ def run_script(main, config_class, description):
     _prepare_output()
     setup_logging(sys.stdout)
     parser = flags.parser(description.splitlines()[0], config_class, arguments.Parser)
+    assert isinstance(parser, arguments.Parser)
     arguments.add_config_file(parser, config_class)
     options = parser.parse_args()
     with interrupts.caught():
@@ -225,7 +228,7 @@ def run_script(main, config_class, description):
                              debug=options.debug)
 
 
-def build_parser(names=COMMANDS):
+def build_parser(names: Iterable[str] = COMMANDS) -> arguments.Parser:
     """The parser of the subcommands in ``names`` (importing only their modules)."""
     parser = arguments.Parser(
         prog="unequal", description="Face recognition from long-tailed, noisy data.",
@@ -242,13 +245,14 @@ def build_parser(names=COMMANDS):
     return parser
 
 
-def _configure(parser, module):
+def _configure(parser: argparse.ArgumentParser,
+               module: str) -> Callable[[argparse.Namespace], Optional[int]]:
     loaded = importlib.import_module(module)
     loaded.configure(parser)
     return loaded.run
 
 
-def main(words=None):
+def main(words: Optional[List[str]] = None) -> int:
     """Entry point of ``unequal``; returns the exit code (0, 1 bad input, 2 bad usage)."""
     open_streams()
     _prepare_output()

@@ -1,4 +1,5 @@
 """Files: opened so that no one else's can hold us up, written so that no one meets half of one."""
+import errno
 import fcntl
 import functools
 import io
@@ -44,10 +45,7 @@ def open_input(path: str, limit: Optional[int] = None, *, optional: bool = False
     """
     file = open(path, "rb", opener=_without_waiting)
     try:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            raise InputError(f"{path}: is not a plain file; "
-                             f"{'leave it out' if optional else 'give one, or remove it'}.")
+        facts = _plain(file, path, optional)
         if limit is not None and facts.st_size > limit:
             remedy = ("make it smaller or leave it out" if optional else
                       "is it what it should be? Make it smaller, or remove it")
@@ -58,8 +56,51 @@ def open_input(path: str, limit: Optional[int] = None, *, optional: bool = False
         raise
 
 
+def open_append(path: str, **how: Any) -> IO[Any]:
+    """Open a file to add to, made where it is missing; what is there must be a plain file.
+
+    Parameters
+    ----------
+    path : str
+    how
+        As for ``open``; with an ``encoding`` it is text.
+
+    Raises
+    ------
+    InputError
+        When it is no plain file.
+    OSError
+        When it cannot be opened.
+    """
+    try:
+        file = open(path, "a" if "encoding" in how else "ab", opener=_without_waiting, **how)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads
+            raise _not_plain(path) from None
+        raise
+    try:
+        _plain(file, path)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _not_plain(path: str, optional: bool = False) -> InputError:
+    remedy = "leave it out" if optional else "give one, or remove it"
+    return InputError(f"{path}: is not a plain file; {remedy}.")
+
+
+def _plain(file: IO[Any], path: str, optional: bool = False) -> os.stat_result:
+    facts = os.fstat(file.fileno())
+    if not stat.S_ISREG(facts.st_mode):
+        raise _not_plain(path, optional)
+    return facts
+
+
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # else opening a pipe waits for its other end
+    # Else opening a pipe waits for its other end.
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def bounded_lines(file: IO[Any], path: str, limit: int = MAX_LINE) -> Iterator[Any]:
@@ -235,7 +276,7 @@ class Lock:
             except BlockingIOError:
                 words = os.read(self._descriptor, 300).decode("ascii", "replace").split()
                 os.close(self._descriptor)
-                raise Taken("process {1} on {0}".format(*words) if len(words) == 2
+                raise Taken(f"process {words[1]} on {words[0]}" if len(words) == 2
                             else "another process") from None
             except OSError as error:
                 self.held = False

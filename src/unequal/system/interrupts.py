@@ -8,7 +8,7 @@ from typing import Iterator, List, Optional
 
 logger = logging.getLogger(__name__)
 
-# sysexits.h's EX_TEMPFAIL, "try again later": what was done is saved, `--resume` goes on.
+# sysexits.h's EX_TEMPFAIL, "try again later": what was done is saved, a resume goes on.
 EXIT_CODE = 75
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -17,7 +17,14 @@ _postponed: List[bool] = []  # an entry for each `postponed` block that we are i
 
 
 class Interrupted(Exception):
-    """A signal asks to stop; the text says by which, and what was saved."""
+    """A signal asks to stop; the text says by which, and what was saved.
+
+    ``arguments`` are those of functions in the text, as of :class:`unequal.errors.ArgumentError`.
+    """
+
+    def __init__(self, text: str, *arguments: str) -> None:
+        super().__init__(text)
+        self.arguments = arguments
 
 
 def pending() -> Optional[str]:

@@ -269,7 +269,7 @@ def import_mxnet() -> None:
         raise MXNetImportError(text) from error
 
 
-def visible_gpus() -> List[Tuple[str, Tuple[int, ...]]]:
+def visible_gpus() -> List[Tuple[str, Tuple[int, int]]]:
     """The GPUs that the driver shows to this process (it heeds CUDA_VISIBLE_DEVICES).
 
     Asks the driver, not MXNet, so that it works without MXNet.
@@ -295,7 +295,7 @@ def visible_gpus() -> List[Tuple[str, Tuple[int, ...]]]:
         for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
             driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
             capability.append(value.value)
-        gpus.append((name.value.decode(errors="replace"), tuple(capability)))
+        gpus.append((name.value.decode(errors="replace"), (capability[0], capability[1])))
     return gpus
 
 
@@ -320,9 +320,10 @@ def usable_gpus() -> Tuple[int, str]:
         return 0, "MXNet finds no GPU"
     for number, (name, capability) in enumerate(visible_gpus()[:count]):
         if not has_code_for(capability):
-            return number, "MXNet has no code for GPU {} ({}, compute capability {}.{})".format(
-                number, name, *capability)
-    return count, "MXNet finds {} GPU{}".format(count or "no", "" if count == 1 else "s")
+            kind = ".".join(map(str, capability))
+            return number, (f"MXNet has no code for GPU {number} ({name}, compute capability "
+                            f"{kind})")
+    return count, f"MXNet finds {count or 'no'} GPU{'' if count == 1 else 's'}"
 
 
 def wants_cpu_forms(contexts: "Sequence[mx.Context]") -> bool:

@@ -278,6 +278,11 @@ def spelling(name: str) -> str:
     return ROWS[name].spelling if name in ROWS else "--" + name.replace("_", "-")
 
 
+def argument(fact: str) -> str:
+    """The reverse of :func:`spelling` for the flags of training; anything else as it is."""
+    return next((row.name for row in ROWS.values() if row.spelling == fact), fact)
+
+
 def _values(options: Any, changes: tuple) -> Dict[str, Any]:
     return {spelling(name): value for name, value in vars(options).items()
             if (ROWS[name].change if name in ROWS else NEVER) in changes}

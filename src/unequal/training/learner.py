@@ -86,7 +86,7 @@ def optimizer(config: Any, lr_steps: Sequence[int], devices: Sequence[mx.Context
     Given no parameter names, MXNet's optimizer decays every parameter, biases and BatchNorm's beta
     included; the reference's does so too. ``rescale_grad`` makes the sum over the ``num_devices``
     devices, of all workers, and over accumulated batches, a mean, and takes the loss scale of
-    ``--dtype`` out.
+    ``dtype`` out.
     """
     schedule = _schedule(config, lr_steps, length)
     result = mx.optimizer.SGD(
@@ -136,7 +136,7 @@ class ModuleLearner(Learner):
         return self._optimizer.learning_rate
 
     def start(self, step: int, saved: Any = None) -> None:
-        """Weights of the state, of ``--pretrained`` or drawn; momenta; the schedule's place."""
+        """Weights of the state, of ``pretrained`` or drawn; momenta; the schedule's place."""
         run, config = self._run, self._run.config
         if saved is None:
             self._initialise(run.arg_params, run.aux_params)
@@ -153,13 +153,10 @@ class ModuleLearner(Learner):
 
     def _initialise(self, arg_params: Optional[dict], aux_params: Optional[dict]) -> None:
         """These weights where there are any; the rest drawn as the reference draws them."""
-        misfit = setup.misfit(self.module, arg_params, aux_params)
-        if misfit:
-            raise ArgumentError(
-                f"pretrained: the checkpoint's weights do not fit this network and data "
-                f"({misfit}); use the flags it was trained with.", "pretrained")
-        mx.random.seed(self._run.config.seed)
-        initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
+        inputs = [*self.module.data_shapes, *(self.module.label_shapes or ())]
+        initializer = setup.initializer(
+            self.module.symbol, inputs, {**(arg_params or {}), **(aux_params or {})},
+            self._run.config.seed)
         self.module.init_params(initializer, arg_params=arg_params, aux_params=aux_params,
                                 allow_missing=True, allow_extra=True)
 

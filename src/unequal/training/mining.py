@@ -1,9 +1,12 @@
 """Which tail identities does the model confuse most? Functions of arrays."""
+from typing import Dict, Iterator, Tuple
+
 import numpy as np
 from scipy import sparse
 
 
-def identity_centers(embeddings, identities):
+def identity_centers(embeddings: np.ndarray,
+                     identities: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Mean of each identity's L2-normalised embeddings.
 
     Parameters
@@ -34,7 +37,7 @@ def identity_centers(embeddings, identities):
     return unique[order], ((members @ embeddings) / counts[:, None])[order]
 
 
-def closest_pairs(centers):
+def closest_pairs(centers: np.ndarray) -> Iterator[Tuple[int, int]]:
     """Yield pairs ``(i, j)``, i < j, from the closest centres on.
 
     One matrix product, and as much of the sort as is asked for: k * k * 8 bytes twice.
@@ -53,7 +56,8 @@ def closest_pairs(centers):
         done, size = size, min(len(distances), 8 * size)
 
 
-def confusable_identities(embeddings, identities, count):
+def confusable_identities(embeddings: np.ndarray, identities: np.ndarray,
+                          count: int) -> np.ndarray:
     """The ``count`` identities that the model confuses most, the reference's greedy choice.
 
     All pairs of identities are ordered by the distance of their centres; identities are taken from
@@ -79,7 +83,7 @@ def confusable_identities(embeddings, identities, count):
     unique, centers = identity_centers(embeddings, identities)
     if count >= len(unique):
         return unique
-    chosen = {}  # insertion order
+    chosen: Dict[int, None] = {}  # insertion order
     for pair in closest_pairs(centers):
         for index in pair:
             chosen.setdefault(index, None)

@@ -62,12 +62,12 @@ class EventLog(Observer):
     def __init__(self, path: str, position: Optional[List[Any]] = None) -> None:
         files.make_directory(os.path.dirname(path))
         self._path = os.path.abspath(path)
-        self._file = open(path, "ab", buffering=0)
+        self._file = files.open_append(path, buffering=0)
         if position is not None and position[0] == self._path and (
                 position[1] < self._file.tell()):
             self._file.truncate(position[1])
         else:  # a kill may have left half a line
-            with open(path, "rb") as lines:
+            with files.open_input(path) as lines:
                 self._file.truncate(sum(len(line) for line in lines if line.endswith(b"\n")))
 
     @property
@@ -126,7 +126,7 @@ class Console(Observer):
         rest = (self._run["limit"] - step) * self._run["batch_size"]
         logger.info("Epoch[%d] Batch [%d]\tSpeed: %.2f samples/sec\t%s\tends=%s", epoch,
                     (step - 1) % self._run["batches"], speed,
-                    "\t".join("{}={:.6f}".format(*item) for item in metrics.items()),
+                    "\t".join(f"{name}={value:.6f}" for name, value in metrics.items()),
                     progress.end_time(rest / speed))
         if step % 1000 == 0:
             logger.info("lr-batch-epoch: %g %d %d", lr, (step - 1) % self._run["batches"], epoch)

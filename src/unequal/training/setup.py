@@ -1,7 +1,7 @@
 """What every stage needs before its own head and data: devices, record set, network, weights."""
 import logging
 import os
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, TypeVar
 
 import mxnet as mx
 import numpy as np
@@ -17,36 +17,39 @@ from unequal.training import config
 
 logger = logging.getLogger(__name__)
 
+Params = Dict[str, mx.nd.NDArray]  # by name
+AnyConfig = TypeVar("AnyConfig", bound=config.Config)
+
 
 class Run(NamedTuple):
     """The common ground of a training run; see :func:`prepare`."""
 
-    devices: list
+    devices: List[mx.Context]
     records: RecordSet
     embedding: mx.sym.Symbol  # fc1_output (N, emb_size)
     label: mx.sym.Symbol
     margin: margins.Margin
-    arg_params: Optional[dict]
-    aux_params: Optional[dict]
+    arg_params: Optional[Params]
+    aux_params: Optional[Params]
     workers: Workers
     config: Any = None  # unequal.training.config.Config, as the reference overrules it
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return self.records.num_classes
 
     @property
     def loss_scale(self) -> float:
-        """Of ``--dtype``: in the loss, and taken out by the optimizer."""
+        """Of ``dtype``: in the loss, and taken out by the optimizer."""
         return heads.LOSS_SCALE[self.config.dtype]
 
     @property
-    def num_devices(self):
+    def num_devices(self) -> int:
         """Of all workers."""
         return len(self.devices) * self.workers.count
 
 
-def prepare(options):
+def prepare(options: config.Config) -> Run:
     """Check the options, seed the random numbers, open the data and build the network.
 
     Parameters
@@ -60,7 +63,7 @@ def prepare(options):
     Raises
     ------
     InputError
-        For a flag, a file or a checkpoint that cannot be used.
+        For an argument, a file or a checkpoint that cannot be used.
     """
     if not options.data_dir:
         raise ArgumentError("data_dir is missing: name a record set (`unequal synth DIR` makes one "
@@ -102,39 +105,59 @@ def prepare(options):
                overruled(options, records.num_classes))
 
 
-def misfit(module, arg_params, aux_params):
-    """Which weight of a checkpoint has another shape than the bound module needs; or ""."""
-    shapes = dict(desc[:2] for desc in module.data_shapes + (module.label_shapes or []))
-    arguments, _, states = module.symbol.infer_shape(**shapes)
-    needed = dict(zip(module.symbol.list_arguments(), arguments))
-    needed.update(zip(module.symbol.list_auxiliary_states(), states))
-    for name, value in {**(arg_params or {}), **(aux_params or {})}.items():
+def initializer(symbol: mx.sym.Symbol, inputs: Sequence[mx.io.DataDesc], given: Params,
+                seed: int) -> mx.init.Initializer:
+    """What draws the weights that a checkpoint does not give, as the reference draws them, from
+    MXNet's random numbers, which are seeded here.
+
+    Parameters
+    ----------
+    symbol : mxnet.symbol.Symbol
+    inputs : sequence of mxnet.io.DataDesc
+        Data and labels.
+    given : dict of NDArray
+        The checkpoint's, of both kinds; other names than the network's are passed over.
+    seed : int
+
+    Raises
+    ------
+    ArgumentError
+        When one that is given has another shape than the network needs.
+    """
+    shapes, _, states = symbol.infer_shape(**dict(desc[:2] for desc in inputs))
+    needed = dict(zip(symbol.list_arguments(), shapes))
+    needed.update(zip(symbol.list_auxiliary_states(), states))
+    for name, value in given.items():
         if name in needed and value.shape != needed[name]:
-            return "{} is {} there, {} here".format(
-                name, *("x".join(map(str, shape)) for shape in (value.shape, needed[name])))
-    return ""
+            there, here = ("x".join(map(str, shape)) for shape in (value.shape, needed[name]))
+            raise ArgumentError(
+                f"pretrained: the checkpoint's weights do not fit this network and data ({name} is "
+                f"{there} there, {here} here); use the flags it was trained with.", "pretrained")
+    mx.random.seed(seed)
+    return mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
 
 
-def without_other_peoples_classifier(run):
+def without_other_peoples_classifier(run: Run) -> Run:
     """The run with the classifier of its checkpoint left out when that was learnt on a set with
     another number of classes: its rows are other people."""
-    weight = (run.arg_params or {}).get("fc7_weight")
+    given = run.arg_params or {}
+    weight = given.get("fc7_weight")
     if weight is None or weight.shape[0] == run.num_classes * run.margin.sub_centers:
         return run
     logger.warning("the checkpoint's classifier has %d rows, but %s asks for %d: it is left out "
                    "and learnt anew", weight.shape[0], run.records.path,
                    run.num_classes * run.margin.sub_centers)
-    return run._replace(arg_params={name: value for name, value in run.arg_params.items()
+    return run._replace(arg_params={name: value for name, value in given.items()
                                     if not name.startswith("fc7_")})
 
 
-def margin_of(options):
-    """The margin flags as a :class:`unequal.symbols.margins.Margin`."""
+def margin_of(options: Any) -> margins.Margin:
+    """The margin's arguments as a :class:`unequal.symbols.margins.Margin`."""
     return margins.Margin(**{name: getattr(options, name) for name in margins.Margin._fields})
 
 
-def lr_steps(options, default, batch_size):
-    """``--lr-steps``, or ``default`` (for batches of 512) scaled to the batch size."""
+def lr_steps(options: Any, default: Sequence[int], batch_size: int) -> List[int]:
+    """``lr_steps``, or ``default`` (for batches of 512) scaled to the batch size."""
     if not options.lr_steps:
         return [step * 512 // batch_size for step in default]
     try:
@@ -154,7 +177,7 @@ def length(options: Any, batches: int) -> int:
     return min(limit, options.max_steps) if options.max_steps else limit
 
 
-def overruled(options, num_classes):
+def overruled(options: AnyConfig, num_classes: int) -> AnyConfig:
     """The configuration as the reference changes it: loss type 1 above 20,000 classes has
     ``beta_freeze`` 5000 and ``gamma`` 0.06, whatever is asked for."""
     if options.loss_type == 1 and num_classes > 20000:
@@ -162,7 +185,7 @@ def overruled(options, num_classes):
     return options
 
 
-def sphere_annealing(options):
+def sphere_annealing(options: Any) -> Optional[Callable[[Any, int], None]]:
     """What sets loss type 1's beta before each batch; None for the other loss types.
 
     ``max(beta_min, beta * (1 + gamma * n) ** -power)`` after ``n`` batches beyond ``beta_freeze``.
@@ -170,7 +193,7 @@ def sphere_annealing(options):
     if options.loss_type != 1:
         return None
 
-    def set_beta(learner, batches):
+    def set_beta(learner: Any, batches: int) -> None:
         moved = max(0, batches - options.beta_freeze)
         learner.set_input(margins.SPHERE_BETA, max(
             options.beta_min, options.beta * (1 + options.gamma * moved) ** -options.power))

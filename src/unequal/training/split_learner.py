@@ -1,4 +1,4 @@
-"""The classifier split over the devices (``--model-parallel 1``), as InsightFace's arcface_mxnet.
+"""The classifier split over the devices (``model_parallel`` 1), as InsightFace's arcface_mxnet.
 
 Each device holds the rows of some classes: their weight, gradient and momentum. The backbone stays
 data parallel. A step gathers the embeddings of all devices on each, computes there the logits of
@@ -10,7 +10,6 @@ three times (weight, gradient, momentum) and about 4 * N * C / d bytes four time
 without the margin, and their gradients): at a million classes, 512 and eight devices 0.77 GB of
 classifier in place of 6.1. The host joins the shards for a checkpoint.
 """
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 import mxnet as mx
@@ -159,16 +158,11 @@ class SplitLearner(ModuleLearner):
     def _initialise(self, arg_params: Optional[dict], aux_params: Optional[dict]) -> None:
         """As ModuleLearner, by the same draws: the whole network's arrays in order of name."""
         symbol, data = self._stage.symbol, self._stage.data
-        shim = SimpleNamespace(symbol=symbol, data_shapes=list(data.provide_data),
-                               label_shapes=list(data.provide_label))
-        misfit = setup.misfit(shim, arg_params, aux_params)
-        if misfit:
-            raise ArgumentError(
-                f"pretrained: the checkpoint's weights do not fit this network and data "
-                f"({misfit}); use the flags it was trained with.", "pretrained")
-        mx.random.seed(self._run.config.seed)
-        initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
-        inputs = dict(desc[:2] for desc in (*data.provide_data, *data.provide_label))
+        descriptions = [*data.provide_data, *data.provide_label]
+        initializer = setup.initializer(
+            symbol, descriptions, {**(arg_params or {}), **(aux_params or {})},
+            self._run.config.seed)
+        inputs = dict(desc[:2] for desc in descriptions)
         names = symbol.list_arguments()
         shapes = {name: shape for name, shape in zip(names, symbol.infer_shape(**inputs)[0])
                   if name not in inputs and name != margins.SPHERE_BETA}

@@ -61,7 +61,7 @@ class Stage(NamedTuple):
     saved_symbol : mxnet.symbol.Symbol, optional
         Saved in place of ``symbol``, where that holds an operator plain MXNet does not know.
     split : unequal.training.split_head.SplitHead, optional
-        The head of ``symbol`` for a classifier split over the devices (``--model-parallel 1``).
+        The head of ``symbol`` for a classifier split over the devices (``model_parallel`` 1).
     """
 
     name: str
@@ -82,7 +82,7 @@ class Stage(NamedTuple):
 
 
 def _split(run: Run, normalizer: float, **options: Any) -> Optional[SplitHead]:
-    """The head's numbers where ``--model-parallel 1`` asks for a split classifier."""
+    """The head's numbers where ``model_parallel`` 1 asks for a split classifier."""
     if not run.config.model_parallel:
         return None
     return SplitHead(run.num_classes, run.config.emb_size, run.margin, normalizer,
@@ -154,7 +154,7 @@ def nra_stage(run: Run, keys: Optional[np.ndarray] = None, people: Optional[Dict
 
     At ``d`` devices (of all workers) and batch size ``n`` over all of them, the reference divides
     the summed loss by ``2 n`` and the gradient by ``d``: 1 / (2 d) of the mean loss's update.
-    ``--mean-loss 1`` takes the mean.
+    ``mean_loss`` 1 takes the mean.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def nra_stage(run: Run, keys: Optional[np.ndarray] = None, people: Optional[Dict
 def unequal_stage(run: Run, tail: RecordSet, weight: float) -> Stage:
     """Step 4 at one weight of the center-dispersed loss.
 
-    Patience counts from the start unless ``--lr-steps`` says otherwise: the authors ended each
+    Patience counts from the start unless ``lr_steps`` says otherwise: the authors ended each
     weight at a twentieth of the way to the default schedule's first fall.
     """
     config, devices = run.config, run.num_devices
@@ -229,7 +229,7 @@ def unequal_stage(run: Run, tail: RecordSet, weight: float) -> Stage:
 
     lr_steps = setup.lr_steps(config, (100000, 140000, 160000), config.batch_size1)
     return Stage(
-        "unequal", "step 4, interweight {:g}".format(weight), symbol, data, lr_steps,
+        "unequal", f"step 4, interweight {weight:g}", symbol, data, lr_steps,
         last_fall=(_last_fall(run, lr_steps, data.batches)
                    if config.lr_steps or config.lr_schedule == "cosine" else 0),
         metrics=[Metric("acc", LOGS, accuracy),

@@ -68,7 +68,7 @@ def previous(prefix: str) -> str:
 def identity(stage: Any, run: Any, options: Any) -> Dict[str, Any]:
     """What must be the same for a run to be continued: ``{name: value}``, fit for JSON.
 
-    ``--data-dir`` and ``--devices`` are compared by what they mean: the images, the number.
+    ``data_dir`` and ``devices`` are compared by what they mean: the images, the number.
     """
     facts = config.identity(options)
     facts.update({"the stage": stage.title, "the images": stage.data.fingerprint(),
@@ -121,7 +121,7 @@ def find(prefix: str, resume: str, facts: dict, expected: Expected,
     ----------
     prefix : str
     resume : str
-        ``--resume``: ``""`` start anew, ``"must"``, or ``"auto"``: when there is one.
+        ``""`` start anew, ``"must"``, or ``"auto"``: when there is one.
     facts : dict
         :func:`identity`.
     expected : dict
@@ -138,13 +138,14 @@ def find(prefix: str, resume: str, facts: dict, expected: Expected,
     there = [name for name in (path(prefix), previous(prefix)) if os.path.exists(name)]
     if not resume:
         if there:
-            logger.warning("%s of an earlier run will be replaced; stop and add --resume to "
-                           "continue that run instead", there[0])
+            logger.warning("%s of an earlier run will be replaced; to continue that run instead, "
+                           "stop this one and resume it", there[0])
         return None
     if not there:
         if resume == "must":
-            raise InputError(f"--resume: {path(prefix)}: no such file; nothing was saved under "
-                             "this --prefix (--resume auto would start anew).")
+            raise ArgumentError(f"resume: {path(prefix)}: no such file; nothing was saved under "
+                                "this prefix (resume auto would start anew).",
+                                "resume", "prefix", "resume")
         logger.info("%s: no such file, so this run starts anew", path(prefix))
         return None
     damaged: List[Tuple[str, BaseException]] = []
@@ -152,6 +153,8 @@ def find(prefix: str, resume: str, facts: dict, expected: Expected,
         try:
             state = _load(name, facts, expected)
             restore(state.data)
+        except InputError:  # of another run, or no plain file; an ArgumentError is a ValueError too
+            raise
         except _ERRORS as error:
             damaged.append((name, error))
             continue
@@ -160,8 +163,9 @@ def find(prefix: str, resume: str, facts: dict, expected: Expected,
                            damaged[0][0], _words(damaged[0][1]), name)
         return state
     name, reason = damaged[0]
-    raise InputError(f"--resume: {name}: not the state of a run, or damaged ({_words(reason)}); "
-                     "start from a checkpoint with --pretrained instead.") from reason
+    raise ArgumentError(f"resume: {name}: not the state of a run, or damaged ({_words(reason)}); "
+                        "start from a checkpoint with pretrained instead.",
+                        "resume", "pretrained") from reason
 
 
 def _words(error: BaseException) -> str:
@@ -253,17 +257,19 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: Optional[tuple
 
 
 def _check_identity(name: str, found: Any, facts: dict) -> None:
-    """InputError when the state is of another run."""
+    """ArgumentError when the state is of another run."""
     if not isinstance(found, dict):
         raise ValueError("the identity is no table")
     found = {**config.defaults(facts), **found}  # it may be older than some flags
-    differing = ["{} was {}, is {}".format(fact, found.get(fact, "not given"),
-                                           facts.get(fact, "not given"))
-                 for fact in sorted({**found, **facts}) if found.get(fact) != facts.get(fact)]
+    differing = [fact for fact in sorted({**found, **facts}) if found.get(fact) != facts.get(fact)]
     if differing:
-        raise InputError("--resume: {} belongs to another run: {}; give what it was made with, or "
-                         "another --prefix, or leave --resume out.".format(
-                             name, "; ".join(differing)))
+        names = [config.argument(fact) for fact in differing]
+        words = "; ".join(
+            f"{argument} was {found.get(fact, 'not given')}, is {facts.get(fact, 'not given')}"
+            for argument, fact in zip(names, differing))
+        raise ArgumentError(
+            f"resume: {name} belongs to another run: {words}; give what it was made with, or "
+            "another prefix, or leave resume out.", "resume", *names, "prefix", "resume")
 
 
 def _checked_position(position: Any) -> Dict[str, Any]:

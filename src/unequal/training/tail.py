@@ -4,11 +4,14 @@ One round, an epoch of the reference: walk through the tail identities in a new 
 of each; cut the walk into bags; embed them with the current model; of each bag, the identities the
 model confuses most make one batch.
 """
-from typing import NamedTuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from unequal.cluster.workers import Workers
+from unequal.data.records import RecordSet
 from unequal.errors import ArgumentError, InputError
+from unequal.models.embedder import Embedder
 from unequal.system import progress
 from unequal.training.mining import confusable_identities
 
@@ -21,7 +24,8 @@ class Bags(NamedTuple):
     bounds: np.ndarray  # (bags + 1,) bag b is [bounds[b], bounds[b + 1])
 
 
-def _some_images(ranges, identities, most, random):
+def _some_images(ranges: np.ndarray, identities: np.ndarray, most: int,
+                 random: np.random.RandomState) -> Tuple[np.ndarray, np.ndarray]:
     """Up to ``most`` random images of each identity: ``(keys, identity of each)``."""
     begin, end = ranges[identities].T
     counts = end - begin
@@ -33,7 +37,8 @@ def _some_images(ranges, identities, most, random):
     return begin[owner[chosen]] + rank[chosen], identities[owner[chosen]]
 
 
-def draw_bags(ranges, images_per_identity, bag_size, count, random):
+def draw_bags(ranges: np.ndarray, images_per_identity: int, bag_size: int, count: int,
+              random: np.random.RandomState) -> Bags:
     """Walk through shuffled identities and cut the walk into bags.
 
     Parameters
@@ -56,12 +61,14 @@ def draw_bags(ranges, images_per_identity, bag_size, count, random):
     """
     available = np.minimum(ranges[:, 1] - ranges[:, 0], images_per_identity)
 
-    def shuffle():
+    def shuffle() -> Tuple[np.ndarray, np.ndarray]:
         walk = random.permutation(len(ranges))
         return walk, np.concatenate([[0], np.cumsum(available[walk])])
 
     walk, images = shuffle()
-    at, keys, identities, bounds = 0, [], [], [0]
+    keys: List[np.ndarray] = []
+    identities: List[np.ndarray] = []
+    at, bounds = 0, [0]
     for _ in range(count):
         if at and images[-1] - images[at] < bag_size:
             walk, images = shuffle()
@@ -75,7 +82,8 @@ def draw_bags(ranges, images_per_identity, bag_size, count, random):
     return Bags(np.concatenate(keys), np.concatenate(identities), np.array(bounds))
 
 
-def batch_keys(keys, identities, chosen, images_per_identity):
+def batch_keys(keys: np.ndarray, identities: np.ndarray, chosen: np.ndarray,
+               images_per_identity: int) -> np.ndarray:
     """Keys of one batch: ``images_per_identity`` of each chosen identity, one after the other.
 
     An identity with fewer images shows them again (augmented anew).
@@ -94,7 +102,7 @@ class Miner:
     identities : int
         Identities a batch.
     images_per_identity, bag_size : int
-        ``--images-per-identity``, ``--bag-size`` (images).
+        As for :func:`draw_bags`.
     bags : int
         Batches an epoch; the reference has 100.
     seed : int
@@ -105,12 +113,13 @@ class Miner:
         When a bag cannot hold the identities of a batch, or the set has too few.
     """
 
-    def __init__(self, records, identities, images_per_identity=3, bag_size=3600, bags=100, seed=0):
+    def __init__(self, records: RecordSet, identities: int, images_per_identity: int = 3,
+                 bag_size: int = 3600, bags: int = 100, seed: int = 0) -> None:
         if images_per_identity < 1:
             raise ArgumentError("images_per_identity must be above 0.", "images_per_identity")
         if not len(records.identity_ranges):
-            raise InputError("{}: the tail set has no identity records; pack it again with "
-                             "`unequal pack`.".format(records.path))
+            raise InputError(f"{records.path}: the tail set has no identity records; pack it again "
+                             "with `unequal pack`.")
         if len(records.identity_ranges) < identities:
             raise ArgumentError(
                 f"{records.path}: {len(records.identity_ranges)} identities, but a batch shows "
@@ -123,12 +132,13 @@ class Miner:
         self._images, self._bag_size = images_per_identity, bag_size
         self._bags, self._seed = bags, seed
 
-    def draw(self, number):
+    def draw(self, number: int) -> Bags:
         """The bags of round ``number``: by seed and number only."""
         return draw_bags(self.records.identity_ranges, self._images, self._bag_size, self._bags,
                          np.random.RandomState([self._seed, number]))
 
-    def mined(self, number, embedder, workers=None):
+    def mined(self, number: int, embedder: Embedder,
+              workers: Optional[Workers] = None) -> np.ndarray:
         """Round ``number`` with the identities that ``embedder`` confuses most.
 
         With ``workers`` (:class:`unequal.cluster.workers.Workers`) each embeds its share of the
@@ -148,11 +158,13 @@ class Miner:
                    bags.bounds[first:last + 1] - begin)
         return workers.join(self._choose(own, embedder), self._bags)
 
-    def _choose(self, bags, embedder):
+    def _choose(self, bags: Bags, embedder: Embedder) -> np.ndarray:
         count = len(bags.bounds) - 1
         if not count:
             return np.empty((0, self._identities * self._images), np.int64)
-        batches, bag, kept = [], 0, []
+        batches: List[np.ndarray] = []
+        kept: List[np.ndarray] = []
+        bag = 0
         with progress.Bar(len(bags.keys), "mining", "images") as bar:
             for start, _, plain, _ in embedder.stream(self.records, bags.keys):
                 kept.append(plain)
@@ -173,7 +185,7 @@ class Miner:
                 kept = [embeddings[bags.bounds[bag] - offset:]]
         return np.stack(batches)
 
-    def random(self, number):
+    def random(self, number: int) -> np.ndarray:
         """As :meth:`mined`, of each bag's first identities: the walk is random already."""
         bags = self.draw(number)
         batches = []

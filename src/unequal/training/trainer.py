@@ -38,7 +38,7 @@ class Best:
 
     first: float = 0.0
     last: float = 0.0
-    mean: float = 0.0  # or the accuracy that ``--select`` names
+    mean: float = 0.0  # or the accuracy that ``select`` names
     epoch: Optional[int] = None  # of the checkpoint with the best mean
     stale: int = 0  # verifications since the mean rose
 
@@ -47,7 +47,7 @@ class Best:
         """Take the targets' accuracies; return whether this model is worth keeping.
 
         The reference keeps one when the first target rises, or the last does not fall; we also keep
-        the best mean (or ``selected``, in its place), which is what ends a stage (``--patience``).
+        the best mean (or ``selected``, in its place), which is what ends a stage (``patience``).
         """
         mean = float(np.mean(accuracies)) if selected is None else selected
         better = (accuracies[0] > self.first or accuracies[-1] >= self.last or mean > self.mean)
@@ -69,14 +69,14 @@ class Progress:
 
 
 class Trainer:
-    """Train a stage until ``--max-steps``, ``--end-epoch`` or ``--patience`` ends it.
+    """Train a stage until ``max_steps``, ``end_epoch`` or ``patience`` ends it.
 
     The state (:mod:`unequal.training.state`) is saved after each verification and when a signal
-    asks to stop; with ``--resume`` training goes on from it. A batch follows from the state before
+    asks to stop; with ``resume`` training goes on from it. A batch follows from the state before
     it: on one CPU device a resumed run has the weights of an uninterrupted one, bit for bit.
 
     With several workers all take the same steps and have the same weights; worker 0 verifies,
-    writes the checkpoints and the state, which all read again with ``--resume``. Methods marked
+    writes the checkpoints and the state, which all read again with ``resume``. Methods marked
     "all" are collective: every worker reaches them at the same step, so observers never do their
     work.
 
@@ -174,7 +174,7 @@ class Trainer:
     # Beginning
 
     def restore_or_start(self) -> None:
-        """The state of an earlier run where ``--resume`` asks for one, else the first batch (all).
+        """The state of an earlier run where ``resume`` asks for one, else the first batch (all).
         """
         stage, settings = self.stage, self.config
         saved = self.store.find(settings.resume, self.learner.expected(), stage.data.restore)
@@ -213,7 +213,7 @@ class Trainer:
                             f"{name}-{self.config.log_file}{worker}.jsonl")
 
     def _step_limit(self) -> int:
-        """Batches until ``--max-steps`` or ``--end-epoch``, whichever comes first."""
+        """Batches until ``max_steps`` or ``end_epoch``, whichever comes first."""
         if self.stage.stop_after_first:
             return 1
         return setup.length(self.config, self.stage.data.batches)
@@ -223,11 +223,11 @@ class Trainer:
         if self.workers.count == 1:
             return
         weights = self.learner.params()[0]
-        self.workers.check_equal(dict(
-            self.store.facts, **config.shared(self.config),
-            **{"the number of batches done": self.progress.step,
-               "the state of the weights": zlib.crc32(b"".join(
-                   weights[name].asnumpy().tobytes() for name in sorted(weights)))}))
+        facts = {**self.store.facts, **config.shared(self.config),
+                 "the number of batches done": self.progress.step,
+                 "the state of the weights": zlib.crc32(b"".join(
+                     weights[name].asnumpy().tobytes() for name in sorted(weights)))}
+        self.workers.check_equal({config.argument(fact): value for fact, value in facts.items()})
 
     # A batch
 
@@ -280,15 +280,16 @@ class Trainer:
         verified = self.progress.verified
         last = (f"the last good checkpoint is {self.config.prefix},0 of batch {verified}"
                 if verified else "no checkpoint was saved before")
-        return InputError(
+        return ArgumentError(
             f"{what} at batch {self.progress.step}: training has diverged; {last}. Usual causes: "
-            "--lr too high (go on from that checkpoint with --pretrained and a lower one), "
-            "--margin-m or --margin-s too large, damaged data (`unequal inspect`).")
+            "lr too high (go on from that checkpoint with pretrained and a lower one), margin_m "
+            "or margin_s too large, damaged data (`unequal inspect`).",
+            "lr", "pretrained", "margin_m", "margin_s")
 
     # A verification
 
     def verification_is_due(self) -> bool:
-        """Every ``--verbose`` batches and at the end; in steps 3 and 4 also after batch 1."""
+        """Every ``verbose`` batches and at the end; in steps 3 and 4 also after batch 1."""
         step = self.progress.step
         return step > self.progress.verified and (
             self._counts() or (step == 1 and self.stage.verify_first))
@@ -325,7 +326,7 @@ class Trainer:
 
     def keep_when_better(self, accuracies: Sequence[float], selected: Optional[float],
                          params: Tuple[dict, dict]) -> bool:
-        """PREFIX-NNNN, as ``--ckpt`` says; whether it was written."""
+        """PREFIX-NNNN, as ``ckpt`` says; whether it was written."""
         progress, best = self.progress, self.progress.best
         progress.saves += 1
         better = risen = False
@@ -361,13 +362,13 @@ class Trainer:
         if 0 < settings.patience <= stale:
             what = ("the mean accuracy" if settings.select == "mean"
                     else f"the accuracy on {settings.select}")
-            return f"{what} has not risen for {stale} verifications (--patience)"
+            return f"{what} has not risen for {stale} verifications (patience)"
         if step < self.limit:
             return None
         if self.stage.stop_after_first:
             return "the checkpoint is saved"
-        return (f"--max-steps {step}" if step == settings.max_steps
-                else f"--end-epoch {settings.end_epoch}")
+        return (f"max_steps {step}" if step == settings.max_steps
+                else f"end_epoch {settings.end_epoch}")
 
     def check_interrupts(self) -> None:
         """Raise Interrupted once a signal has come to any worker (all)."""
@@ -383,8 +384,8 @@ class Trainer:
         self.notify("stop", reason=str(signal))
         self.save_state(self.params())
         self.leave()
-        raise interrupts.Interrupted(f"{signal} after batch {self.progress.step}; --resume "
-                                     f"continues from {self.store.path}") from None
+        raise interrupts.Interrupted(f"{signal} after batch {self.progress.step}; resume continues "
+                                     f"from {self.store.path}", "resume") from None
 
     def leave(self) -> None:
         """Wait until worker 0 has saved; then all end (all)."""
