@@ -49,7 +49,7 @@ class Found(NamedTuple):
     name: str  # path below the root
     faces: List[Face]  # the candidates, for `like` all
     crops: List[bytes]  # JPEGs, one a candidate
-    count: int  # faces found
+    total: int  # faces found
     problem: str  # empty when there are crops
 
 
@@ -156,9 +156,9 @@ def _remaining(names: List[str], done: Dict[str, List[str]], settings: Settings)
 
 def _row(found: Found, number: int, rule: str) -> Tuple:
     if found.problem:
-        return (found.name, found.problem, found.count, "", "", "", "", "", rule)
+        return (found.name, found.problem, found.total, "", "", "", "", "", rule)
     face = found.faces[number]
-    return (found.name, "aligned", found.count, f"{face.score:.4f}",
+    return (found.name, "aligned", found.total, f"{face.score:.4f}",
             *(f"{side:.1f}" for side in face.box), rule)
 
 

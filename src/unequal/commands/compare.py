@@ -107,7 +107,8 @@ def _series(found: List[Training]) -> List[Tuple[str, str, List[Tuple[int, List,
                 points = [(event["step"], event["metrics"][name]) for event in trained
                           if not math.isnan(event["metrics"].get(name, math.nan))]
                 if points:
-                    steps, values = page.thinned(*zip(*points))
+                    x, y = zip(*points)
+                    steps, values = page.thinned(x, y)
                     charts.setdefault((title, "loss" if "loss" in title else "share"), []).append(
                         (line, list(steps), page.smoothed(values)))
                     break

@@ -2,7 +2,7 @@
 import argparse
 import itertools
 import os
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -54,9 +54,9 @@ def uniform_flips(rng: np.random.Generator, labels: np.ndarray,
     """
     own = labels[flipped]
     if len(own) and 2 * np.bincount(own).max() > len(own):
-        raise InputError("{} of {} pictures to flip are of class {}, so they cannot all get "
-                         "another label; flip more, or spread the pictures over more classes."
-                         .format(np.bincount(own).max(), len(own), np.bincount(own).argmax()))
+        raise InputError(f"{np.bincount(own).max()} of {len(own)} pictures to flip are of class "
+                         f"{np.bincount(own).argmax()}, so they cannot all get another label; flip "
+                         "more, or spread the pictures over more classes.")
     # In an order in which each class comes together, shifting by the largest class's size gives
     # every picture another class. The order of classes and pictures is random.
     ranks = rng.permutation(own.max() + 1) if len(own) else np.zeros(0, np.int64)
@@ -127,17 +127,17 @@ def plan(labels: np.ndarray, num_classes: int, flip: float, outliers: float, str
     """
     for name, share in (("flip", flip), ("outliers", outliers)):
         if not 0 <= share < 1:
-            raise InputError("{} {}: must be a share from 0 to below 1.".format(name, share))
+            raise InputError(f"{name} {share}: must be a share from 0 to below 1.")
     if flip + outliers >= 1:
-        raise InputError("flip {} and outliers {}: nothing clean would remain; lower one.".format(
-            flip, outliers))
+        raise InputError(f"flip {flip} and outliers {outliers}: nothing clean would remain; lower "
+                         "one.")
     if len(np.unique(labels)) < 2:
         raise InputError("the set has only one class; there is no other label to give.")
     rng = np.random.default_rng(seed)
     added = int(round(len(labels) * outliers / (1 - outliers)))
     if added > strangers:
-        raise InputError("{} pictures of strangers are needed, but there are only {}; lower the "
-                         "share of outliers or give more.".format(added, strangers))
+        raise InputError(f"{added} pictures of strangers are needed, but there are only "
+                         f"{strangers}; lower the share of outliers or give more.")
     total = len(labels) + added
     flipped = np.sort(rng.permutation(len(labels))[:int(round(total * flip))])
     given, kinds = labels.copy(), np.full(total, "clean", "U7")
@@ -153,7 +153,7 @@ def plan(labels: np.ndarray, num_classes: int, flip: float, outliers: float, str
     return Plan(source[order], given[order], true[order], kinds[order])
 
 
-def _paths(directory: str, keys: Sequence[int]) -> List[Optional[str]]:
+def _paths(directory: str, keys: np.ndarray) -> List[Optional[str]]:
     """Where each picture came from, of ``train.lst``; Nones without a list of one line each."""
     path = os.path.join(directory, "train.lst")
     try:
@@ -202,12 +202,13 @@ def corrupt(directory: str, out: str, *, flip: float = 0.0, outliers: float = 0.
     """
     check_different(directory, out, *([strangers] if strangers else []))
     if outliers and not strangers:
-        raise InputError("outliers need people who are not in {}: give a record set of "
-                         "strangers.".format(directory))
+        raise InputError(f"outliers need people who are not in {directory}: give a record set of "
+                         "strangers.")
     with RecordSet(directory) as clean, RecordSet(strangers or directory) as others:
         if others.image_size != clean.image_size:
-            raise InputError("{}: pictures of {}x{}, but {} has {}x{}; make one of them anew."
-                             .format(strangers, *others.image_size, directory, *clean.image_size))
+            sizes = ["x".join(map(str, one.image_size)) for one in (others, clean)]
+            raise InputError(f"{strangers}: pictures of {sizes[0]}, but {directory} has "
+                             f"{sizes[1]}; make one of them anew.")
         features = None
         if model:
             from unequal.models.embedder import Embedder
@@ -223,14 +224,16 @@ def corrupt(directory: str, out: str, *, flip: float = 0.0, outliers: float = 0.
                 records = others if strange else clean
                 _, payload = records.image_payload(records.image_keys[row])
                 path = paths[strange][row]
-                line = None if path is None else "1\t{}\t{}\n".format(path, label)
+                line = None if path is None else f"1\t{path}\t{label}\n"
                 rows.append((writer.add_payload(label, relabel(payload, label), line), label, true,
                              kind))
         names = read_names(directory)
         write_names(out, [names.get(label, str(label)) for label in range(clean.num_classes)]
                     if names else [])
         noise_lists.write_truth(os.path.join(out, "truth.csv"), *zip(*rows))
-    return tuple(int((planned.kinds == kind).sum()) for kind in ("clean", "flip", "outlier"))
+    clean_ones, flips, strangers_ = (int((planned.kinds == kind).sum())
+                                     for kind in ("clean", "flip", "outlier"))
+    return clean_ones, flips, strangers_
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -246,8 +249,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strangers", metavar="DIR",
                         help="record set of people who are not in DIR, for --outliers")
     parser.add_argument("--structured", action="store_true",
-                        help="flip to the people that --model confuses, {} of them, instead of "
-                             "anybody".format(NEIGHBOURS))
+                        help=f"flip to the people that --model confuses, {NEIGHBOURS} of them, "
+                             "instead of anybody")
     parser.add_argument("--model", metavar="P,E", help="for --structured")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
 
@@ -258,10 +261,11 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("--structured and --model P,E go together: the model says who is "
                          "confused with whom; give both or neither.")
     if options.outliers and not options.strangers:
-        raise InputError("--outliers {}: give a record set of people who are not in {} with "
-                         "--strangers.".format(options.outliers, options.directory))
+        raise InputError(f"--outliers {options.outliers}: give a record set of people who are not "
+                         f"in {options.directory} with --strangers.")
     if options.seed < 0:
-        raise InputError("--seed {}: must be 0 or more.".format(options.seed))
+        raise InputError(f"--seed {options.seed}: must be 0 or more.")
     counts = corrupt(options.directory, options.out, flip=options.flip, outliers=options.outliers,
                      strangers=options.strangers, model=options.model, seed=options.seed)
-    say("{}: {} clean images, {} flipped, {} outliers (truth.csv)".format(options.out, *counts))
+    say(f"{options.out}: {counts[0]} clean images, {counts[1]} flipped, {counts[2]} outliers "
+        "(truth.csv)")

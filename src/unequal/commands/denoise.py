@@ -23,8 +23,7 @@ def run(options: argparse.Namespace) -> None:
     if not options.renumber and not copying.is_decisions(options.noise_list):
         count, identities, dropped = copying.denoise(options.directory, options.noise_list,
                                                      options.out)
-        say("{}: {} images of {} identities, {} images dropped".format(
-            options.out, count, identities, dropped))
+        say(f"{options.out}: {count} images of {identities} identities, {dropped} images dropped")
         return
     made = copying.apply_decisions(options.directory, options.noise_list, options.out,
                                    options.renumber)

@@ -2,11 +2,13 @@
 
 Works where MXNet is missing or broken: nothing here imports it before the versions are printed.
 """
+import argparse
 import ctypes
 import importlib
 import os
 import platform
 import sys
+from typing import List, Optional
 
 import unequal
 from unequal.errors import InputError
@@ -21,26 +23,26 @@ MODULES = (
 MXNET_BUILDS = ("mxnet", runtime.CUDA_BUILD)
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = ("Print versions, threads, GPUs and CUDA libraries; exit with 0 when "
                           "training is possible here, with 1 and the reason when not.")
 
 
-def run(options):
-    problems = []
-    _row("python", "{} ({})".format(platform.python_version(), sys.executable))
-    _row("unequal", "{} ({})".format(unequal.__version__, os.path.dirname(unequal.__file__)))
+def run(options: argparse.Namespace) -> None:
+    problems: List[InputError] = []
+    _row("python", f"{platform.python_version()} ({sys.executable})")
+    _row("unequal", f"{unequal.__version__} ({os.path.dirname(unequal.__file__)})")
     _report_mxnet(problems)
     for label, name, distribution in MODULES:
         try:
             _row(label, importlib.import_module(name).__version__)
         except Exception as error:
-            _row(label, "cannot be imported ({})".format(_line(error)))
-            problems.append(InputError("{} cannot be imported ({}): install it again with "
-                                       "`pip install --force-reinstall {}`.".format(
-                                           name, _line(error), distribution)))
-    _row("threads", "{} (OMP_NUM_THREADS), {} processors".format(
-        os.environ["OMP_NUM_THREADS"], runtime.available_cpus()))
+            _row(label, f"cannot be imported ({_line(error)})")
+            problems.append(InputError(f"{name} cannot be imported ({_line(error)}): install it "
+                                       "again with `pip install --force-reinstall "
+                                       f"{distribution}`."))
+    _row("threads", f"{os.environ['OMP_NUM_THREADS']} (OMP_NUM_THREADS), "
+                    f"{runtime.available_cpus()} processors")
     _report_gpus()
     _report_cuda_libraries()
     if not problems:
@@ -51,21 +53,21 @@ def run(options):
         raise problems[0]
 
 
-def _row(label, text):
-    print("{:<15} {}".format(label, text).rstrip())
+def _row(label: str, text: str) -> None:
+    print(f"{label:<15} {text}".rstrip())
 
 
-def _line(error):
+def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _report_mxnet(problems):
+def _report_mxnet(problems: List[InputError]) -> None:
     builds = [name for name in MXNET_BUILDS if runtime.installed(name)]
-    build = ", ".join("{} {}".format(name, runtime.installed(name)) for name in builds)
+    build = ", ".join(f"{name} {runtime.installed(name)}" for name in builds)
     try:
         runtime.import_mxnet()
     except runtime.MXNetImportError as error:
-        _row("mxnet", "{}; cannot be imported".format(build) if build else "not installed")
+        _row("mxnet", f"{build}; cannot be imported" if build else "not installed")
         problems.append(error)
         return
     import mxnet as mx
@@ -76,8 +78,7 @@ def _report_mxnet(problems):
     enabled = [label for feature, label in (
         ("CUDA", "CUDA"), ("CUDNN", "cuDNN"), ("MKLDNN", "oneDNN"), ("DIST_KVSTORE", "distributed"))
         if features.is_enabled(feature)]
-    _row("mxnet", "{} ({}) with {}".format(mx.__version__, build or "not from pip",
-                                           ", ".join(enabled)))
+    _row("mxnet", f"{mx.__version__} ({build or 'not from pip'}) with {', '.join(enabled)}")
     _row("weight rows", "by the compiled kernel" if operators.COMPILED else
          "by MXNet: there was no C compiler at installation, so step 3's head is slower")
     if len(builds) > 1:
@@ -86,7 +87,7 @@ def _report_mxnet(problems):
             "uninstall mxnet mxnet-cu112`, then install one of the extras [cpu] and [cu112]."))
 
 
-def _report_gpus():
+def _report_gpus() -> None:
     version = runtime.driver_version()
     if version is not None:
         verdict = ""
@@ -109,24 +110,24 @@ def _report_gpus():
                 verdict += "; multiplies float32 in TF32 unless NVIDIA_TF32_OVERRIDE=0"
         else:
             verdict = "this MXNet has no code for it and cannot run on it"
-        _row("GPU {}".format(number), "{}, compute capability {}.{}: {}".format(
-            name, *capability, verdict))
+        _row(f"GPU {number}",
+             f"{name}, compute capability {'.'.join(map(str, capability))}: {verdict}")
     if not gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        _row("GPUs", "none visible ({}; CUDA_VISIBLE_DEVICES is {})".format(
-            "the NVIDIA driver is there" if runtime.driver_loads()
-            else "no NVIDIA driver: {} is absent".format(runtime.DRIVER),
-            "unset" if visible is None else "'{}'".format(visible)))
+        driver = ("the NVIDIA driver is there" if runtime.driver_loads()
+                  else f"no NVIDIA driver: {runtime.DRIVER} is absent")
+        value = "unset" if visible is None else f"'{visible}'"
+        _row("GPUs", f"none visible ({driver}; CUDA_VISIBLE_DEVICES is {value})")
 
 
-def _report_cuda_libraries():
+def _report_cuda_libraries() -> None:
     pip = runtime.find_cuda_libraries()
     places = []
     for _, name in runtime.CUDA_LIBRARIES:
         if name in pip:
-            places.append((name, "{} (pip)".format(pip[name])))
+            places.append((name, f"{pip[name]} (pip)"))
         elif _system_path(name):
-            places.append((name, "{} (system)".format(_system_path(name))))
+            places.append((name, f"{_system_path(name)} (system)"))
         else:
             places.append((name, "missing"))
     if not runtime.installed(runtime.CUDA_BUILD) and all(text == "missing" for _, text in places):
@@ -134,10 +135,10 @@ def _report_cuda_libraries():
         return
     _row("CUDA libraries", "")
     for name, text in places:
-        print("  {:<25} {}".format(name, text))
+        print(f"  {name:<25} {text}")
 
 
-def _system_path(name):
+def _system_path(name: str) -> Optional[str]:
     """Where the system's loader finds the library, None when it does not."""
     try:
         ctypes.CDLL(name)
@@ -147,7 +148,7 @@ def _system_path(name):
         return None
 
 
-def _report_computing(problems):
+def _report_computing(problems: List[InputError]) -> None:
     """Run the small network on each GPU, or on the CPU where there is none, beside the CPU."""
     import mxnet as mx
 
@@ -157,14 +158,15 @@ def _report_computing(problems):
         try:
             found = device_check.small_network(device)
         except mx.MXNetError as error:
-            problems.append(InputError("MXNet cannot compute on {} ({}); train with --devices cpu."
-                                       .format(device, str(error).strip().splitlines()[-1])))
+            problems.append(InputError(f"MXNet cannot compute on {device} "
+                                       f"({str(error).strip().splitlines()[-1]}); train with "
+                                       "--devices cpu."))
             continue
         if found.good:
-            _row(str(device), "a small network agrees with the CPU: {:.1g} (allowed {:.0e})".format(
-                found.error, found.allowed))
+            _row(str(device), f"a small network agrees with the CPU: {found.error:.1g} (allowed "
+                              f"{found.allowed:.0e})")
         else:
             problems.append(InputError(
-                "MXNet computes wrong results on {} ({} differs from the CPU's by {:.1g} of its "
-                "largest value, allowed is {:.0e}); train on another device (--devices).".format(
-                    device, found.name, found.error, found.allowed)))
+                f"MXNet computes wrong results on {device} ({found.name} differs from the CPU's by "
+                f"{found.error:.1g} of its largest value, allowed is {found.allowed:.0e}); train "
+                "on another device (--devices)."))

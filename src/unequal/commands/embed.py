@@ -1,5 +1,9 @@
 """``unequal embed``: features of pictures, of folders of pictures and of record sets."""
+import argparse
 import os
+from typing import Any, Iterator, List, Sequence, Tuple, Union
+
+import numpy as np
 
 from unequal.commands import arguments
 from unequal.data.pictures import find_pictures
@@ -11,7 +15,7 @@ from unequal.system import progress, runtime
 from unequal.system.text import say
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``unequal embed``."""
     parser.description = (
         "L2-normalised features of pictures. Pictures of another size than the network's are "
@@ -28,7 +32,7 @@ def configure(parser):
     arguments.add_inference(parser)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     """``unequal embed``: write features and names, say what was written.
 
     Raises
@@ -39,8 +43,10 @@ def run(options):
     features.writer(options.out)
     sets = [path for path in options.images if os.path.exists(os.path.join(path, "train.rec"))]
     if sets and len(options.images) > 1:
-        raise InputError("{}: is a record set; give it alone, as its pictures must not be mixed "
-                         "with others.".format(sets[0]))
+        raise InputError(f"{sets[0]}: is a record set; give it alone, as its pictures must not be "
+                         "mixed with others.")
+    pictures: Union[RecordSet, List[str]]
+    keys: Any  # a sequence of them, cut into batches
     if sets:
         pictures = RecordSet(sets[0])
         keys = pictures.image_keys
@@ -50,12 +56,12 @@ def run(options):
         options.model, options.image_size,
         runtime.devices(options.devices or None), options.batch_size, flip=not options.no_flip)
 
-    def batches(bar):
+    def batches(bar: progress.Bar) -> Iterator[Tuple[Sequence[str], np.ndarray]]:
         start = 0
         for labels, some in embedder.features(embedder.source(pictures)):
             names = keys[start:start + len(some)]
             if sets:  # the identity is the folder, as in a folder of pictures
-                names = ["{:.0f}/{}".format(label, key) for label, key in zip(labels, names)]
+                names = [f"{label:.0f}/{key}" for label, key in zip(labels, names)]
             yield names, some
             start += len(some)
             bar.update(len(some))
@@ -63,4 +69,4 @@ def run(options):
     shape = (len(keys), embedder.embedding_size)
     with progress.Bar(shape[0], "embedding", "images") as bar:
         features.write_features(options.out, shape, batches(bar))
-    say("{}: {} features of length {}".format(options.out, *shape))
+    say(f"{options.out}: {shape[0]} features of length {shape[1]}")

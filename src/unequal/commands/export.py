@@ -9,7 +9,7 @@ import argparse
 import ast
 import json
 import logging
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple
 
 import mxnet as mx
 import numpy as np
@@ -41,9 +41,9 @@ class _Graph:
 
     def __init__(self, helper: Any) -> None:
         self._make = helper.make_node
-        self.nodes = []
-        self.constants = {}  # name -> array, of those a node uses
-        self.producer = {}  # tensor -> node
+        self.nodes: List[Any] = []
+        self.constants: Dict[str, np.ndarray] = {}  # of those a node uses
+        self.producer: Dict[str, Any] = {}  # tensor -> node
 
     def node(self, op: Any, name: Any, inputs: Any, **attributes: Any) -> Any:
         """Add a node with one output, ``name``, which is returned."""
@@ -72,13 +72,15 @@ class _Graph:
 
 def _scalar(op: str, turned: bool = False) -> Callable:
     """``x op scalar``, or ``scalar op x`` when ``turned``."""
-    compute = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[op]
+    table: Dict[str, np.ufunc] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply,
+                                  "Div": np.divide}
+    compute = table[op]
 
     def convert(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
         scalar = np.float32(attrs["scalar"])
         if isinstance(inputs[0], Constant):
-            operands = (scalar, inputs[0].array) if turned else (inputs[0].array, scalar)
-            return Constant(name, compute(*operands))
+            numbers = (scalar, inputs[0].array) if turned else (inputs[0].array, scalar)
+            return Constant(name, compute(*numbers))
         operands = [inputs[0], Constant(name + "_scalar", np.array(scalar))]
         return graph.node(op, name, operands[::-1] if turned else operands)
     return convert
@@ -90,7 +92,7 @@ def _identity(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
 
 def _reshape(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
     if not isinstance(inputs[0], Constant):
-        raise InputError("Layer {}: only parameters can be reshaped.".format(name))
+        raise InputError(f"Layer {name}: only parameters can be reshaped.")
     return Constant(name, inputs[0].array.reshape(_tuple(attrs["shape"])))
 
 
@@ -204,8 +206,7 @@ def _elementwise_prelu(graph: Any, inputs: Any) -> Any:
 
 def _known(table: Any, key: Any, name: Any) -> Any:
     if key not in table:
-        raise InputError("Layer {}: {} cannot be exported; known are {}.".format(
-            name, key, ", ".join(table)))
+        raise InputError(f"Layer {name}: {key} cannot be exported; known are {', '.join(table)}.")
     return table[key]
 
 
@@ -255,7 +256,7 @@ def _fill(graph: Any, symbol: Any, parameters: Any) -> Any:
         name, op = node["name"], node["op"]
         if op == "null":
             if name != DATA_NAME and name not in parameters:
-                raise InputError("The checkpoint lacks the parameter {}.".format(name))
+                raise InputError(f"The checkpoint lacks the parameter {name}.")
             values.append(name if name == DATA_NAME else Constant(name, parameters[name]))
             continue
         inputs = [values[index] for index, *_ in node["inputs"]]
@@ -317,8 +318,8 @@ def to_onnx(symbol: Any, arg_params: Any, aux_params: Any, image_size: Any = Non
     graph.prune(OUTPUT)
     for name, array in graph.constants.items():
         if not np.isfinite(array).all():
-            raise InputError("The parameter {} holds nan or infinity; give a checkpoint from "
-                             "before the training diverged.".format(name))
+            raise InputError(f"The parameter {name} holds nan or infinity; give a checkpoint from "
+                             "before the training diverged.")
     shape = (1, 3) + tuple(image_size)
     _, ((_, size),), _ = embedding.infer_shape(**{DATA_NAME: shape})
     offset, scale = _normalisation(graph)
@@ -334,11 +335,11 @@ def to_onnx(symbol: Any, arg_params: Any, aux_params: Any, image_size: Any = Non
         opset_imports=[onnx.helper.make_opsetid("", OPSET)])
     onnx.helper.set_model_props(model, {
         "embedding_size": str(size),
-        "input_size": "{}x{}".format(*image_size),
+        "input_size": "x".join(map(str, image_size)),
         "layout": "NCHW",
         "channel_order": "RGB",
         "pixel_range": "0-255",
-        "input_normalisation": "in the model: (x - {:g}) * {:g}".format(offset, scale),
+        "input_normalisation": f"in the model: (x - {offset:g}) * {scale:g}",
     })
     onnx.checker.check_model(model)
     return model
@@ -368,11 +369,10 @@ def run(options: argparse.Namespace) -> None:
         model = to_onnx(symbol, arg_params, aux_params, options.image_size)
     except (LookupError, ValueError, TypeError, OverflowError, mx.base.MXNetError,
             onnx.checker.ValidationError) as error:
-        raise InputError("--model {}: its network is put together in a way that has no "
-                         "translation to ONNX here ({}: {}).".format(
-                             options.model, type(error).__name__,
-                             " ".join(str(error).split())[:200])) from error
+        raise InputError(f"--model {options.model}: its network is put together in a way that has "
+                         f"no translation to ONNX here ({type(error).__name__}: "
+                         f"{' '.join(str(error).split())[:200]}).") from error
     with replacing(options.onnx, binary=True) as file:
         file.write(model.SerializeToString())
-    say("{}: {}".format(options.onnx, ", ".join(
-        "{} {}".format(entry.key, entry.value) for entry in model.metadata_props)))
+    facts = ", ".join(f"{entry.key} {entry.value}" for entry in model.metadata_props)
+    say(f"{options.onnx}: {facts}")

@@ -50,8 +50,9 @@ def without_noise(opened: Any, path: Any) -> Any:
 def joined(several: Any) -> Any:
     """Several Features as one."""
     if len({some.size for some in several}) > 1:
-        raise InputError("--distractors: {}; all must come from one model.".format(", ".join(
-            "{} has features of length {}".format(some.source, some.size) for some in several)))
+        lengths = ", ".join(f"{some.source} has features of length {some.size}"
+                            for some in several)
+        raise InputError(f"--distractors: {lengths}; all must come from one model.")
 
     def read(count: Any) -> Iterator[Any]:
         for some in several:
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
         When features cannot be read or do not belong together.
     """
     if options.max_rank < 1:
-        raise InputError("--max-rank {}: must be 1 or more.".format(options.max_rank))
+        raise InputError(f"--max-rank {options.max_rank}: must be 1 or more.")
     if options.plot:
         tables.check_plot(options.plot)
     probes, people = _pictures(options.probes, options.probe_noise)
@@ -83,8 +84,8 @@ def run(options: argparse.Namespace) -> None:
     if options.gallery:
         gallery, gallery_people = _pictures(options.gallery, options.probe_noise)
         if gallery.shape[1] != probes.shape[1]:
-            raise InputError("--gallery: features have length {} but the probes' {}; all must come "
-                             "from one model.".format(gallery.shape[1], probes.shape[1]))
+            raise InputError(f"--gallery: features have length {gallery.shape[1]} but the probes' "
+                             f"{probes.shape[1]}; all must come from one model.")
     distractors = without_noise(
         joined([features.open_features(path) for path in options.distractors]),
         options.distractor_noise)
@@ -100,8 +101,8 @@ def run(options: argparse.Namespace) -> None:
                   for name in rates],
         [[str(numbers[name]) for name in counts]
          + [tables.percent(numbers[name]) for name in rates]]).split("\n"))
-    say("smallest FAR these {} impostor pairs can show {:.1e}".format(
-        numbers["impostors"], numbers["min_far"]))
+    say(f"smallest FAR these {numbers['impostors']} impostor pairs can show "
+        f"{numbers['min_far']:.1e}")
     curve = identification.cmc(result)
     if options.json:
         tables.write_json(options.json, dict(numbers, cmc=curve.tolist()))

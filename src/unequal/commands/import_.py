@@ -14,7 +14,18 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import (
+    AbstractSet,
+    Any,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import numpy as np
 
@@ -65,7 +76,7 @@ def opened(path: str, pattern: "re.Pattern[str]", what: str) -> Iterator[Source]
     """
     with contextlib.ExitStack() as stack:
         if os.path.isdir(path):
-            found = {}
+            found: Dict[str, Dict[str, List[str]]] = {}
             for folder, _, names in os.walk(path):
                 for name in names:
                     match = pattern.match(os.path.join(folder, name).replace(os.sep, "/"))
@@ -74,15 +85,15 @@ def opened(path: str, pattern: "re.Pattern[str]", what: str) -> Iterator[Source]
                         found.setdefault(root, {}).setdefault(match["who"], []).append(
                             match["inner"])
             if len(found) > 1:
-                raise InputError("{}: holds several sets of pictures ({}); name one.".format(
-                    path, ", ".join(sorted(found)[:3])))
+                raise InputError(f"{path}: holds several sets of pictures "
+                                 f"({', '.join(sorted(found)[:3])}); name one.")
             root, people = found.popitem() if found else (path, {})
         else:
             root = stack.enter_context(tempfile.TemporaryDirectory(prefix="unequal-"))
             people = _unpack(path, pattern, root)
         if not people:
-            raise InputError("{}: holds no picture called like {}; give the folder or the .tar as "
-                             "it was published.".format(path, what))
+            raise InputError(f"{path}: holds no picture called like {what}; give the folder or the "
+                             ".tar as it was published.")
         yield Source(root, {who: sorted(people[who]) for who in sorted(people)})
 
 
@@ -113,7 +124,8 @@ def _unpack(path: str, pattern: "re.Pattern[str]", root: str) -> Dict[str, List[
         try:
             with tarfile.open(fileobj=packed, tarinfo=_Member) as archive:
                 for member in archive:
-                    archive.members.clear()  # else one of each entry stays in memory
+                    # Else one of each entry stays in memory.
+                    archive.members.clear()  # type: ignore[attr-defined]
                     match = pattern.match(member.name)
                     if not match or not member.isfile() or member.issparse() \
                             or os.pardir in match["inner"].split("/"):
@@ -125,18 +137,20 @@ def _unpack(path: str, pattern: "re.Pattern[str]", root: str) -> Dict[str, List[
                                          "size; unpack it and give the folder.")
                     target = os.path.join(root, match["inner"])
                     os.makedirs(os.path.dirname(target), exist_ok=True)
+                    content = archive.extractfile(member)
+                    assert content is not None  # of a plain file
                     with open(target, "wb") as file:
-                        shutil.copyfileobj(archive.extractfile(member), file)
+                        shutil.copyfileobj(content, file)
                     people.setdefault(match["who"], []).append(match["inner"])
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError,
                 OverflowError) as error:
-            raise InputError("{}: not a whole .tar archive ({}); copy it again.".format(
-                path, error)) from None
+            raise InputError(f"{path}: not a whole .tar archive ({error}); copy it "
+                             "again.") from None
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
-            raise InputError("{}: not a whole .tar archive ({}); copy it again.".format(
-                path, error.strerror or error)) from None
+            raise InputError(f"{path}: not a whole .tar archive ({error.strerror or error}); copy "
+                             "it again.") from None
     return people
 
 
@@ -161,7 +175,7 @@ def left_out(path: Optional[str]) -> Set[str]:
 
 
 def choose(source: Source, minimum: int = 1, maximum: int = 0,
-           without: Sequence[str] = ()) -> List[str]:
+           without: AbstractSet[str] = frozenset()) -> List[str]:
     """People with so many pictures (``maximum`` 0: any number) who are not in ``without``."""
     return [who for who, paths in source.people.items()
             if minimum <= len(paths) and (not maximum or len(paths) <= maximum)
@@ -185,8 +199,8 @@ def protocol_folder(path: str, given: Optional[str], file: str) -> Optional[str]
 
 def _check_found(options: argparse.Namespace, found: bool) -> None:
     if options.protocol and not found:
-        raise InputError("--protocol {}: holds none of the published lists of {}; give the folder "
-                         "they are in.".format(options.protocol, options.set))
+        raise InputError(f"--protocol {options.protocol}: holds none of the published lists of "
+                         f"{options.set}; give the folder they are in.")
 
 
 def cfp_pairs(folder: str, kind: str, splits: Sequence[int]) -> List[Tuple[str, str, bool]]:
@@ -202,31 +216,30 @@ def cfp_pairs(folder: str, kind: str, splits: Sequence[int]) -> List[Tuple[str, 
     splits : sequence of int
         1 to 10.
     """
-    rows = {}
+    rows: Dict[str, Dict[int, str]] = {}
     for side in "FP":
-        path = os.path.join(folder, "Pair_list_{}.txt".format(side))
+        path = os.path.join(folder, f"Pair_list_{side}.txt")
         rows[side] = {}
         with open_input(path, MAX_TABLE, encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(filter(str.strip, bounded_lines(file, path)), 1):
                 match = _CFP_ROW.match(line.strip())
                 if not match:
-                    raise InputError("{}, line {}: expected `number .../001/frontal/01.jpg`; copy "
-                                     "the file again.".format(path, number))
+                    raise InputError(f"{path}, line {number}: expected `number "
+                                     ".../001/frontal/01.jpg`; copy the file again.")
                 rows[side][int(match[1])] = match[2]
     inner = "Split" if os.path.isdir(os.path.join(folder, "Split")) else ""
     pairs = []
     for number in splits:
         for answer in ("same", "diff"):
-            path = os.path.join(folder, inner, kind, "{:02d}".format(number), answer + ".txt")
+            path = os.path.join(folder, inner, kind, f"{number:02d}", answer + ".txt")
             with open_input(path, MAX_TABLE, encoding="ascii", errors="replace") as file:
                 for place, line in enumerate(filter(str.strip, bounded_lines(file, path)), 1):
                     try:
                         first, second = (int(field) for field in line.split(","))
                         pairs.append((rows["F"][first], rows[kind[1]][second], answer == "same"))
                     except (ValueError, KeyError):
-                        raise InputError("{}, line {}: expected two rows of the lists of pictures, "
-                                         "such as 4,7; copy the file again.".format(
-                                             path, place)) from None
+                        raise InputError(f"{path}, line {place}: expected two rows of the lists of "
+                                         "pictures, such as 4,7; copy the file again.") from None
     return pairs
 
 
@@ -234,7 +247,7 @@ def _span(text: str) -> Tuple[int, int]:
     """``1-150`` or ``4`` from the command line."""
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     if not match or not 1 <= int(match[1]) <= int(match[2] or match[1]):
-        raise argparse.ArgumentTypeError("{!r} is not a range such as 1-150".format(text))
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range such as 1-150")
     return int(match[1]), int(match[2] or match[1])
 
 
@@ -243,15 +256,14 @@ def _lfw(options: argparse.Namespace, settings: Settings) -> None:
         without = left_out(options.without)
         unknown = sorted(without - set(source.people))
         if unknown:
-            raise InputError("{}: {} people are not in the set, {} first; give LFW's folder names "
-                             "in the last column.".format(options.without, len(unknown),
-                                                          unknown[0]))
+            raise InputError(f"{options.without}: {len(unknown)} people are not in the set, "
+                             f"{unknown[0]} first; give LFW's folder names in the last column.")
         folders = {name: protocol_folder(options.source, options.protocol, file)
                    for name, file in _LFW_LISTS.items()}
         _check_found(options, any(folders.values()))
         chosen = choose(source, options.min_images, options.max_images, without)
         count = write_people(source, options.directory, settings, options.processes, chosen)
-        say("{}: {} images of {} people".format(options.directory, *count))
+        say(f"{options.directory}: {count[0]} images of {count[1]} people")
         for name, file in _LFW_LISTS.items():
             folder = folders[name]
             if folder is None:
@@ -263,7 +275,7 @@ def _lfw(options: argparse.Namespace, settings: Settings) -> None:
             same = write_pairs(
                 pairs, path, source.root, out, settings._replace(root=source.root),
                 options.processes, keep_order=name == "lfw")[1]
-            say("{}: {} pairs, {} same".format(out, len(pairs), same))
+            say(f"{out}: {len(pairs)} pairs, {same} same")
 
 
 def _cfp(options: argparse.Namespace, settings: Settings) -> None:
@@ -274,10 +286,10 @@ def _cfp(options: argparse.Namespace, settings: Settings) -> None:
         chosen = [who for who in choose(source, options.min_images, options.max_images)
                   if low <= int(who) <= high]
         if not chosen:
-            raise InputError("--people {}-{}: nobody of them is in {}; it has {} to {}.".format(
-                low, high, options.source, min(source.people), max(source.people)))
+            raise InputError(f"--people {low}-{high}: nobody of them is in {options.source}; it "
+                             f"has {min(source.people)} to {max(source.people)}.")
         count = write_people(source, options.directory, settings, options.processes, chosen)
-        say("{}: {} images of {} people".format(options.directory, *count))
+        say(f"{options.directory}: {count[0]} images of {count[1]} people")
         if folder is None:
             logger.warning("Pair_list_F.txt: not found, so no .bin; --protocol names its folder")
             return
@@ -286,25 +298,24 @@ def _cfp(options: argparse.Namespace, settings: Settings) -> None:
         low, high = options.splits or (1, _CFP_SPLITS)
         splits = [number for number in there if low <= number <= high]
         if not splits:
-            raise InputError("--splits {}-{}: {} has {}.".format(low, high, folder,
-                                                                 there or "none"))
+            raise InputError(f"--splits {low}-{high}: {folder} has {there or 'none'}.")
         files = {os.path.splitext(path)[0]: path
                  for paths in source.people.values() for path in paths}
         for kind in ("FF", "FP"):
             pairs = [(files.get(first, first + ".jpg"), files.get(second, second + ".jpg"), same)
                      for first, second, same in cfp_pairs(folder, kind, splits)]
-            out = os.path.join(options.directory, "cfp_{}.bin".format(kind.lower()))
+            out = os.path.join(options.directory, f"cfp_{kind.lower()}.bin")
             same = write_pairs(
                 pairs, os.path.join(folder, kind), source.root, out,
                 settings._replace(root=source.root), options.processes,
                 keep_order=len(splits) == _CFP_SPLITS)[1]
-            say("{}: {} pairs, {} same, splits {}{}".format(
-                out, len(pairs), same, ", ".join(map(str, splits)),
-                " (the published folds)" if len(splits) == _CFP_SPLITS else ""))
+            folds = " (the published folds)" if len(splits) == _CFP_SPLITS else ""
+            say(f"{out}: {len(pairs)} pairs, {same} same, splits "
+                f"{', '.join(map(str, splits))}{folds}")
 
 
 def _cfp_split_is_there(folder: str, number: int) -> bool:
-    return any(os.path.isfile(os.path.join(folder, inner, "FF", "{:02d}".format(number),
+    return any(os.path.isfile(os.path.join(folder, inner, "FF", f"{number:02d}",
                                            "same.txt")) for inner in ("Split", ""))
 
 
@@ -321,8 +332,8 @@ def check_pack(directory: str) -> List[str]:
     """
     for name in ("train.rec", "train.idx", "property"):
         if not os.path.isfile(os.path.join(directory, name)):
-            raise InputError("{}: {} is missing; give the unpacked folder of an InsightFace pack."
-                             .format(directory, name))
+            raise InputError(f"{directory}: {name} is missing; give the unpacked folder of an "
+                             "InsightFace pack.")
     with RecordSet(directory) as records:
         _, ends = copying.keys_by_identity(records)
         counts = np.diff(ends, prepend=0)
@@ -330,28 +341,29 @@ def check_pack(directory: str) -> List[str]:
         places = np.unique(np.linspace(0, len(keys) - 1, _LOOKED_AT).astype(np.int64))
         for key in keys[places]:
             _, data = records.image(key)
-            images.decode(data, "{}: record {}".format(records.path, key), *records.image_size)
+            images.decode(data, f"{records.path}: record {key}", *records.image_size)
         if len(counts) > records.num_classes:
-            raise InputError("{}: {} identities, but property has {} classes; correct it.".format(
-                directory, len(counts), records.num_classes))
-        facts = ["{:,} images of {:,} identities ({:,} classes in property), {}x{}".format(
-            len(records), len(counts), records.num_classes, *records.image_size),
-            "images per identity: {} to {}, mean {:.1f}; fewer than 10: {:,} identities".format(
-                counts.min(), counts.max(), counts.mean(), int((counts < 10).sum()))]
+            raise InputError(f"{directory}: {len(counts)} identities, but property has "
+                             f"{records.num_classes} classes; correct it.")
+        facts = [
+            f"{len(records):,} images of {len(counts):,} identities ({records.num_classes:,} "
+            f"classes in property), {'x'.join(map(str, records.image_size))}",
+            f"images per identity: {counts.min()} to {counts.max()}, mean {counts.mean():.1f}; "
+            f"fewer than 10: {int((counts < 10).sum()):,} identities"]
         path = os.path.join(directory, "train.lst")
         if os.path.isfile(path):
             with open_input(path, MAX_TABLE) as lines:
                 listed = sum(1 for _ in lines)
-            facts.append("train.lst: {:,} lines{}".format(
-                listed, "" if listed == len(records) else ", not one an image: left out"))
+            verdict = "" if listed == len(records) else ", not one an image: left out"
+            facts.append(f"train.lst: {listed:,} lines{verdict}")
     return facts
 
 
 def _pack(options: argparse.Namespace, _: Settings) -> None:
     source, directory = options.source, options.directory
     if not os.path.isdir(source):
-        raise InputError("{}: no such folder; give the unpacked folder of an InsightFace pack."
-                         .format(source))
+        raise InputError(f"{source}: no such folder; give the unpacked folder of an InsightFace "
+                         "pack.")
     for fact in check_pack(source):
         say(fact)
     sets = {}
@@ -359,13 +371,13 @@ def _pack(options: argparse.Namespace, _: Settings) -> None:
         if name.endswith(".bin"):
             pictures, issame = load_bin(os.path.join(source, name))
             height, width = images.decode(
-                pictures[0], "{}, picture 0".format(os.path.join(source, name))).shape[:2]
-            sets[name] = "{}: {:,} pairs, {:,} same, {}x{}".format(
-                name, len(issame), int(issame.sum()), height, width)
+                pictures[0], f"{os.path.join(source, name)}, picture 0").shape[:2]
+            sets[name] = (f"{name}: {len(issame):,} pairs, {int(issame.sum()):,} same, "
+                          f"{height}x{width}")
     head, tail = (os.path.join(directory, side) for side in ("head", "tail"))
     sides = copying.split(source, head, tail, options.head_min_images)
     for target, (count, identities) in zip((head, tail), sides):
-        say("{}: {:,} images of {:,} identities".format(target, count, identities))
+        say(f"{target}: {count:,} images of {identities:,} identities")
     for name, fact in sets.items():
         with replacing_path(os.path.join(directory, "eval_dataset", name)) as temporary:
             shutil.copyfile(os.path.join(source, name), temporary)
@@ -407,6 +419,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """``unequal import``."""
     if not os.path.exists(options.source):
-        raise InputError("{}: no such folder or archive.".format(options.source))
+        raise InputError(f"{options.source}: no such folder or archive.")
     copying.check_different(options.source, options.directory)
     SETS[options.set](options, Settings(options.directory, options.size, options.quality))

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import os
 import shutil
-from typing import Any, NamedTuple
+from typing import Any, Dict, NamedTuple, Tuple
 
 import numpy as np
 
@@ -41,11 +41,11 @@ def _look(records: Any, key: Any, complaints: Any) -> Any:
     except InputError as error:
         return Look(-1, 0, 0, str(error))
     digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-    source = "{}: record {}".format(records.path, key)
+    source = f"{records.path}: record {key}"
     try:
         images.decode(data, source, *records.image_size)
         said = complaints.take()
-        fault = "{}: damaged picture, the decoder says: {}".format(source, said) if said else ""
+        fault = f"{source}: damaged picture, the decoder says: {said}" if said else ""
     except InputError as error:
         complaints.take()
         fault = str(error)
@@ -116,8 +116,8 @@ def inspect(directory: Any, processes: int = 1) -> Any:
 def _missing_keys(records: Any) -> Any:
     keys = records.image_keys
     gaps = np.flatnonzero(np.diff(keys) != 1)
-    return ["{}: no record between keys {} and {}, where every key should be an image; pack the "
-            "set again.".format(records.path, keys[gap], keys[gap + 1]) for gap in gaps]
+    return [f"{records.path}: no record between keys {keys[gap]} and {keys[gap + 1]}, where every "
+            "key should be an image; pack the set again." for gap in gaps]
 
 
 def _identity_faults(records: Any, labels: Any) -> Any:
@@ -129,46 +129,47 @@ def _identity_faults(records: Any, labels: Any) -> Any:
         return []
     faults = []
     owner = np.full(len(labels), -1, np.int64)
-    first_owner = {}
+    first_owner: Dict[int, int] = {}
     spans = np.searchsorted(records.image_keys, ranges)
     for row, (begin, end) in enumerate(spans):
-        name = "{}: identity record {}".format(records.path, records.identity_keys[row])
+        name = f"{records.path}: identity record {records.identity_keys[row]}"
         if (owner[begin:end] >= 0).any():
-            faults.append("{} claims images that identity record {} has too.".format(
-                name, records.identity_keys[owner[begin:end].max()]))
+            faults.append(f"{name} claims images that identity record "
+                          f"{records.identity_keys[owner[begin:end].max()]} has too.")
         owner[begin:end] = row
         found = np.unique(labels[begin:end])
         found = found[found >= 0]
         if len(found) > 1:
-            faults.append("{} holds images of the classes {}{}.".format(
-                name, ", ".join(map(str, found[:5])), ", ..." if len(found) > 5 else ""))
+            faults.append(f"{name} holds images of the classes "
+                          f"{', '.join(map(str, found[:5]))}{', ...' if len(found) > 5 else ''}.")
         elif len(found) and first_owner.setdefault(int(found[0]), row) != row:
-            faults.append("{} is of class {}, as identity record {} is.".format(
-                name, found[0], records.identity_keys[first_owner[int(found[0])]]))
+            faults.append(f"{name} is of class {found[0]}, as identity record "
+                          f"{records.identity_keys[first_owner[int(found[0])]]} is.")
     alone = np.flatnonzero(owner < 0)
     if len(alone):
-        faults.append("{}: {} images belong to no identity record, the first is record {}.".format(
-            records.path, len(alone), records.image_keys[alone[0]]))
+        faults.append(f"{records.path}: {len(alone)} images belong to no identity record, the "
+                      f"first is record {records.image_keys[alone[0]]}.")
     return faults
 
 
 def _facts(records: Any, classes: Any, counts: Any, size: Any) -> Any:
     kind = "with identity records" if len(records.identity_keys) else "plain, no identity records"
-    facts = ["{:,} images of {:,} identities, {}x{} pixels, {}".format(
-        len(records), len(classes), *records.image_size, kind),
-        "{:,} bytes a picture on average".format(size // max(1, len(records)))]
+    facts = [
+        f"{len(records):,} images of {len(classes):,} identities, "
+        f"{'x'.join(map(str, records.image_size))} pixels, {kind}",
+        f"{size // max(1, len(records)):,} bytes a picture on average"]
     if not len(classes):
         return facts
-    facts.append("images per identity: {} to {}, mean {:.1f}, median {:g}".format(
-        counts.min(), counts.max(), counts.mean(), np.median(counts)))
+    facts.append(f"images per identity: {counts.min()} to {counts.max()}, mean "
+                 f"{counts.mean():.1f}, median {np.median(counts):g}")
     missing = records.num_classes - len(classes)
     if missing:
-        facts.append("{:,} of {:,} classes have no image (right in a denoised set)".format(
-            missing, records.num_classes))
+        facts.append(f"{missing:,} of {records.num_classes:,} classes have no image (right in a "
+                     "denoised set)")
     few = int((counts < _MINER_IMAGES).sum())
     if few:
-        facts.append("{:,} identities have fewer than {} images, what the tail miner takes of "
-                     "each".format(few, _MINER_IMAGES))
+        facts.append(f"{few:,} identities have fewer than {_MINER_IMAGES} images, what the tail "
+                     "miner takes of each")
     return facts
 
 
@@ -180,9 +181,9 @@ def _duplicates(keys: Any, labels: Any, digests: Any) -> Any:
     pairs = np.flatnonzero(same)
     across = labels[order[pairs]] != labels[order[pairs + 1]]
     first = pairs[np.argmax(across)]
-    return ["{:,} images repeat the content of another, {:,} of them under another identity (such "
-            "as records {} and {})".format(len(pairs), int(across.sum()), keys[order[first]],
-                                           keys[order[first + 1]])]
+    return [f"{len(pairs):,} images repeat the content of another, {int(across.sum()):,} of them "
+            f"under another identity (such as records {keys[order[first]]} and "
+            f"{keys[order[first + 1]]})"]
 
 
 def distribution(counts: Any) -> Any:
@@ -191,7 +192,7 @@ def distribution(counts: Any) -> Any:
     while edges[-1] <= counts.max():
         edges.append(edges[-1] * 2)
     found = np.histogram(counts, edges)[0]
-    names = [str(low) if high == low + 1 else "{}-{}".format(low, high - 1)
+    names = [str(low) if high == low + 1 else f"{low}-{high - 1}"
              for low, high in zip(edges, edges[1:])]
     # the last class of numpy's histogram includes its upper edge, which no count reaches
     return list(zip(names, found.tolist()))
@@ -200,11 +201,10 @@ def distribution(counts: Any) -> Any:
 def draw(rows: Any, width: Any) -> Any:
     """Bars of text, ``width`` characters at most."""
     widest = max(len(name) for name, _ in rows)
-    figures = max(len("{:,}".format(count)) for _, count in rows)
+    figures = max(len(f"{count:,}") for _, count in rows)
     room = max(10, width - widest - figures - 4)
     top = max(count for _, count in rows)
-    return ["{:>{}} {:>{},} {}".format(name, widest, count, figures,
-                                       "#" * int(np.ceil(room * count / top)))
+    return [f"{name:>{widest}} {count:>{figures},} {'#' * int(np.ceil(room * count / top))}"
             for name, count in rows]
 
 
@@ -235,7 +235,7 @@ def plot(counts: Any, directory: Any, path: Any) -> None:
              title=_drawn(os.path.basename(os.path.abspath(directory)), font_manager))
     kind = os.path.splitext(path)[1].lstrip(".").lower()
     if kind not in figure.canvas.get_supported_filetypes():
-        raise InputError("--plot {}: name a picture file, such as images.png.".format(path))
+        raise InputError(f"--plot {path}: name a picture file, such as images.png.")
     with replacing(path, binary=True) as file:
         figure.savefig(file, format=kind, bbox_inches="tight")
 
@@ -244,34 +244,33 @@ def inspect_bin(path: Any) -> Any:
     """Look at a verification set: a :class:`Report` with ``counts`` empty."""
     pictures, issame = load_bin(path)
     faults, sizes, pixels = [], set(), 0
-    distinct = {}  # a picture that is in several pairs is looked at once
+    # A picture that is in several pairs is looked at once.
+    distinct: Dict[int, Tuple[int, Any]] = {}
     for place, data in enumerate(pictures):
         distinct.setdefault(id(data), (place, data))
     most = _FREE_PIXELS + _PIXELS_A_BYTE * sum(memoryview(data).nbytes
                                                for _, data in distinct.values())
     with images.Complaints() as complaints:
         for place, data in track(distinct.values(), "pictures", len(distinct)):
-            source = "{}: picture {}".format(path, place)
+            source = f"{path}: picture {place}"
             try:
                 size = images.decode(data, source).shape[:2]
                 sizes.add(size)
                 pixels += size[0] * size[1]
                 said = complaints.take()
                 if said:
-                    faults.append("{}: damaged picture, the decoder says: {}".format(source, said))
+                    faults.append(f"{source}: damaged picture, the decoder says: {said}")
             except InputError as error:
                 complaints.take()
                 faults.append(str(error))
             if pixels > most:
-                raise InputError("{}: its pictures hold more than {:,} pixels, too many for their "
-                                 "bytes; give a set of faces.".format(path, most))
+                raise InputError(f"{path}: its pictures hold more than {most:,} pixels, too many "
+                                 "for their bytes; give a set of faces.")
     if len(sizes) > 1:
-        faults.append("{}: the pictures have {} different sizes; pack it again.".format(
-            path, len(sizes)))
+        faults.append(f"{path}: the pictures have {len(sizes)} different sizes; pack it again.")
     same = int(issame.sum())
-    facts = ["{:,} pairs, {:,} same and {:,} different".format(
-        len(issame), same, len(issame) - same)]
-    facts += ["{}x{} pixels".format(*sizes.pop())] if len(sizes) == 1 else []
+    facts = [f"{len(issame):,} pairs, {same:,} same and {len(issame) - same:,} different"]
+    facts += ["x".join(map(str, sizes.pop())) + " pixels"] if len(sizes) == 1 else []
     folds = [int(fold.sum()) for fold in np.array_split(issame, 10)]
     facts.append("same pairs in each of 10 folds: " + " ".join(map(str, folds)))
     return Report(facts, faults, np.zeros(0, np.int64))

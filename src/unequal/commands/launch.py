@@ -19,8 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--launcher", choices=("ssh", "mpi"), default="ssh",
                         help="what starts processes on the hosts; default: ssh")
     parser.add_argument("--address", help="of this machine, for the scheduler to listen on; "
-                                          "default: {}, with --hosts the one that reaches "
-                                          "them".format(job.LOOPBACK))
+                                          f"default: {job.LOOPBACK}, with --hosts the one that "
+                                          "reaches them")
     parser.add_argument("--hang-timeout", type=arguments.real(0), default=1800.0,
                         metavar="SECONDS",
                         help="end the job when a process makes no progress for so long (a batch, a "

@@ -1,5 +1,7 @@
 """``unequal noise``: the images of a record set that look mislabelled, and why."""
+import argparse
 import logging
+from typing import Any, Callable, Iterable, Tuple
 
 import numpy as np
 
@@ -16,8 +18,11 @@ from unequal.training import config, flags
 
 logger = logging.getLogger(__name__)
 
+# What is given the true kinds and says how good a list is: (kind, its numbers) each.
+Quality = Callable[[Any], Iterable[Tuple[str, Any]]]
 
-def configure(parser):
+
+def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``unequal noise``."""
     parser.description = (
         "Without --method and --threshold: finds wrong labels (flip), pictures of nobody in the "
@@ -47,7 +52,7 @@ def configure(parser):
     unused.add_argument("--fc7-wd-mult", type=arguments.real(), help="does nothing")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Write the list; print how many, and with ``--truth`` how good."""
     by_threshold = args.threshold is not None or args.method is not None
     if by_threshold:
@@ -69,19 +74,20 @@ def run(args):
                             "them.", "features", "pretrained")
     with RecordSet(args.directory) as records:
         listed, quality = (_below_threshold if by_threshold else _found)(args, records)
-    say("{}: {} of {} images listed".format(args.out, int(listed.sum()), len(listed)))
+    say(f"{args.out}: {int(listed.sum())} of {len(listed)} images listed")
     if not listed.any():
         logger.warning("%s: is empty; a set without what is on it is the set as it is",
                        args.out)
     if args.truth:
-        say("{:10s}{:>8s}{:>11s}{:>9s}{:>19s}".format(
-            "kind", "images", "precision", "recall", "average precision"))
+        say(f"{'kind':10s}{'images':>8s}{'precision':>11s}{'recall':>9s}"
+            f"{'average precision':>19s}")
         for kind, numbers in quality(noise_lists.read_truth(args.truth)):
-            say("{:10s}{count:8d}{precision:11.3f}{recall:9.3f}{average_precision:19.3f}".format(
-                kind, **numbers))
+            say(f"{kind:10s}{numbers['count']:8d}{numbers['precision']:11.3f}"
+                f"{numbers['recall']:9.3f}{numbers['average_precision']:19.3f}")
 
 
-def _below_threshold(args, records):
+def _below_threshold(args: argparse.Namespace,
+                     records: RecordSet) -> Tuple[np.ndarray, Quality]:
     for row in flags.rows(config.Config):
         if row.name in margins.Margin._fields:
             row.check(getattr(args, row.name))
@@ -93,7 +99,7 @@ def _below_threshold(args, records):
     return listed, lambda truth: noise_scan.quality(columns, listed, truth)
 
 
-def _found(args, records):
+def _found(args: argparse.Namespace, records: RecordSet) -> Tuple[np.ndarray, Quality]:
     labels, features, found = noise_scan.find(
         records, args.pretrained, args.features,
         devices=runtime.devices(args.devices or None), batch_size=args.batch_size)
@@ -102,7 +108,7 @@ def _found(args, records):
         noise_scan.write_probabilities(args.probabilities, records.image_keys, labels, features,
                                        found)
     kinds, counts = np.unique(found.kinds[found.kinds != ""], return_counts=True)
-    say("{}.csv: {}".format(args.out, ", ".join(
-        f"{count} {kind}" for kind, count in zip(kinds, counts)) or "nothing found"))
+    listed = ", ".join(f"{count} {kind}" for kind, count in zip(kinds, counts))
+    say(f"{args.out}.csv: {listed or 'nothing found'}")
     return found.kinds != "", lambda truth: noise_scan.quality_of_kinds(
         records.image_keys, found, truth)

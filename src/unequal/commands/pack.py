@@ -9,12 +9,12 @@ from unequal.data.detection import SMALLEST, Detector
 from unequal.errors import ArgumentError, InputError
 from unequal.system.text import say
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _LOOKED_AT = 500  # pictures: seven seconds of processor time
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Options of ``unequal pack``."""
     parser.add_argument("source", metavar="SRC",
                         help="a folder with one folder of pictures for each identity, or an "
@@ -47,20 +47,19 @@ def share(text: str) -> float:
     return value
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     """``unequal pack``."""
     source, directory = options.source, options.directory
     listed = os.path.isfile(source)
     if not listed and not os.path.isdir(source):
-        raise InputError("{}: no such folder or list; give a folder with one folder of pictures "
-                         "for each identity.".format(source))
+        raise InputError(f"{source}: no such folder or list; give a folder with one folder of "
+                         "pictures for each identity.")
     if options.root and not listed:
-        raise InputError("--root: only a list needs it, and {} is a folder; leave it out.".format(
-            source))
+        raise InputError(f"--root: only a list needs it, and {source} is a folder; leave it out.")
     inside = os.path.join(os.path.realpath(source), "")
     if not listed and os.path.join(os.path.realpath(directory), "").startswith(inside):
-        raise InputError("{}: lies inside {}, where it would become an identity; name a folder "
-                         "elsewhere.".format(directory, source))
+        raise InputError(f"{directory}: lies inside {source}, where it would become an identity; "
+                         "name a folder elsewhere.")
     root = os.path.abspath(options.root or (os.path.dirname(source) if listed else source))
     settings = convert.Settings(root, options.size, options.quality, options.margin)
     if options.verify and listed:
@@ -75,8 +74,8 @@ def run(options):
     if not listed and first_look.look_uncut(
             (os.path.join(root, picture.name) for picture in convert.sample(source, 50)),
             options.size):
-        log.warning("%s: most pictures look like photographs, not like faces cut to one size: "
-                    "`unequal align %s ALIGNED` finds and cuts them", source, source)
+        logger.warning("%s: most pictures look like photographs, not like faces cut to one size: "
+                       "`unequal align %s ALIGNED` finds and cuts them", source, source)
     if options.verify:
         pictures, pairs = convert.hold_out(list(convert.in_folders(source)), settings,
                                            options.verify)
@@ -87,16 +86,17 @@ def run(options):
             source, directory, settings, options.processes, options.plain)
     if pairs is not None:
         bin_path = os.path.join(directory, "verify.bin")
-        made = convert.write_pairs(pairs, source, root, bin_path, settings, options.processes)
-        say("{}: {} pairs, {} of the same person, of people who are not in the set".format(
-            bin_path, *made))
-    say("{}: {} images of {} identities, {}x{}; {} pictures skipped, {} kept with complaints{}"
-        .format(directory, count, identities, *options.size, skipped, complained,
-                " (problems.csv)" if skipped or complained else ""))
+        made, same = convert.write_pairs(pairs, source, root, bin_path, settings, options.processes)
+        say(f"{bin_path}: {made} pairs, {same} of the same person, of people who are not in the "
+            "set")
+    named = " (problems.csv)" if skipped or complained else ""
+    say(f"{directory}: {count} images of {identities} identities, "
+        f"{'x'.join(map(str, options.size))}; {skipped} pictures skipped, {complained} kept with "
+        f"complaints{named}")
     if options.check_faces != 0 and min(options.size) >= SMALLEST:
         try:
             first_look.say_faces(directory, options.check_faces or _LOOKED_AT, options.processes)
         except InputError as error:  # without the detector
             if options.check_faces:
                 raise
-            log.info("faces were not looked for: %s", error)
+            logger.info("faces were not looked for: %s", error)

@@ -1,4 +1,5 @@
 """``unequal pack-bin``: a verification set from a list of pairs (docs/data.md)."""
+import argparse
 import os
 
 from unequal.commands import arguments
@@ -7,7 +8,7 @@ from unequal.errors import InputError
 from unequal.system.text import say
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Options of ``unequal pack-bin``."""
     parser.add_argument("pairs", metavar="PAIRS",
                         help="LFW's pairs.txt, or lines `path path answer` (same or different)")
@@ -16,12 +17,11 @@ def configure(parser):
     arguments.add_picture_options(parser)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     """``unequal pack-bin``."""
     if not os.path.isdir(options.source):
-        raise InputError("{}: no such folder; give the one the pictures are in.".format(
-            options.source))
+        raise InputError(f"{options.source}: no such folder; give the one the pictures are in.")
     settings = convert.Settings(options.source, options.size, options.quality)
     count, same = convert.pack_pairs(
         options.pairs, options.source, options.out, settings, options.processes)
-    say("{}: {} pairs, {} same and {} different".format(options.out, count, same, count - same))
+    say(f"{options.out}: {count} pairs, {same} same and {count - same} different")

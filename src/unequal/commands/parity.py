@@ -6,12 +6,13 @@ network, ``net_r18`` or ``net_r18_se``, whose output need not be recorded) and
 ``grad_NAME`` before ``rescale_grad``). ``tests/golden/reference`` is one, recorded from the
 authors' own symbols.
 """
+import argparse
 import json
 import logging
 import os
 import zipfile
 import zlib
-from typing import Any, Dict, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -29,13 +30,16 @@ logger = logging.getLogger(__name__)
 
 NAME = "losses_and_networks"
 
+Case = Dict[str, Any]  # the settings of a recorded case
+Arrays = Dict[str, np.ndarray]
 
-def recorded_margin(case):
+
+def recorded_margin(case: Case) -> margins.Margin:
     """The Margin of a recorded case."""
     return margins.Margin(**{name: case[name] for name in margins.Margin._fields if name in case})
 
 
-def _head_error(symbol, recorded, outputs):
+def _head_error(symbol: mx.sym.Symbol, recorded: Arrays, outputs: Dict[str, str]) -> float:
     """Largest error over the outputs in ``outputs`` ({recorded name: ours}) and all gradients."""
     logits = mx.sym.BlockGrad(symbol.get_internals()["logits_output"], name="margin_logits")
     ours, gradients = run_symbol(mx.sym.Group([symbol, logits]), recorded, inputs=["label"])
@@ -46,13 +50,13 @@ def _head_error(symbol, recorded, outputs):
     return max(errors, key=lambda error: (np.isnan(error), error))
 
 
-def _softmax(case, recorded):
+def _softmax(case: Case, recorded: Arrays) -> float:
     symbol = heads.softmax_head(mx.sym.Variable("emb"), mx.sym.Variable("label"),
                                  case["num_classes"], case["emb_size"], recorded_margin(case))
     return _head_error(symbol, recorded, {"out0": "embedding", "out1": "softmax"})
 
 
-def _nra(case, recorded):
+def _nra(case: Case, recorded: Arrays) -> float:
     symbol = heads.nra_head(mx.sym.Variable("emb"), mx.sym.Variable("label"), case["num_classes"],
                           case["emb_size"], recorded_margin(case), beta=case["noise_beta"],
                           normalizer=2 * case["batch"])
@@ -60,7 +64,7 @@ def _nra(case, recorded):
                        {"out0": "embedding", "out1": "margin_logits", "out2": "loss"})
 
 
-def _unequal(case, recorded):
+def _unequal(case: Case, recorded: Arrays) -> float:
     per_identity = case["images_per_identity"]
     symbol = heads.unequal_head(
         mx.sym.Variable("emb"), mx.sym.Variable("label"), case["num_classes"], case["emb_size"],
@@ -73,7 +77,7 @@ def _unequal(case, recorded):
         "out5": "loss", "out6": "tail_loss", "out8": "tail_cosines"})
 
 
-def _mining(case, recorded):
+def _mining(case: Case, recorded: Arrays) -> float:
     per_identity = case["images_per_identity"]
     embeddings = recorded["embeddings"]
     identities = np.arange(len(embeddings)) // per_identity
@@ -82,9 +86,11 @@ def _mining(case, recorded):
     return relative_error(np.sort(chosen), np.sort(recorded["selected"]))
 
 
-def parameters(names_and_shapes):
+def parameters(names_and_shapes: Mapping[str, Tuple[int, ...]]) -> Arrays:
     """Weights drawn by name, so that any implementation can have the same ones."""
-    scales = (  # suffix -> value of a standard normal v
+    Scale = Callable[[np.ndarray], np.ndarray]
+    scales: Tuple[Tuple[Callable[[str], bool], Scale], ...] = (
+        # suffix -> value of a standard normal v
         (lambda name: "relu" in name and name.endswith("_gamma"), lambda v: 0.25 + 0.05 * v),
         (lambda name: name.endswith("_gamma"), lambda v: 1 + 0.1 * v),
         (lambda name: name.endswith(("_beta", "_bias", "moving_mean")), lambda v: 0.1 * v),
@@ -116,7 +122,7 @@ def network_output(network: str, data: np.ndarray, **options: Any) -> np.ndarray
     return executor.forward(is_train=False)[0].asnumpy()
 
 
-def recorded_network(case: Dict[str, Any]) -> Tuple[str, Dict[str, Any]]:
+def recorded_network(case: Case) -> Tuple[str, Dict[str, Any]]:
     """The arguments of ``get_symbol`` for a case named ``net_NETWORK``, with ``_se`` or without.
 
     Settings of the case by those names (``version_input`` ...) count too; other words after the
@@ -128,7 +134,7 @@ def recorded_network(case: Dict[str, Any]) -> Tuple[str, Dict[str, Any]]:
     return network, options
 
 
-def _network(case: Dict[str, Any], recorded: Dict[str, np.ndarray]) -> float:
+def _network(case: Case, recorded: Arrays) -> float:
     """Names and shapes (or names alone, where a list is recorded), and ``fc1`` where it is."""
     network, options = recorded_network(case)
     symbol = networks.get_symbol(network, **options)
@@ -146,7 +152,7 @@ def _network(case: Dict[str, Any], recorded: Dict[str, np.ndarray]) -> float:
     return relative_error(network_output(network, recorded["data"], **options), recorded["fc1"])
 
 
-def _verification(case, recorded):
+def _verification(case: Case, recorded: Arrays) -> float:
     distances = verification.pair_distances(recorded["embeddings"])
     accuracy, _ = verification.accuracy_per_fold(distances, recorded["issame"])
     true, false = verification.mean_roc(distances, recorded["issame"])
@@ -155,7 +161,7 @@ def _verification(case, recorded):
 
 
 # Prefix of a case's name -> how to compare it: (case, recorded arrays) -> relative error.
-CASES = {
+CASES: Dict[str, Callable[[Case, Arrays], float]] = {
     "softmax_": _softmax,
     "nr_": _nra,
     "unequal_": _unequal,
@@ -165,7 +171,7 @@ CASES = {
 }
 
 
-def read(directory):
+def read(directory: str) -> Tuple[Dict[str, Case], Arrays]:
     """Cases {name: settings} and arrays {"name/array": values} of a recording.
 
     Raises
@@ -181,7 +187,7 @@ def read(directory):
             raise ValueError("expected an object of cases")
         for name, case in cases.items():
             if not isinstance(case, dict):
-                raise ValueError("case {} is not an object".format(name))
+                raise ValueError(f"case {name} is not an object")
         path = os.path.join(directory, NAME + ".npz")
         with open_input(path) as stream:
             file = np.load(stream, allow_pickle=False)
@@ -189,14 +195,14 @@ def read(directory):
                 raise ValueError("a single array")
             return cases, {name: file[name] for name in file.files}
     except FileNotFoundError:
-        raise InputError("{}: no such file; DIR must hold {}.json and {}.npz.".format(
-            path, NAME, NAME)) from None
+        raise InputError(f"{path}: no such file; DIR must hold {NAME}.json and "
+                         f"{NAME}.npz.") from None
     except (ValueError, EOFError, RecursionError, NotImplementedError, zipfile.BadZipFile,
             zlib.error) as error:
-        raise InputError("{}: not a readable recording ({}).".format(path, error)) from None
+        raise InputError(f"{path}: not a readable recording ({error}).") from None
 
 
-def compare(directory):
+def compare(directory: str) -> Iterator[Tuple[str, float]]:
     """Yield ``(name, relative error)`` for each recorded case, in order of name.
 
     The error is the largest over the case's outputs and gradients, relative to the largest value of
@@ -212,28 +218,28 @@ def compare(directory):
         compare_case = next((function for prefix, function in CASES.items()
                              if name.startswith(prefix)), None)
         if compare_case is None:
-            raise InputError("{}: case {} is of no known kind ({}).".format(
-                os.path.join(directory, NAME + ".json"), name, ", ".join(CASES)))
+            raise InputError(f"{os.path.join(directory, NAME + '.json')}: case {name} is of no "
+                             f"known kind ({', '.join(CASES)}).")
         recorded = {key[len(name) + 1:]: value for key, value in arrays.items()
                     if key.startswith(name + "/")}
         try:
             error = compare_case(dict(cases[name], name=name), recorded)
         except KeyError as missing:
-            raise InputError("{}: case {} lacks {}.".format(directory, name, missing)) from None
+            raise InputError(f"{directory}: case {name} lacks {missing}.") from None
         except mx.base.MXNetError as failure:
-            raise InputError("{}: case {} cannot be computed ({}).".format(
-                directory, name, str(failure).strip().splitlines()[-1].strip())) from None
+            raise InputError(f"{directory}: case {name} cannot be computed "
+                             f"({str(failure).strip().splitlines()[-1].strip()}).") from None
         yield name, error
 
 
-def configure(parser):
+def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``unequal parity``."""
     parser.add_argument("directory", metavar="DIR", help="the recording")
     parser.add_argument("--tolerance", type=real(0), default=1e-4,
                         help="largest relative error that passes (default %(default)s)")
 
 
-def run(options):
+def run(options: argparse.Namespace) -> int:
     """Print what it ran with, then one line a case; exit code 1 when any fails."""
     logger.info("computed on the CPU in float32 by mxnet %s (%s threads), whatever GPUs there are; "
                 "`make test-gpu` compares those with the CPU", mx.__version__,
@@ -242,5 +248,5 @@ def run(options):
     for name, error in compare(options.directory):
         passed = error <= options.tolerance  # false for nan
         failed |= not passed
-        say("{:32s} {:10.3g} {}".format(plain(name), error, "ok" if passed else "FAIL"))
+        say(f"{plain(name):32s} {error:10.3g} {'ok' if passed else 'FAIL'}")
     return int(failed)

@@ -88,6 +88,7 @@ def bound_size(symbol: mx.sym.Symbol, inputs: Dict[str, Tuple[int, ...]], traini
             mx.cpu(), values, gradients,
             {name: "write" if training and name in learnt else "null" for name in values}, states)
     planned = re.search(r"Total (\d+) MB allocated", executor.debug_str())
+    assert planned is not None  # every bound executor says so
     return Bound(learnt, sum(_bytes(value.shape, value.dtype) for value in states.values()),
                  sum(sizes[name] for name in inputs), int(planned.group(1)) * MIB)
 
@@ -104,7 +105,7 @@ def _training(run: Run) -> Bound:
     """
     label = mx.sym.Variable("softmax_label")
     size = run.per_batch_size
-    pictures = {"data": (size, 3, *run.image_size)}
+    pictures: Dict[str, Tuple[int, ...]] = {"data": (size, 3, *run.image_size)}
     if not run.model_parallel:
         symbol = heads.softmax_head(_network(run), label, run.classes, run.emb_size, index=False)
         return bound_size(symbol, {**pictures, "softmax_label": (size,)}, True, run.save_memory)

@@ -52,9 +52,10 @@ def render(run: Run) -> str:
     """
     facts = []
     if "seed" in run.facts:
-        facts.append("Seed {}".format(run.facts["seed"]))
+        facts.append(f"Seed {run.facts['seed']}")
     if "seconds" in run.facts:
-        facts.append("made in {} min {} s".format(*divmod(round(run.facts["seconds"]), 60)))
+        minutes, seconds = divmod(round(run.facts["seconds"]), 60)
+        facts.append(f"made in {minutes} min {seconds} s")
     sections = [(heading, _made(section, run)) for heading, section in SECTIONS]
     return page.document(
         run.title, tag("h1", run.title), tag("p", ", ".join(facts), class_="quiet"),
@@ -76,7 +77,8 @@ def _made(section: Callable[[Run], Optional[Html]], run: Run) -> Optional[Html]:
 
 def _footer(run: Run) -> Iterator[str]:
     # Only `unequal synth` writes truth.csv beside the record sets.
-    if run.data() and os.path.exists(os.path.join(run.data(), "truth.csv")):
+    data = run.data()
+    if data and os.path.exists(os.path.join(data, "truth.csv")):
         yield ("All faces on this page are drawn by a program (`unequal synth`): nobody is shown, "
                "and the numbers say how the method behaves on drawings, nothing about people. ")
     yield "Made by `unequal report`; the page holds everything it shows and fetches nothing."

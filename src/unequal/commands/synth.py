@@ -32,14 +32,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="new directory to write")
     parser.add_argument("--preset", choices=sorted(PRESETS),
                         help="other defaults; study: " + ", ".join(
-                            "--{} {:g}".format(*item) for item in PRESETS["study"].items()))
+                            f"--{flag} {value:g}" for flag, value in PRESETS["study"].items()))
     for flag, (kind, default, text) in _NUMBERS.items():
         # What a number means is checked by make_dataset; here, that memory is no question.
         limited = arguments.integer(high=10 ** 7) if kind is int else arguments.real()
         if flag == "seed":
             limited = arguments.integer()
         parser.add_argument("--" + flag, type=limited,
-                            help="{} (default {:g})".format(text, default))
+                            help=f"{text} (default {default:g})")
     arguments.add_processes(parser)
 
 
@@ -56,9 +56,9 @@ def run(options: argparse.Namespace) -> None:
         tail_identities=options.tail_identities, eval_identities=options.eval_identities,
         eval_pairs=options.eval_pairs, noise=options.noise, outliers=options.outliers,
         split=options.split, distractors=options.distractors, processes=options.processes)
-    say("{}: MF2_pic9_head ({} identities), MF2_pic9_tail ({} identities), truth.csv, "
-        "eval_dataset and validation_dataset ({} pairs each of {}){}".format(
-            options.directory, options.head_identities, options.tail_identities,
-            options.eval_pairs, ", ".join(dataset.TARGETS),
-            ", identification ({} people among {} distractors)".format(
-                dataset.PROBE_PEOPLE, options.distractors) if options.distractors else ""))
+    identification = (f", identification ({dataset.PROBE_PEOPLE} people among "
+                      f"{options.distractors} distractors)" if options.distractors else "")
+    say(f"{options.directory}: MF2_pic9_head ({options.head_identities} identities), "
+        f"MF2_pic9_tail ({options.tail_identities} identities), truth.csv, eval_dataset and "
+        f"validation_dataset ({options.eval_pairs} pairs each of "
+        f"{', '.join(dataset.TARGETS)}){identification}")

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -17,41 +17,41 @@ from unequal.data import noise_lists
 from unequal.data.records import RecordSet
 from unequal.errors import ArgumentError, InputError
 from unequal.models import checkpoints, noise_scan
-from unequal.system.files import MAX_TABLE, open_input
+from unequal.system.files import MAX_TABLE, open_append, open_input
 from unequal.training import auto, config, flags, setup, stages, state
 from unequal.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-def softmax(args):
+def softmax(args: config.Config) -> None:
     """Step 2: softmax on margin logits of the head identities."""
     run = setup.without_other_peoples_classifier(setup.prepare(args))
     Trainer(stages.softmax_stage(run), run).fit()
 
 
-def _people(path):
+def _people(path: str) -> Optional[Dict[int, int]]:
     """True identities of ``--truth``, where it is given."""
     return {key: identity for key, (identity, _) in noise_lists.read_truth(path).items()
             } if path else None
 
 
-def relusoft_savemodel(args):
+def relusoft_savemodel(args: config.NraConfig) -> None:
     """Step 3.1: the model of step 2 saved anew with the head of step 3, after one batch."""
     run = setup.prepare(args)
     Trainer(stages.nra_stage(run, people=_people(args.truth), only_save=True), run).fit()
 
 
-def _make_list(args, run, path):
+def _make_list(args: config.RelusoftConfig, run: setup.Run, path: str) -> None:
     if args.noise_threshold > 0:
         noise_scan.make_list(
             run.records, args.pretrained, run.margin, args.noise_threshold, path,
             devices=run.devices, batch_size=args.batch_size_mining)
     else:  # no probability is below 0: the reference makes the pass all the same
-        noise_lists.write_list(path, {}, [])
+        noise_lists.write_list(path, {}, np.array([]))
 
 
-def _clean_keys(args, run):
+def _clean_keys(args: config.RelusoftConfig, run: setup.Run) -> np.ndarray:
     """Keys of the images that are not on the noise list, which is read or made."""
     path = args.noise_list
     if not path:
@@ -71,7 +71,7 @@ def _clean_keys(args, run):
     return keys
 
 
-def relusoft(args):
+def relusoft(args: config.RelusoftConfig) -> None:
     """Step 3.2: the noise-robust loss on the images that are not on the noise list."""
     run = setup.prepare(args)
     # From here, so that of two runs only one makes the list.
@@ -87,23 +87,24 @@ def relusoft(args):
             lock.release()
 
 
-def parse_weights(text):
+def parse_weights(text: str) -> List[float]:
     """``interweight`` as a list of numbers."""
     try:
         weights = [float(weight) for weight in text.split(",")]
     except ValueError:
         weights = [-1]
     if min(weights) < 0 or not np.isfinite(weights).all():
-        raise ArgumentError("interweight {!r}: expected a number, or several with commas, such as "
-                            "1,5,10.".format(text), "interweight")
+        raise ArgumentError(f"interweight {text!r}: expected a number, or several with commas, "
+                            "such as 1,5,10.", "interweight")
     return weights
 
 
-def _at_weight(settings, weights, several):
+def _at_weight(settings: config.UnequalConfig, weights: Sequence[float],
+               several: bool) -> config.UnequalConfig:
     """The configuration for the last of ``weights``, those of the list up to it."""
     if several:
         settings = config.replace(
-            settings, prefix="{}_w{:g}".format(settings.prefix, weights[-1]),
+            settings, prefix=f"{settings.prefix}_w{weights[-1]:g}",
             # A list may be made longer before a resume, not changed in front.
             interweight=",".join(map("{:g}".format, weights)))
     if not state.exists(settings.prefix) and (
@@ -112,7 +113,7 @@ def _at_weight(settings, weights, several):
     return settings
 
 
-def unequal(args):
+def unequal(args: config.UnequalConfig) -> None:
     """Step 4: head and tail identities in one batch, one stage a weight of ``interweight``."""
     weights = parse_weights(args.interweight)
     if not args.data_dir_interclass:
@@ -166,7 +167,7 @@ def auto_settings(options: argparse.Namespace) -> None:
     if not last:
         raise InputError(f"{log}: says that no checkpoint was saved; was the training stopped? "
                          "Start it again.")
-    with open(log, "a", encoding="utf-8") as file:
+    with open_append(log, encoding="utf-8") as file:
         file.write(json.dumps({"event": "end", "time": round(time.time(), 3),
                                "step": chosen.max_steps, "reason": "train auto: the last one",
                                "best_epoch": last, "best_mean": 0.0}) + "\n")

@@ -46,7 +46,7 @@ def _embedded(options: argparse.Namespace, paths: Any) -> Iterator[Any]:
     devices = runtime.devices(options.devices or None)
     for name, path in paths.items():
         pictures, issame = bins.load_bin(path)
-        size = images.decode(pictures[0], "{}: image 0".format(path)).shape[:2]
+        size = images.decode(pictures[0], f"{path}: image 0").shape[:2]
         if embedder is None or embedder.image_size != size:
             embedder = Embedder.from_checkpoint(options.model, size, devices, options.batch_size)
         plain, flipped = embedder.embed(PictureList(pictures, path), flip=True, label=name)
@@ -56,8 +56,8 @@ def _embedded(options: argparse.Namespace, paths: Any) -> Iterator[Any]:
 def _with_interval(numbers: Any, name: Any) -> Any:
     text = tables.percent(numbers[name])
     if name + "_low" in numbers:
-        text += " [{}, {}]".format(*(tables.percent(numbers[name + end])
-                                     for end in ("_low", "_high")))
+        low, high = (tables.percent(numbers[name + end]) for end in ("_low", "_high"))
+        text += f" [{low}, {high}]"
     return text
 
 
@@ -72,22 +72,22 @@ def report(results: Any, fars: Any = verification.FARS) -> Any:
     names = [verification.far_name(far) for far in fars]
     accuracies = tables.text_table(
         ["set", "pairs", "accuracy %", "accuracy-flip %", "XNorm", "threshold", "AUC %", "EER %"]
-        + ["TAR@{:.0e} %".format(far) for far in fars],
+        + [f"TAR@{far:.0e} %" for far in fars],
         [[name, str(row["pairs"])]
-         + ["{} +- {}".format(tables.percent(row[key], 3), tables.percent(row[key + "_std"], 3))
+         + [f"{tables.percent(row[key], 3)} +- {tables.percent(row[key + '_std'], 3)}"
             for key in ("accuracy", "accuracy_flip")]
-         + ["{:.3f}".format(row["xnorm"]), "{:.3f}".format(row["threshold"]),
+         + [f"{row['xnorm']:.3f}", f"{row['threshold']:.3f}",
             tables.percent(row["auc"]), tables.percent(row["eer"])]
          + [tables.percent(row[key]) for key in names]
          for name, row in results.items()])
     lines = [accuracies, ""]
     for name, row in results.items():
-        lines.append("{}: smallest FAR these pairs can show {:.1e}".format(name, row["min_far"]))
+        lines.append(f"{name}: smallest FAR these pairs can show {row['min_far']:.1e}")
         if "auc_low" in row:
             shown = [key for key in ["accuracy_flip", "auc", "eer"] + names
                      if key + "_low" in row]
             lines[-1] += "; 95% intervals: " + ", ".join(
-                "{} {}".format(key, _with_interval(row, key)) for key in shown)
+                f"{key} {_with_interval(row, key)}" for key in shown)
     return "\n".join(lines)
 
 
@@ -101,9 +101,8 @@ def run(options: argparse.Namespace) -> None:
     """
     paths = bins.find_sets(options.data_dir, options.eval_dir, options.target.split(","))
     if not paths:
-        raise InputError("--target {}: no such verification set (NAME.bin) beside --data-dir {}; "
-                         "name its directory with --eval-dir.".format(
-                             options.target, options.data_dir))
+        raise InputError(f"--target {options.target}: no such verification set (NAME.bin) beside "
+                         f"--data-dir {options.data_dir}; name its directory with --eval-dir.")
     if options.plot:
         tables.check_plot(options.plot)
     over = None if options.bootstrap == "none" else options.bootstrap
@@ -117,7 +116,7 @@ def run(options: argparse.Namespace) -> None:
                 decision = verification.decide(plain + flipped, issame, pca=options.pca)
                 curves[name] = verification.roc(decision.distances, issame)[:2]
         except InputError as error:
-            raise ArgumentError("{}: {}".format(paths[name], error),
+            raise ArgumentError(f"{paths[name]}: {error}",
                                 *getattr(error, "arguments", ())) from error
     say(*report(results).split("\n"))
     if options.json:

@@ -29,12 +29,13 @@ def tag(element: str, /, *content: Any, **attributes: Any) -> "Html":
     attributes : str
         ``class_`` is ``class`` and ``http_equiv`` is ``http-equiv``.
     """
-    head = "".join(' {}="{}"'.format(name.rstrip("_").replace("_", "-"), html.escape(str(value)))
-                   for name, value in attributes.items())
-    start = Html("<{}{}>".format(element, head))
+    named = ((name.rstrip("_").replace("_", "-"), html.escape(str(value)))
+             for name, value in attributes.items())
+    head = "".join(f' {name}="{value}"' for name, value in named)
+    start = Html(f"<{element}{head}>")
     if element in ("img", "meta", "source"):  # they have no end
         return start
-    return Html("{}{}</{}>".format(start, join(*content), element))
+    return Html(f"{start}{join(*content)}</{element}>")
 
 
 def join(*content: Any) -> "Html":
@@ -45,7 +46,7 @@ def join(*content: Any) -> "Html":
 
 def data_uri(kind: str, data: bytes) -> str:
     """The bytes of a file as an address."""
-    return "data:{};base64,{}".format(kind, base64.b64encode(data).decode("ascii"))
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def picture(data: Union[bytes, np.ndarray], source: str, description: str) -> "Html":
@@ -60,9 +61,11 @@ def picture(data: Union[bytes, np.ndarray], source: str, description: str) -> "H
     description : str
         For readers who do not see it.
     """
-    if not isinstance(data, bytes) or pictures.jpeg_frame(data) is None:
-        data = pictures.encode(pictures.decode(data, source), 95)
-    return tag("img", src=data_uri("image/jpeg", data), alt=description)
+    if isinstance(data, bytes) and pictures.jpeg_frame(data) is not None:
+        jpeg = data
+    else:
+        jpeg = pictures.encode(pictures.decode(data, source), 95)
+    return tag("img", src=data_uri("image/jpeg", jpeg), alt=description)
 
 
 # Ink, grid, and the lines in their order (Okabe and Ito's colours, which the colour-blind can tell
@@ -131,15 +134,15 @@ def table(header: List[str], rows: Iterable[Iterable["Html"]]) -> "Html":
     :data:`NARROW` columns each of them has its column's name beside it there. Below the table is a
     link to the same as CSV, inside the page itself.
     """
-    rows = [list(row) for row in rows]
+    lines = [list(row) for row in rows]
     wide = {"class_": "wide"} if len(header) > NARROW else {}
     body = [[_labelled(cell, name) for cell, name in zip(row, header)] if wide else row
-            for row in rows]
+            for row in lines]
     # Where a long name of a set may be broken.
     names = [tag("th", Html(html.escape(name).replace("_", "_<wbr>"))) for name in header]
     return tag("div", tag("table", tag("thead", tag("tr", *names)),
                           tag("tbody", *(tag("tr", *row) for row in body)), **wide),
-               tag("a", "CSV", href=data_uri("text/csv", as_csv(header, rows)),
+               tag("a", "CSV", href=data_uri("text/csv", as_csv(header, lines)),
                    download="table.csv", class_="csv"), class_="scroll")
 
 
@@ -148,7 +151,7 @@ NARROW = 6  # columns that stand side by side on a phone
 
 def _labelled(cell: "Html", name: str) -> "Html":
     """A ``<td>`` that knows its column's name."""
-    return Html(cell.replace("<td", '<td data-name="{}"'.format(html.escape(name)), 1))
+    return Html(cell.replace("<td", f'<td data-name="{html.escape(name)}"', 1))
 
 
 def as_csv(header: List[str], rows: List[List["Html"]]) -> bytes:
@@ -164,7 +167,7 @@ def as_csv(header: List[str], rows: List[List["Html"]]) -> bytes:
 def sections(parts: Iterable[Tuple[str, "Html"]]) -> "Html":
     """Sections with a list of links to them; ``parts`` of (heading, content)."""
     parts = list(parts)
-    names = ["s{}".format(number) for number in range(len(parts))]
+    names = [f"s{number}" for number in range(len(parts))]
     links = [tag("li", tag("a", heading, href="#" + name))
              for name, (heading, _) in zip(names, parts)]
     return join(tag("nav", tag("ul", *links), aria_label="sections"),
@@ -174,8 +177,8 @@ def sections(parts: Iterable[Tuple[str, "Html"]]) -> "Html":
 
 def legend(names: List[str]) -> "Html":
     """What the colours of lines 0, 1, ... mean, and after :data:`LINES` of them their dashes."""
-    return tag("ul", *(tag("li", tag("i", class_="line{} dash{}".format(
-        line % LINES, line // LINES % len(DASHES))), name)
+    return tag("ul", *(tag("li", tag("i", class_=(
+        f"line{line % LINES} dash{line // LINES % len(DASHES)}")), name)
         for line, name in enumerate(names)), class_="legend")
 
 
@@ -185,8 +188,8 @@ def thinned(x: Sequence[float], y: Sequence[float],
     if len(x) <= most:
         return x, y
     parts = np.array_split(np.arange(len(x)), most)
-    return tuple(np.array([np.mean(np.asarray(values)[part]) for part in parts])
-                 for values in (x, y))
+    means = [[float(np.mean(np.asarray(values)[part])) for part in parts] for values in (x, y)]
+    return means[0], means[1]
 
 
 def smoothed(values: Sequence[float], weight: Optional[float] = None) -> List[float]:
@@ -211,8 +214,8 @@ def smoothed(values: Sequence[float], weight: Optional[float] = None) -> List[fl
 
 def _variables(theme: str) -> str:
     ink, grid, colors = THEMES[theme]
-    return "--ink:{};--grid:{};{}".format(ink, grid, ";".join(
-        "--line{}:{}".format(line, color) for line, color in enumerate(colors)))
+    lines = ";".join(f"--line{line}:{color}" for line, color in enumerate(colors))
+    return f"--ink:{ink};--grid:{grid};{lines}"
 
 
 STYLE = """
@@ -290,7 +293,7 @@ white-space:normal}
 .charts{grid-template-columns:1fr}}
 footer{margin-top:3rem;padding-top:1rem;border-top:1px solid var(--grid);font-size:.88rem}
 """ % {"light": _variables("light"), "dark": _variables("dark"),
-       "lines": "".join(".line{0}{{color:var(--line{0})}}".format(line)
+       "lines": "".join(f".line{line}{{color:var(--line{line})}}"
                         for line in range(LINES))}
 
 
@@ -302,5 +305,5 @@ def document(title: str, *content: Any) -> str:
             content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title), tag("style", Html(STYLE)))
-    return "<!doctype html>\n{}\n".format(tag(
-        "html", head, tag("body", tag("main", *content)), lang="en"))
+    whole = tag("html", head, tag("body", tag("main", *content)), lang="en")
+    return f"<!doctype html>\n{whole}\n"

@@ -49,24 +49,24 @@ def suspects(run: Run) -> Optional[Html]:
              "label it predicts.")
     if truth:
         wrong = np.array([truth.get(int(key), (0, ""))[1] != "clean" for key in columns["key"]])
-        words += " In truth {} of these {} labels are wrong; in the whole set {:.0%} are.".format(
-            wrong[worst].sum(), len(worst), wrong.mean())
+        words += (f" In truth {wrong[worst].sum()} of these {len(worst)} labels are wrong; in the "
+                  f"whole set {wrong.mean():.0%} are.")
     return join(tag("p", words), tag("div", *cards, class_="cards"))
 
 
-def _suspect(records: RecordSet, row: Dict[str, float], typical: Dict[int, int],
+def _suspect(records: RecordSet, row: Dict[str, Any], typical: Dict[int, int],
              truth: Dict[int, Tuple[int, str]]) -> Html:
     """The card of one image; ``row`` has its scores."""
     def shown(key: int, caption: str) -> Html:
-        source = "{}: record {}".format(records.path, key)
+        source = f"{records.path}: record {key}"
         return page.figure(page.picture(records.image(key)[1], source, caption), caption)
 
-    faces = [shown(row["key"], "image {}".format(row["key"]))]
+    faces = [shown(row["key"], f"image {row['key']}")]
     for words, label in (("label", row["label"]), ("predicted", row["prediction"])):
         if label in typical:
-            faces.append(shown(typical[label], "{} {}".format(words, label)))
-    lines = [tag("p", "{prediction} has a probability of {max_probability:.1%}, the label of "
-                      "{label_probability:.1%}".format(**row))]
+            faces.append(shown(typical[label], f"{words} {label}"))
+    lines = [tag("p", f"{row['prediction']} has a probability of {row['max_probability']:.1%}, "
+                      f"the label of {row['label_probability']:.1%}")]
     if int(row["key"]) in truth:
         identity, kind = truth[int(row["key"])]
         lines.append(tag("p", TRUTHS.get(kind, kind).format(identity),
@@ -90,7 +90,7 @@ def noise_quality(run: Run) -> Optional[Html]:
         among = noisy | (kinds == "clean")
         precision, recall, _ = precision_recall_curve(noisy[among], -columns["score"][among])
         curves.append((numbers, precision[:-1], recall[:-1]))  # the last point is made up
-        rows.append([KINDS[kind], "{:,}".format(numbers["count"])] + [
+        rows.append([KINDS[kind], f"{numbers['count']:,}"] + [
             tables.percent(value, 1) for value in (
                 noisy.sum() / among.sum(), numbers["average_precision"], numbers["precision"],
                 numbers["recall"])])
@@ -110,8 +110,8 @@ def noise_quality(run: Run) -> Optional[Html]:
              "(precision), and how much of the noise is dropped (recall)? Each kind is measured "
              "against the clean images; a random order has the kind's share as average precision.")
     if listing:
-        words += (" The dots, and the two last columns, are the noise list: {:,} of {:,} "
-                  "images.".format(listed.sum(), len(listed)))
+        words += (f" The dots, and the two last columns, are the noise list: {listed.sum():,} of "
+                  f"{len(listed):,} images.")
     return join(
         tag("p", words), page.legend([row[0] for row in rows]),
         tag("div",
@@ -146,13 +146,13 @@ def confusable_pairs(run: Run) -> Optional[Html]:
             sides = [_identity(records, bag.keys[bag.identities == identities[index]])
                      for index in (one, other)]
             cards.append(tag("article", tag("div", *sides, class_="faces"),
-                             tag("p", "cosine {:.3f}".format(unit[one] @ unit[other]))))
+                             tag("p", f"cosine {unit[one] @ unit[other]:.3f}")))
     median = np.median((unit @ unit.T)[np.triu_indices(len(unit), 1)])
     return join(
-        tag("p", "The pairs of tail identities whose centres are closest in the embedding of “{}”, "
-                 "the ones that step 4 chooses to drive apart; the cosine is that of the two "
-                 "centres. Between all of the {:,} identities looked at, the median is {:.3f}."
-            .format(row["name"], len(unit), median)),
+        tag("p", "The pairs of tail identities whose centres are closest in the embedding of "
+                 f"“{row['name']}”, the ones that step 4 chooses to drive apart; the cosine is "
+                 f"that of the two centres. Between all of the {len(unit):,} identities looked at, "
+                 f"the median is {median:.3f}."),
         tag("div", *cards, class_="cards pairs"))
 
 
@@ -162,8 +162,8 @@ def _identity(records: RecordSet, keys: np.ndarray) -> Html:
     for key in keys:
         label, data = records.image(key)
         pictures = join(pictures, page.picture(
-            data, "{}: record {}".format(records.path, key), "image {}".format(key)))
-    return page.figure(tag("div", pictures, class_="row"), "identity {}".format(label))
+            data, f"{records.path}: record {key}", f"image {key}"))
+    return page.figure(tag("div", pictures, class_="row"), f"identity {label}")
 
 
 def embedding_map(run: Run) -> Optional[Html]:
@@ -200,10 +200,10 @@ def embedding_map(run: Run) -> Optional[Html]:
         plot.set(xticks=[], yticks=[])
 
     share = (spread[:2] ** 2).sum() / max((spread ** 2).sum(), 1e-12)
-    words = ("The first {} people of the head in the embedding of “{}”, up to {} pictures each: "
-             "the two directions in which these pictures differ most (principal components, {:.0%} "
-             "of all variance). A number is a label, at the middle of its pictures.".format(
-                 len(groups), row["name"], MAP_IMAGES, share))
+    words = (f"The first {len(groups)} people of the head in the embedding of “{row['name']}”, up "
+             f"to {MAP_IMAGES} pictures each: the two directions in which these pictures differ "
+             f"most (principal components, {share:.0%} of all variance). A number is a label, at "
+             "the middle of its pictures.")
     if truth:
         words += " A cross is a picture whose label is wrong in truth."
     return join(tag("p", words), tag("div", page.chart(draw, "map of embeddings", (5, 4)),

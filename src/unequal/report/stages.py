@@ -16,22 +16,21 @@ LOSSES = {number: kind.title for number, kind in LOSS_TYPES.items()}
 
 
 def _step_2(options: Dict[str, Any], loss: str) -> str:
-    return "{} on the head identities".format(loss)
+    return f"{loss} on the head identities"
 
 
 def _step_3(options: Dict[str, Any], loss: str) -> str:
-    return ("Noise-robust loss on the head identities{}; {:.0%} of it asks for the given label, "
-            "the rest for the label that the model itself predicts".format(
-                " without the noise list" if options.get("noise_list") else "",
-                options["noise_beta"]))
+    which = " without the noise list" if options.get("noise_list") else ""
+    return (f"Noise-robust loss on the head identities{which}; {options['noise_beta']:.0%} of it "
+            "asks for the given label, the rest for the label that the model itself predicts")
 
 
 def _step_4(options: Dict[str, Any], loss: str) -> str:
-    return ("{} head and {} tail images a batch; {} on the head, and a loss that drives apart the "
-            "centres of tail identities {}".format(
-                options["batch_size1"], options["batchsize_id"],
-                "noise-robust loss" if options["noise"] else loss,
-                "that the model confuses" if options["mining"] else "drawn at random"))
+    on_head = "noise-robust loss" if options["noise"] else loss
+    chosen = "that the model confuses" if options["mining"] else "drawn at random"
+    return (f"{options['batch_size1']} head and {options['batchsize_id']} tail images a batch; "
+            f"{on_head} on the head, and a loss that drives apart the centres of tail identities "
+            f"{chosen}")
 
 
 # By the stage's name (unequal.training.stages); logs of before it was written have the title only.
@@ -42,7 +41,7 @@ TITLES = {"step 2": "softmax", "step 3": "nra", "step 4": "unequal"}
 def _origin(options: Dict[str, Any], rows: List[Dict[str, Any]]) -> str:
     """Where a stage's weights come from, in words."""
     weights = str(options.get("interweight", "")).split(",")
-    if len(weights) > 1 and not options["prefix"].endswith("_w{:g}".format(float(weights[0]))):
+    if len(weights) > 1 and not options["prefix"].endswith(f"_w{float(weights[0]):g}"):
         return "From the best model of the weights before"
     if not options["pretrained"]:
         return "From scratch"
@@ -51,7 +50,7 @@ def _origin(options: Dict[str, Any], rows: List[Dict[str, Any]]) -> str:
         model = row.get("model")
         if model and (options["pretrained"].endswith(model) or (
                 epoch == "best" and prefix.endswith(model.rpartition(",")[0]))):
-            return "From “{}”".format(row["name"])
+            return f"From “{row['name']}”"
     return "From " + "/".join(options["pretrained"].split("/")[-2:])
 
 
@@ -68,7 +67,7 @@ def described(events: List[Any], rows: List[Any]) -> Optional[str]:
         return None
 
 
-def accuracy_table(run: Run) -> Html:
+def accuracy_table(run: Run) -> Optional[Html]:
     """Accuracies, the best of each column marked, and what each row is."""
     if not run.targets:
         return None
@@ -138,8 +137,8 @@ def clock(seconds: Optional[float]) -> str:
         return "-"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return ("{} h {:02d} min".format(hours, minutes) if hours
-            else "{} min {:02d} s".format(minutes, seconds))
+    return (f"{hours} h {minutes:02d} min" if hours
+            else f"{minutes} min {seconds:02d} s")
 
 
 def _uncertainty(run: Run, mean: float) -> Html:
@@ -147,10 +146,10 @@ def _uncertainty(run: Run, mean: float) -> Html:
     pairs = _pairs(run, run.targets)
     if not pairs or not 0 < mean < 1:
         return Html()
-    return tag("p", "Read differences with care: over {:,} pairs, a mean of {} is uncertain by "
-                    "{:.1f} either way (95%, binomial).".format(
-                        pairs, tables.percent(mean, 1),
-                        196 * math.sqrt(mean * (1 - mean) / pairs)), class_="quiet")
+    return tag("p", f"Read differences with care: over {pairs:,} pairs, a mean of "
+                    f"{tables.percent(mean, 1)} is uncertain by "
+                    f"{196 * math.sqrt(mean * (1 - mean) / pairs):.1f} either way (95%, "
+                    "binomial).", class_="quiet")
 
 
 def learning_curves(run: Run) -> Optional[Html]:
@@ -188,7 +187,8 @@ def _loss_charts(events: List[Dict[str, Any]]) -> List[Html]:
             points = [(event["step"], event["metrics"][name]) for event in trained
                       if name in event["metrics"]]
             if points:
-                x, y = page.thinned(*zip(*points))
+                steps, values = zip(*points)
+                x, y = page.thinned(steps, values)
                 charts.append(_over_batches(
                     title, events, "loss",
                     lambda axes, color, x=x, y=y: (
@@ -232,7 +232,7 @@ def _over_batches(title: str, events: List[Dict[str, Any]], ylabel: str,
             axes.axvline(step, color=color(INK), linestyle=":", linewidth=0.8)
         axes.set(xlabel="batches", ylabel=ylabel)
 
-    return page.figure(title, page.chart(drawn, "{} over batches".format(title)))
+    return page.figure(title, page.chart(drawn, f"{title} over batches"))
 
 
 def roc_curves(run: Run) -> Optional[Html]:
@@ -241,12 +241,12 @@ def roc_curves(run: Run) -> Optional[Html]:
     models = [(line, row) for line, row in enumerate(run.rows) if row.get("model")]
     if not sets or not models:
         return None
-    curves = {name: {} for name in sets}
+    curves: Dict[str, Dict[int, Any]] = {name: {} for name in sets}
     for line, row in models:
         embedder = run.embedder(row, next(iter(sets.values()))[0])
         for name, (pictures, issame) in sets.items():
             plain, flipped = embedder.embed(pictures, flip=True,
-                                            label="{}, {}".format(row["name"], name))
+                                            label=f"{row['name']}, {name}")
             curves[name][line] = verification.roc(
                 verification.pair_distances(plain + flipped), issame)
     rows = [(tag("td", row["name"]),) + tuple(
@@ -273,4 +273,4 @@ def _roc_chart(name: str, curves: Dict[int, verification.Roc], issame: np.ndarra
         axes.set(xlabel="false accept rate", ylabel="true accept rate", xscale="log",
                  ylim=(0, 1.02))
 
-    return page.figure(name, page.chart(draw, "ROC on {}".format(name)))
+    return page.figure(name, page.chart(draw, f"ROC on {name}"))

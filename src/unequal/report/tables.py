@@ -20,7 +20,7 @@ def text_table(header: List[str], rows: List[List[str]]) -> str:
 
 def percent(value: float, digits: int = 2) -> str:
     """A rate as a percentage; ``-`` when it is not a number."""
-    return "-" if math.isnan(value) else "{:.{}f}".format(100 * value, digits)
+    return "-" if math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
 def write_json(path: str, value: Any) -> None:
@@ -76,7 +76,7 @@ def _figure(path: str) -> Tuple[Any, str]:
     figure = new_figure(path)
     kind = os.path.splitext(path)[1][1:].lower()
     if kind not in figure.canvas.get_supported_filetypes():
-        raise InputError("{}: no plot format; end the name in .png, .svg or .pdf.".format(path))
+        raise InputError(f"{path}: no plot format; end the name in .png, .svg or .pdf.")
     return figure, kind
 
 
@@ -86,8 +86,7 @@ def _matplotlib(what: str) -> Any:
         import matplotlib.backends.backend_agg
         import matplotlib.figure
     except ImportError:
-        raise InputError("{}: plots need matplotlib; {}.".format(
-            what, install_hint("plots"))) from None
+        raise InputError(f"{what}: plots need matplotlib; {install_hint('plots')}.") from None
     return matplotlib
 
 
