@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, Dict, List, Tuple
 
 ROOT = Path(__file__).resolve().parent
 TARGETS = ("lfw", "cfp_fp", "agedb_30")
@@ -38,16 +39,17 @@ WEIGHTS = ("1", "5", "10")
 class Demo:
     """The directory of a run, and the commands that made it."""
 
-    def __init__(self, out, seed):
+    def __init__(self, out: str, seed: str) -> None:
         self.out, self.seed = out, seed
-        self.commands, self.rows = [], []
+        self.commands: List[str] = []
+        self.rows: List[Dict[str, Any]] = []
 
-    def path(self, *names):
+    def path(self, *names: str) -> str:
         return "/".join((self.out,) + names)
 
-    def call(self, *command, **environment):
+    def call(self, *command: str, **environment: str) -> None:
         """Show a command and run it; the demo ends where it fails."""
-        shown = " ".join(["{}={}".format(*item) for item in environment.items()] + [
+        shown = " ".join([f"{name}={value}" for name, value in environment.items()] + [
             "python" if word == sys.executable else word for word in command])
         print("\n$ " + shown, flush=True)
         self.commands.append(shown)
@@ -56,23 +58,23 @@ class Demo:
         done = subprocess.run(command, cwd=str(ROOT), env={
             "OMP_NUM_THREADS": "1", **os.environ, "PYTHON": sys.executable, **environment})
         if done.returncode:
-            sys.exit("demo: the command above failed with exit code {}".format(done.returncode))
+            sys.exit(f"demo: the command above failed with exit code {done.returncode}")
 
-    def unequal(self, *arguments):
+    def unequal(self, *arguments: str) -> None:
         self.call(sys.executable, "-m", "unequal", *arguments)
 
-    def train(self, script, data, prefix, *flags):
+    def train(self, script: str, data: str, prefix: str, *flags: str) -> None:
         self.call(sys.executable, "-u", script, *self.common(data, prefix), *flags)
 
-    def common(self, data, prefix):
+    def common(self, data: str, prefix: str) -> Tuple[str, ...]:
         return (*NETWORK, "--data-dir", data, "--prefix", prefix, "--seed", self.seed,
                 "--eval-dir", self.path("data", "validation_dataset"))
 
-    def measure(self, name, prefix):
+    def measure(self, name: str, prefix: str) -> str:
         """Add a step's row: its best checkpoint, by the validation people, on the test pairs."""
         log = prefix + "-trainlog.jsonl"
         with open(str(ROOT / log), encoding="utf-8") as lines:
-            model = "{},{}".format(prefix, json.loads(list(lines)[-1])["best_epoch"])
+            model = f"{prefix},{json.loads(list(lines)[-1])['best_epoch']}"
         numbers = prefix + "-verify.json"
         self.unequal("verify", "--model", model, "--eval-dir", self.path("data", "eval_dataset"),
                      "--bootstrap", "none", "--json", numbers)
@@ -85,17 +87,17 @@ class Demo:
         return model
 
 
-def print_table(rows):
+def print_table(rows: List[Dict[str, Any]]) -> None:
     """Accuracies in percent, a row a stage."""
-    print("\n{:34s}{}{:>10s}".format("verification, %", "".join(
-        "{:>10s}".format(name) for name in TARGETS), "mean"))
+    names = "".join(f"{name:>10s}" for name in TARGETS)
+    print(f"\n{'verification, %':34s}{names}{'mean':>10s}")
     for row in rows:
         values = [100 * row["accuracies"][target] for target in TARGETS]
-        print("{:34s}{}{:10.2f}".format(row["name"], "".join(
-            "{:10.2f}".format(value) for value in values), sum(values) / len(values)))
+        shown = "".join(f"{value:10.2f}" for value in (*values, sum(values) / len(values)))
+        print(f"{row['name']:34s}{shown}")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="demo", help="directory to make (default %(default)s)")
     parser.add_argument("--seed", default="0")
@@ -104,7 +106,7 @@ def main():
     out = options.out.rstrip("/")
     # Only what an earlier demo made: never a directory of somebody's own.
     if (ROOT / out).exists() and not (ROOT / out / "data" / "truth.csv").exists():
-        sys.exit("demo: {} is there and no earlier demo's; name another --out".format(out))
+        sys.exit(f"demo: {out} is there and no earlier demo's; name another --out")
     shutil.rmtree(str(ROOT / out), ignore_errors=True)
     demo = Demo(out, options.seed)
     head, tail = demo.path("data", "MF2_pic9_head"), demo.path("data", "MF2_pic9_tail")
@@ -141,7 +143,7 @@ def main():
     demo.train("train_unequal.py", clean, every, *STEP_4, "--data-dir-interclass", tail,
                "--interweight", ",".join(WEIGHTS), "--pretrained", best)
     for weight in WEIGHTS:
-        demo.measure("step 4: + tail, interweight " + weight, "{}_w{}".format(every, weight))
+        demo.measure("step 4: + tail, interweight " + weight, f"{every}_w{weight}")
 
     facts = {"title": "Unequal training on the built-in data", "data": "data",
              "seed": int(demo.seed), "commands": demo.commands, "rows": demo.rows,
@@ -152,8 +154,8 @@ def main():
     demo.unequal("report", out)
     print_table(demo.rows)
     print("\nThe set is drawn (30% of the labels wrong, 10% pictures of nobody): these numbers say "
-          "how the\nmethod behaves here, nothing about people. {}/report.html shows more. {:.0f} s "
-          "in all.".format(out, time.time() - start))
+          f"how the\nmethod behaves here, nothing about people. {out}/report.html shows more. "
+          f"{time.time() - start:.0f} s in all.")
 
 
 if __name__ == "__main__":

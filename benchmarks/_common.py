@@ -2,7 +2,10 @@
 import os
 import statistics
 import time
-from typing import List, NamedTuple
+from typing import Callable, Dict, List, NamedTuple, Tuple
+
+# Works, and returns how many things it did, in how many seconds, of processor time too.
+Peer = Callable[[], Tuple[int, float, float]]
 
 
 class Rates(NamedTuple):
@@ -12,16 +15,16 @@ class Rates(NamedTuple):
     cpu: List[float]  # microseconds of processor time a thing, of all threads
 
 
-def timed(work):
+def timed(work: Callable[[], int]) -> Peer:
     """A peer for :func:`alternate` of ``work``, which returns how many things it did."""
-    def peer():
+    def peer() -> Tuple[int, float, float]:
         wall, processor = time.perf_counter(), time.process_time()
         count = work()
         return count, time.perf_counter() - wall, time.process_time() - processor
     return peer
 
 
-def alternate(peers, rounds):
+def alternate(peers: Dict[str, Peer], rounds: int) -> Dict[str, Rates]:
     """Call every peer once a round, in turn, so that all meet the same machine.
 
     Parameters
@@ -42,28 +45,26 @@ def alternate(peers, rounds):
             count, seconds, processor = peer()
             rates[name].wall.append(count / seconds)
             rates[name].cpu.append(processor / count * 1e6)
-        print("round {} (load {:.1f}): {}".format(
-            number, os.getloadavg()[0],
-            ", ".join("{} {:,.1f}".format(name, rate.wall[-1]) for name, rate in rates.items())),
-            flush=True)
+        figures = ", ".join(f"{name} {rate.wall[-1]:,.1f}" for name, rate in rates.items())
+        print(f"round {number} (load {os.getloadavg()[0]:.1f}): {figures}", flush=True)
     return rates
 
 
-def table(rates, things):
+def table(rates: Dict[str, Rates], things: str) -> None:
     """Print each peer's median, range, and processor time."""
     width = max(map(len, rates))
     for name, (wall, cpu) in rates.items():
-        print("{:{}}  {:>9,.1f} {}/s ({:,.1f} to {:,.1f}), {:,.0f} us of processor time each"
-              .format(name, width, statistics.median(wall), things, min(wall), max(wall),
-                      statistics.median(cpu)))
+        print(f"{name:{width}}  {statistics.median(wall):>9,.1f} {things}/s ({min(wall):,.1f} to "
+              f"{max(wall):,.1f}), {statistics.median(cpu):,.0f} us of processor time each")
 
 
-def compare(rates, ours, peer, goal):
+def compare(rates: Dict[str, Rates], ours: str, peer: str, goal: float) -> None:
     """Print how many times faster ``ours`` is than ``peer``, and the goal.
 
     The median of the rounds' own ratios: what slows the whole machine for a while falls on both.
     """
     ratio = statistics.median(a / b for a, b in zip(rates[ours].wall, rates[peer].wall))
-    print("{} / {}: {:.2f} (goal {:.2f}, {}); by processor time {:.2f}".format(
-        ours, peer, ratio, goal, "met" if ratio >= goal else "missed",
-        statistics.median(rates[peer].cpu) / statistics.median(rates[ours].cpu)))
+    processor = statistics.median(rates[peer].cpu) / statistics.median(rates[ours].cpu)
+    verdict = "met" if ratio >= goal else "missed"
+    print(f"{ours} / {peer}: {ratio:.2f} (goal {goal:.2f}, {verdict}); by processor time "
+          f"{processor:.2f}")

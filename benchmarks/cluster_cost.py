@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, Dict, List
 
 KINDS = ("alone", "ours", "server", "2-bit")
 EMBEDDING, SIZE = 512, 112
@@ -31,7 +32,7 @@ LINKS = (1, 10, 25, 100)  # Gb/s
 HOSTS = (("390 (the authors' log, bound by decoding)", 390), ("2,800 (assumed)", 2800))
 
 
-def network(name, classes):
+def network(name: str, classes: int) -> Any:
     import mxnet as mx
 
     from unequal.symbols import heads, networks
@@ -40,7 +41,7 @@ def network(name, classes):
                                mx.sym.Variable("softmax_label"), classes, EMBEDDING)
 
 
-def gradient_bytes(symbol):
+def gradient_bytes(symbol: Any) -> int:
     """Bytes of all gradients: what a worker sends, and gets back, in a step."""
     import numpy as np
 
@@ -49,12 +50,12 @@ def gradient_bytes(symbol):
                    if name not in ("data", "softmax_label"))
 
 
-def loopback_bytes():
+def loopback_bytes() -> int:
     line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if "lo:" in line)
     return int(line.split(":")[1].split()[0])
 
 
-def work(options):
+def work(options: argparse.Namespace) -> None:
     """A worker: time and bytes of ``--steps`` steps; worker 0 prints them."""
     import warnings
 
@@ -82,7 +83,7 @@ def work(options):
     batch = mx.io.DataBatch([mx.nd.array(random.randint(0, 256, shapes[0][0][1]))],
                             [mx.nd.array(random.randint(options.classes, size=options.batch))])
 
-    def step():
+    def step() -> None:
         module.forward_backward(batch)
         if not on_server:
             workers.sum_gradients(module)
@@ -101,7 +102,7 @@ def work(options):
                           "bytes": (loopback_bytes() - before) / options.steps}))
 
 
-def measure(options, kind):
+def measure(options: argparse.Namespace, kind: str) -> Dict[str, float]:
     """One round of ``kind``."""
     from unequal.cluster import job as launch
 
@@ -124,36 +125,34 @@ def measure(options, kind):
     return json.loads(printed)
 
 
-def compare(options):
+def compare(options: argparse.Namespace) -> None:
     import unequal  # noqa: F401
 
     expected = gradient_bytes(network(options.network, options.classes))
     # Two workers send and receive all; compressed, they send a sixteenth.
     expected = {"alone": 0, "ours": 4 * expected, "server": 4 * expected,
                 "2-bit": (2 + 2 / 16) * expected}
-    rounds = {kind: [] for kind in KINDS}
+    rounds: Dict[str, List[Dict[str, float]]] = {kind: [] for kind in KINDS}
     for number in range(1, options.rounds + 1):
         for kind in KINDS:
             rounds[kind].append(measure(options, kind))
-        print("round {} (load {:.1f}): {}".format(number, os.getloadavg()[0], ", ".join(
-            "{} {:.2f} s".format(kind, rounds[kind][-1]["seconds"]) for kind in KINDS)),
-            flush=True)
-    print("{}, {} classes, {} images a worker and step".format(
-        options.network, options.classes, options.batch))
-    print("{:8s}{:>12s}{:>12s}{:>20s}{:>14s}{:>16s}".format(
-        "", "images/s", "of alone", "worker's CPU s/step", "MB a step", "by arithmetic"))
+        figures = ", ".join(f"{kind} {rounds[kind][-1]['seconds']:.2f} s" for kind in KINDS)
+        print(f"round {number} (load {os.getloadavg()[0]:.1f}): {figures}", flush=True)
+    print(f"{options.network}, {options.classes} classes, {options.batch} images a worker and step")
+    print(f"{'':8s}{'images/s':>12s}{'of alone':>12s}{'CPU s/step (worker)':>20s}{'MB a step':>14s}"
+          f"{'by arithmetic':>16s}")
     alone = [options.batch / one["seconds"] for one in rounds["alone"]]
     for kind in KINDS:
         count = 1 if kind == "alone" else 2
         rates = [count * options.batch / one["seconds"] for one in rounds[kind]]
-        print("{:8s}{:12.2f}{:12.2f}{:20.2f}{:14.1f}{:16.1f}".format(
-            kind, statistics.median(rates),
-            statistics.median(rate / one for rate, one in zip(rates, alone)),
-            statistics.median(one["cpu"] for one in rounds[kind]),
-            statistics.median(one["bytes"] for one in rounds[kind]) / 1e6, expected[kind] / 1e6))
+        share = statistics.median(rate / one for rate, one in zip(rates, alone))
+        cpu, sent = (statistics.median(one[what] for one in rounds[kind])
+                     for what in ("cpu", "bytes"))
+        print(f"{kind:8s}{statistics.median(rates):12.2f}{share:12.2f}{cpu:20.2f}"
+              f"{sent / 1e6:14.1f}{expected[kind] / 1e6:16.1f}")
 
 
-def project(options):
+def project(options: argparse.Namespace) -> None:
     """Where the network is the limit: one worker of 8 GPUs and one server on each of 8 hosts."""
     import unequal  # noqa: F401
 
@@ -161,21 +160,21 @@ def project(options):
     size = gradient_bytes(network("r50", 96499))
     classifier = 4 * 96499 * EMBEDDING
     each_way = 2 * size * (hosts - 1) / hosts
-    print("r50, 96,499 classes: gradients of {:.0f} MB, {:.0f} MB of them the classifier's".format(
-        size / 1e6, classifier / 1e6))
-    print("a step: each host sends and receives {:.0f} MB ({:.0f} MB with 2-bit gradients)".format(
-        each_way / 1e6, each_way * (1 + 1 / 16) / 2 / 1e6))
+    print(f"r50, 96,499 classes: gradients of {size / 1e6:.0f} MB, {classifier / 1e6:.0f} MB of "
+          "them the classifier's")
+    print(f"a step: each host sends and receives {each_way / 1e6:.0f} MB "
+          f"({each_way * (1 + 1 / 16) / 2 / 1e6:.0f} MB with 2-bit gradients)")
     for text, rate in HOSTS:
-        print("a host of 8 GPUs computing {} images/s, 100 a GPU and step: {:.2f} s a step".format(
-            text, 800 / rate))
+        print(f"a host of 8 GPUs computing {text} images/s, 100 a GPU and step: {800 / rate:.2f} s "
+              "a step")
         for link in LINKS:
             seconds = each_way * 8 / link / 1e9
-            print("  {:3d} Gb/s: {:5.2f} s on the wire, {:3.0f} % of computing; 2-bit {:5.2f} s"
-                  .format(link, seconds, 100 * seconds * rate / 800,
-                          seconds * (1 + 1 / 16) / 2))
+            print(f"  {link:3d} Gb/s: {seconds:5.2f} s on the wire, "
+                  f"{100 * seconds * rate / 800:3.0f} % of computing; 2-bit "
+                  f"{seconds * (1 + 1 / 16) / 2:5.2f} s")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="r50")
     parser.add_argument("--classes", type=int, default=1000)

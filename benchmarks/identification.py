@@ -9,6 +9,7 @@ import argparse
 import resource
 import statistics
 import time
+from typing import Any, Callable
 
 import unequal  # noqa: F401  first: it sets the number of threads
 
@@ -17,7 +18,7 @@ import numpy as np  # isort: skip
 from unequal.eval import features, identification
 
 
-def draw(count, size):
+def draw(count: int, size: int) -> np.ndarray:
     """Unit rows, drawn block by block: a whole float64 array would need twice the memory."""
     random = np.random.default_rng(0)
     result = np.empty((count, size), np.float32)
@@ -28,7 +29,7 @@ def draw(count, size):
     return result
 
 
-def product_alone(probes, distractors):
+def product_alone(probes: np.ndarray, distractors: np.ndarray) -> None:
     """The matrix product of the blocks that identify() takes."""
     count = identification.block_size(len(probes))
     buffer = np.empty((len(probes), count), np.float32)
@@ -37,13 +38,13 @@ def product_alone(probes, distractors):
         np.matmul(probes, block.T, out=buffer[:, :len(block)] if len(block) == count else None)
 
 
-def seconds(function):
+def seconds(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--probes", type=int, default=1000)
     parser.add_argument("--distractors", type=int, default=1000000)
@@ -60,10 +61,9 @@ def main():
         whole.append(seconds(lambda: identification.identify(probes, identities, opened)))
     ratio = statistics.median(whole) / statistics.median(alone)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
-    print("identification of {:,} probes among {:,} distractors of {}: {:.2f} s; matrix product "
-          "alone {:.2f} s; ratio {:.2f}; peak memory {:.2f} GiB".format(
-              options.probes, options.distractors, options.size, statistics.median(whole),
-              statistics.median(alone), ratio, peak))
+    print(f"identification of {options.probes:,} probes among {options.distractors:,} distractors "
+          f"of {options.size}: {statistics.median(whole):.2f} s; matrix product alone "
+          f"{statistics.median(alone):.2f} s; ratio {ratio:.2f}; peak memory {peak:.2f} GiB")
 
 
 if __name__ == "__main__":

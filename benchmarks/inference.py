@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any, Callable, Dict, List
 
 import unequal  # noqa: F401  first: it sets the number of threads
 
@@ -30,8 +31,11 @@ from unequal.system import runtime
 
 SIZE = (112, 112)
 
+Params = Dict[str, mx.nd.NDArray]
+Step = Callable[[], np.ndarray]
 
-def prepare(options, folder):
+
+def prepare(options: argparse.Namespace, folder: str) -> None:
     """A checkpoint with random weights, and its ONNX model."""
     symbol = networks.get_symbol(options.network)
     module = mx.mod.Module(symbol, label_names=None)
@@ -43,19 +47,19 @@ def prepare(options, folder):
         file.write(model.SerializeToString())
 
 
-def pixels(options):
+def pixels(options: argparse.Namespace) -> np.ndarray:
     random = np.random.RandomState(0)
     return random.randint(0, 256, (options.batch_size, 3) + SIZE).astype(np.float32)
 
 
-def run_mxnet(options):
+def run_mxnet(options: argparse.Namespace) -> Step:
     model = Embedder.from_checkpoint(os.path.join(options.folder, "model,0"), SIZE,
                                      batch_size=options.batch_size)
     data = mx.nd.array(pixels(options))
     return lambda: model.forward(data)
 
 
-def run_onnxruntime(options):
+def run_onnxruntime(options: argparse.Namespace) -> Step:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(os.path.join(options.folder, "model.onnx"),
@@ -64,7 +68,7 @@ def run_onnxruntime(options):
     return lambda: session.run(None, {"data": data})[0]
 
 
-def run_torch(options):
+def run_torch(options: argparse.Namespace) -> Step:
     import torch
     from torch import nn
 
@@ -74,7 +78,7 @@ def run_torch(options):
         sys.exit("the PyTorch network has no bottleneck units: choose r18 to r100")
 
     class Unit(nn.Module):
-        def __init__(self, before, filters, stride):
+        def __init__(self, before: int, filters: int, stride: int) -> None:
             super().__init__()
             self.body = nn.Sequential(
                 nn.BatchNorm2d(before, 2e-5), nn.Conv2d(before, filters, 3, 1, 1, bias=False),
@@ -85,7 +89,7 @@ def run_torch(options):
                 nn.Conv2d(before, filters, 1, stride, bias=False),
                 nn.BatchNorm2d(filters, 2e-5))
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return self.body(x) + self.shortcut(x)
 
     channels = spec.filters[0]
@@ -105,14 +109,15 @@ def run_torch(options):
     data = torch.from_numpy(pixels(options))
 
     @torch.inference_mode()
-    def step():
+    def step() -> np.ndarray:
         normalised = (data - 127.5) * 0.0078125
         return model(normalised.contiguous(memory_format=torch.channels_last)).numpy()
 
     return step
 
 
-def _copy_weights(torch, model, symbol, arg_params, aux_params):
+def _copy_weights(torch: Any, model: Any, symbol: mx.sym.Symbol, arg_params: Params,
+                  aux_params: Params) -> None:
     """Give the PyTorch network the checkpoint's weights, kind by kind in the order of layers.
 
     A shortcut's layers come last in a unit of both, so one order serves each kind of layer.
@@ -122,7 +127,7 @@ def _copy_weights(torch, model, symbol, arg_params, aux_params):
     norms = iter([name[:-len("_beta")] for name in names if name.endswith("_beta")])
     slopes = iter([name for name in names if "relu" in name])
 
-    def give(parameter, array):
+    def give(parameter: Any, array: mx.nd.NDArray) -> None:
         parameter.data = torch.from_numpy(array.asnumpy()).reshape(parameter.shape)
 
     for layer in model.modules():
@@ -152,7 +157,7 @@ CONTESTANTS = {
 }
 
 
-def contest(options):
+def contest(options: argparse.Namespace) -> None:
     """In a process of its own: warm up, measure, print images a second; save the embeddings."""
     step = CONTESTANTS[options.only][0](options)
     np.save(os.path.join(options.folder, options.only + ".npy"), step())
@@ -164,7 +169,7 @@ def contest(options):
     print(steps * options.batch_size / (time.perf_counter() - start))
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="r50")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -179,7 +184,7 @@ def main():
     names = [name for name in CONTESTANTS if name != "torch" or importlib.util.find_spec("torch")]
     if "torch" not in names:
         print("PyTorch is not installed: left out")
-    speeds = {name: [] for name in names}
+    speeds: Dict[str, List[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         prepare(options, folder)
         for _ in range(options.rounds):
@@ -195,10 +200,9 @@ def main():
     for name in names:
         speed = max(speeds[name])
         difference = np.abs(outputs[name] - outputs["mxnet"]).max()
-        print("{:14} {:5.1f} images/s (worst round {:.1f}), {:.2f} times mxnet; largest difference "
-              "{:.1e} of the largest output".format(
-                  name, speed, min(speeds[name]), speed / ours,
-                  difference / np.abs(outputs["mxnet"]).max()))
+        print(f"{name:14} {speed:5.1f} images/s (worst round {min(speeds[name]):.1f}), "
+              f"{speed / ours:.2f} times mxnet; largest difference "
+              f"{difference / np.abs(outputs['mxnet']).max():.1e} of the largest output")
 
 
 if __name__ == "__main__":

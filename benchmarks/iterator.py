@@ -17,6 +17,7 @@ import argparse
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from typing import List, Sequence
 
 import unequal  # noqa: F401  first: it prepares MXNet
 
@@ -36,7 +37,7 @@ SIZE, BATCH = 112, 100
 THREADS = runtime.available_cpus()
 
 
-def write_sets(directory, count):
+def write_sets(directory: str, count: int) -> List[bytes]:
     """The same pictures as a set with identity records, as a plain one, and as a list."""
     rng = np.random.default_rng(0)
     drawn = [images.encode(faces.draw_face(faces.sample_identity(rng), faces.sample_view(rng),
@@ -54,10 +55,10 @@ def write_sets(directory, count):
 class Ours:
     """FaceIter over the set with identity records."""
 
-    def __init__(self, directory, changes):
+    def __init__(self, directory: str, changes: augmentation.Augmentation) -> None:
         self._iterator = FaceIter(RecordSet(directory), BATCH, changes, prefetch=2)
 
-    def __call__(self):
+    def __call__(self) -> int:
         count = 0
         for batch in self._iterator:
             batch.data[0].wait_to_read()
@@ -69,14 +70,15 @@ class Ours:
 class Reference:
     """The reference's path: read, decode, augment, transpose, copy; an NDArray at every step."""
 
-    def __init__(self, directory, augmenters, keys):
+    def __init__(self, directory: str, augmenters: Sequence[mx.image.Augmenter],
+                 keys: Sequence[int]) -> None:
         self._record = mx.recordio.MXIndexedRecordIO(
             os.path.join(directory, "train.idx"), os.path.join(directory, "train.rec"), "r")
         self._augmenters = augmenters
         self._keys = keys
         self._random = np.random.RandomState(0)
 
-    def __call__(self):
+    def __call__(self) -> int:
         for start in range(0, len(self._keys) - BATCH + 1, BATCH):
             data, label = mx.nd.empty((BATCH, 3, SIZE, SIZE)), mx.nd.empty(BATCH)
             for row, key in enumerate(self._keys[start:start + BATCH]):
@@ -95,25 +97,25 @@ class Reference:
 class Sometimes(mx.image.Augmenter):
     """An augmenter used with a probability."""
 
-    def __init__(self, augmenter, probability):
+    def __init__(self, augmenter: mx.image.Augmenter, probability: float) -> None:
         super().__init__()
         self._augmenter, self._probability = augmenter, probability
 
-    def __call__(self, picture):
+    def __call__(self, picture: mx.nd.NDArray) -> mx.nd.NDArray:
         return self._augmenter(picture) if np.random.rand() < self._probability else picture
 
 
 class Native:
     """mx.io.ImageRecordIter with its own decoding threads."""
 
-    def __init__(self, directory):
+    def __init__(self, directory: str) -> None:
         self._iterator = mx.io.ImageRecordIter(
             path_imgrec=os.path.join(directory, "train.rec"),
             path_imgidx=os.path.join(directory, "train.idx"),
             data_shape=(3, SIZE, SIZE), batch_size=BATCH, rand_mirror=True, shuffle=True,
             preprocess_threads=THREADS, round_batch=False)
 
-    def __call__(self):
+    def __call__(self) -> int:
         count = 0
         self._iterator.reset()  # here, not at the end: it starts to decode in the background
         for batch in self._iterator:
@@ -125,20 +127,20 @@ class Native:
 class Bare:
     """cv2.imdecode and nothing else, each thread its share of the pictures."""
 
-    def __init__(self, pictures):
+    def __init__(self, pictures: List[bytes]) -> None:
         self._pictures = [np.frombuffer(data, np.uint8) for data in pictures]
         self._pool = ThreadPoolExecutor(THREADS)
 
-    def _decode(self, first):
+    def _decode(self, first: int) -> None:
         for data in self._pictures[first::THREADS]:
             cv2.imdecode(data, cv2.IMREAD_COLOR)
 
-    def __call__(self):
+    def __call__(self) -> int:
         list(self._pool.map(self._decode, range(THREADS)))
         return len(self._pictures)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -161,8 +163,8 @@ def main():
         peers = {name: timed(work) for name, work in peers.items()}
         for peer in peers.values():  # warm-up
             peer()
-        print("{:,} pictures of {:,.0f} bytes, {} threads".format(
-            len(pictures), np.mean([len(data) for data in pictures]), THREADS))
+        print(f"{len(pictures):,} pictures of {np.mean([len(data) for data in pictures]):,.0f} "
+              f"bytes, {THREADS} threads")
         rates = alternate(peers, options.rounds)
     table(rates, "images")
     compare(rates, "FaceIter", "reference step 2", 8)

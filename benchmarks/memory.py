@@ -21,6 +21,7 @@ import resource
 import subprocess
 import sys
 import warnings
+from typing import Dict, List
 
 import unequal  # noqa: F401  first: it prepares MXNet
 
@@ -38,7 +39,7 @@ SIZES = {"demo": (120, 300, 128, 144, 360), "MF2": (96499, 542197, 512, 90, 3600
 VARIANTS = ("all", "head + tail")
 
 
-def symbol_of(variant, size, batch):
+def symbol_of(variant: str, size: str, batch: int) -> mx.sym.Symbol:
     """The training symbol, half of the batch being tail images; its number of classes."""
     head, tail, embedding, _, _ = SIZES[size]
     network = networks.get_symbol("n8", embedding)
@@ -52,7 +53,7 @@ def symbol_of(variant, size, batch):
         normalizer=batch // 2)
 
 
-def mine(module, size, batch):
+def mine(module: mx.mod.Module, size: str, batch: int) -> None:
     """What the tail stream holds while it chooses: the bags of an epoch, a bag's embeddings."""
     _, identities, _, _, bag_size = SIZES[size]
     begin = np.arange(identities) * 4  # 2,215,502 images of 542,197 identities
@@ -64,7 +65,7 @@ def mine(module, size, batch):
     confusable_identities(embeddings, bags.identities[:bags.bounds[1]], batch // 2 // IMAGES)
 
 
-def measure(variant, size, batch):
+def measure(variant: str, size: str, batch: int) -> int:
     """Peak memory in bytes above the beginning of a few training steps."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     symbol = symbol_of(variant, size, batch)
@@ -86,18 +87,18 @@ def measure(variant, size, batch):
     return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
-def computed(classes, embedding, rows):
+def computed(classes: int, embedding: int, rows: int) -> Dict[str, int]:
     """``{what: bytes}`` of a classifier on one GPU, float32."""
     matrix = 4 * classes * embedding
     return {"weights": matrix, "gradient": matrix, "momentum": matrix, "normalised copy": matrix,
             "logits": 4 * classes * rows}
 
 
-def mebibytes(count):
-    return "{:,.1f} MiB".format(count / 2 ** 20)
+def mebibytes(count: float) -> str:
+    return f"{count / 2 ** 20:,.1f} MiB"
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=SIZES)
     parser.add_argument("--batch", type=int, help="images a step (a multiple of 6)")
@@ -110,23 +111,22 @@ def main():
         if parsed.variant:
             print(json.dumps(measure(parsed.variant, size, batch)))
             continue
-        print("{}: {:,} head and {:,} tail identities, embedding of {}, {} images".format(
-            size, head, tail, embedding, batch))
+        print(f"{size}: {head:,} head and {tail:,} tail identities, embedding of {embedding}, "
+              f"{batch} images")
         peaks = [int(subprocess.run(
             [sys.executable, __file__, "--only", size, "--batch", str(batch), "--variant", variant],
             check=True, stdout=subprocess.PIPE).stdout) for variant in VARIANTS]
         for variant, peak in zip(VARIANTS, peaks):
-            print("  measured  {:12s} {}".format(variant, mebibytes(peak)))
-        print("  measured  all / head + tail: {:.2f}".format(peaks[0] / peaks[1]))
-        sums = []
+            print(f"  measured  {variant:12s} {mebibytes(peak)}")
+        print(f"  measured  all / head + tail: {peaks[0] / peaks[1]:.2f}")
+        sums: List[int] = []
         for variant, classes, rows in ((VARIANTS[0], head + tail, batch),
                                        (VARIANTS[1], head, batch // 2)):
             parts = computed(classes, embedding, rows)
             sums.append(sum(parts.values()))
-            print("  computed  {:12s} {} on each device: {}".format(
-                variant, mebibytes(sums[-1]), ", ".join(
-                    "{} {}".format(name, mebibytes(value)) for name, value in parts.items())))
-        print("  computed  all / head + tail: {:.2f}".format(sums[0] / sums[1]))
+            shown = ", ".join(f"{name} {mebibytes(value)}" for name, value in parts.items())
+            print(f"  computed  {variant:12s} {mebibytes(sums[-1])} on each device: {shown}")
+        print(f"  computed  all / head + tail: {sums[0] / sums[1]:.2f}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ all pairs, and a list that is searched for every pair. Both choose 120 identitie
     python benchmarks/mining.py [--identities 1200] [--rounds 5]
 """
 import argparse
+from typing import Any, Callable, List
 
 import _common
 
@@ -19,7 +20,7 @@ from unequal.training.mining import confusable_identities
 IMAGES = 3
 
 
-def row_by_row(embeddings, count, kind=None):
+def row_by_row(embeddings: np.ndarray, count: int, kind: Any = None) -> List[int]:
     """The reference's way, for identities of three adjacent rows of length 1.
 
     ``kind``: how to sort. The reference's sort leaves open which of a pair's two equal entries
@@ -42,7 +43,7 @@ def row_by_row(embeddings, count, kind=None):
             return chosen[:count]
 
 
-def bag(identities, size):
+def bag(identities: int, size: int) -> np.ndarray:
     """Unit embeddings of identities that look alike to different degrees."""
     random = np.random.RandomState(0)
     means = random.randn(identities, size) + 2 * random.randn(10, size)[
@@ -51,13 +52,13 @@ def bag(identities, size):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def bags(choose, count):
+def bags(choose: Callable[[], Any], count: int) -> int:
     for _ in range(count):
         choose()
     return count
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--identities", type=int, default=1200)
     parser.add_argument("--count", type=int, default=120, help="how many to choose")
@@ -67,10 +68,10 @@ def main():
     embeddings = bag(options.identities, options.size)
     identities = np.repeat(np.arange(options.identities), IMAGES)
 
-    def ours():
+    def ours() -> np.ndarray:
         return confusable_identities(embeddings, identities, options.count)
 
-    def reference():
+    def reference() -> List[int]:
         return row_by_row(embeddings, options.count)
 
     # Also warms both.

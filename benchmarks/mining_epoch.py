@@ -18,6 +18,7 @@ head images.
 import argparse
 import os
 import tempfile
+from typing import Sequence, Type
 
 import unequal  # noqa: F401  first: it prepares MXNet
 
@@ -38,7 +39,7 @@ from unequal.training.tail import Miner
 BAGS = 100
 
 
-def write_set(directory, identities, side):
+def write_set(directory: str, identities: int, side: int) -> str:
     """A tail set; 200 drawn faces, again and again."""
     rng = np.random.default_rng(0)
     drawn = [pictures.encode(faces.draw_face(faces.sample_identity(rng), faces.sample_view(rng),
@@ -50,7 +51,8 @@ def write_set(directory, identities, side):
     return directory
 
 
-def embedder(network, side, batch, size=512, kind=Embedder):
+def embedder(network: str, side: int, batch: int, size: int = 512,
+             kind: Type[Embedder] = Embedder) -> Embedder:
     """An embedder of random weights: they take as long as any."""
     symbol = networks.get_symbol(network, size)
     module = mx.mod.Module(symbol, label_names=None)
@@ -67,7 +69,7 @@ class Instant(Embedder):
     _on_device = mx.nd.array(rows)
     _place = 0
 
-    def queue(self, data):
+    def queue(self, data: mx.nd.NDArray) -> mx.nd.NDArray:
         start = self._place % (len(self.rows) - len(data))
         self._place += len(data)
         return self._on_device[start:start + len(data)]
@@ -76,7 +78,7 @@ class Instant(Embedder):
 class Ours:
     """Mining and batches of some bags."""
 
-    def __init__(self, records, options, bags):
+    def __init__(self, records: RecordSet, options: argparse.Namespace, bags: int) -> None:
         self._miner = Miner(records, options.bag_size // 10 // IMAGES, IMAGES, options.bag_size,
                             bags)
         self._embedder = embedder("n8", records.image_size[0], options.batch, kind=Instant)
@@ -84,7 +86,7 @@ class Ours:
                                     options.bag_size // 10, augmentation.COLOR, batches=bags)
         self._epoch, self._bags = 0, bags
 
-    def __call__(self):
+    def __call__(self) -> int:
         self._batches.tail = self._miner.mined(self._epoch, self._embedder)
         for batch in self._batches:
             batch.data[0].wait_to_read()
@@ -96,7 +98,7 @@ class Ours:
 class Reference:
     """The same, the reference's way."""
 
-    def __init__(self, records, options, bags):
+    def __init__(self, records: RecordSet, options: argparse.Namespace, bags: int) -> None:
         self._record = mx.recordio.MXIndexedRecordIO(
             os.path.join(records.directory, "train.idx"), records.path, "r")
         jitter = Sometimes(mx.image.ColorJitterAug(0.2, 0.2, 0.2), 0.2)
@@ -104,7 +106,7 @@ class Reference:
         self._keys, self._side = len(records), records.image_size[0]
         self._options, self._bags, self._random = options, bags, np.random.RandomState(0)
 
-    def _load(self, keys, augmenters):
+    def _load(self, keys: np.ndarray, augmenters: Sequence[mx.image.Augmenter]) -> None:
         data = mx.nd.empty((len(keys), 3, self._side, self._side))
         for row, key in enumerate(keys):
             _, encoded = mx.recordio.unpack(self._record.read_idx(int(key)))
@@ -114,7 +116,7 @@ class Reference:
             data[row][:] = mx.nd.transpose(picture, axes=(2, 0, 1))
         data.wait_to_read()
 
-    def __call__(self):
+    def __call__(self) -> int:
         size, batch = self._options.bag_size, self._options.batch
         for _ in range(self._bags):
             identities = self._random.permutation(self._keys // IMAGES)[:size // IMAGES]
@@ -130,9 +132,9 @@ class Reference:
         return self._bags
 
 
-def host(scratch, options):
-    print("== host: {} bags of {} images, 112x112, and as many batches of {} + {}".format(
-        BAGS, options.bag_size, options.bag_size // 10, options.bag_size // 10))
+def host(scratch: str, options: argparse.Namespace) -> None:
+    print(f"== host: {BAGS} bags of {options.bag_size} images, 112x112, and as many batches of "
+          f"{options.bag_size // 10} + {options.bag_size // 10}")
     identities = max(2000, options.bag_size // IMAGES)
     with RecordSet(write_set(os.path.join(scratch, "host"), identities, 112)) as records:
         few = max(1, BAGS // 10 // options.rounds)
@@ -143,15 +145,14 @@ def host(scratch, options):
         rates = alternate(peers, options.rounds)
     table(rates, "bags")
     for name, rate in rates.items():
-        print("{}: {:.0f} s an epoch of {} bags".format(
-            name, BAGS / np.median(rate.wall), BAGS))
+        print(f"{name}: {BAGS / np.median(rate.wall):.0f} s an epoch of {BAGS} bags")
     compare(rates, "ours", "reference", 8)
 
 
-def with_network(scratch, network, side, bags, bag_size, options):
+def with_network(scratch: str, network: str, side: int, bags: int, bag_size: int,
+                 options: argparse.Namespace) -> None:
     """Mining beside the bare network; images a second."""
-    print("== {} at {}x{}: {} bags of {} images, batch {}".format(
-        network, side, side, bags, bag_size, options.batch))
+    print(f"== {network} at {side}x{side}: {bags} bags of {bag_size} images, batch {options.batch}")
     count = bag_size // IMAGES * IMAGES
     with RecordSet(write_set(os.path.join(scratch, network), max(1000, count // IMAGES),
                              side)) as records:
@@ -162,13 +163,13 @@ def with_network(scratch, network, side, bags, bag_size, options):
         decoded = {size: mx.nd.random.uniform(0, 255, (size, 3, side, side)) for size in shapes}
         epoch = 0
 
-        def mining():
+        def mining() -> int:
             nonlocal epoch
             epoch += 1
             miner.mined(epoch, net)
             return bags * count
 
-        def inference():
+        def inference() -> int:
             for size in shapes:
                 net.forward(decoded[size])
             return bags * count
@@ -179,7 +180,7 @@ def with_network(scratch, network, side, bags, bag_size, options):
     compare(rates, "mining", "network", 1 / 1.1)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bag-size", type=int, default=900)
     parser.add_argument("--batch", type=int, default=180, help="of the mining pass")

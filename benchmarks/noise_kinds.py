@@ -83,8 +83,9 @@ def main() -> int:
             row = ""
             for kind in noise_lists.KINDS:
                 among = np.isin(kinds, ("clean", kind))
-                row += "{average_precision:10.3f}".format(**noise_scores.detection_quality(
-                    scores[kind][among], kinds[among] == kind, listed[among]))
+                quality = noise_scores.detection_quality(
+                    scores[kind][among], kinds[among] == kind, listed[among])
+                row += f"{quality['average_precision']:10.3f}"
             whole = noise_scores.detection_quality(scores["flip"], kinds != "clean", listed)
             print(f"{name:24s}{row}{int(listed.sum()):8d}{whole['precision']:11.3f}"
                   f"{whole['recall']:8.3f}", flush=True)

@@ -15,26 +15,29 @@ Fewer images than 100,000 are scored and the rest is computed; the embedding net
 """
 import argparse
 import statistics
+from typing import Any, Callable
 
 import unequal  # noqa: F401  first: it sets the number of threads
 
 import mxnet as mx  # isort: skip
 import numpy as np
-from _common import alternate, compare, table, timed
+from _common import Peer, alternate, compare, table, timed
 
 from unequal.models.noise_scan import Classifier
 from unequal.symbols import margins
 
+Score = Callable[[np.ndarray, np.ndarray], Any]  # of embeddings and labels
+
 BATCH = 20  # the reference's
 
 
-def by_batch(weight, settings):
+def by_batch(weight: mx.nd.NDArray, settings: margins.Margin) -> Score:
     """The reference's way; a function of embeddings and labels."""
     label = mx.sym.Variable("label")
     symbol = mx.sym.softmax(margins.margin_logits(
         mx.sym.Variable("embedding"), label, *weight.shape, settings), axis=1)
 
-    def score(embeddings, labels):
+    def score(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
         largest = []
         for start in range(0, len(labels), BATCH):
             some = slice(start, start + BATCH)
@@ -49,10 +52,10 @@ def by_batch(weight, settings):
     return score
 
 
-def product(weight, rows):
+def product(weight: mx.nd.NDArray, rows: int) -> Score:
     unit = mx.nd.L2Normalization(weight, mode="instance")
 
-    def multiply(embeddings, _):
+    def multiply(embeddings: np.ndarray, _: np.ndarray) -> None:
         for start in range(0, len(embeddings), rows):
             mx.nd.FullyConnected(mx.nd.array(embeddings[start:start + rows]), unit, no_bias=True,
                                  num_hidden=len(weight)).wait_to_read()
@@ -60,7 +63,7 @@ def product(weight, rows):
     return multiply
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--classes", type=int, default=96499)
     parser.add_argument("--size", type=int, default=512)
@@ -80,8 +83,8 @@ def main():
                                slow(embeddings[some], labels[some]), rtol=1e-4)
     multiply = product(weight, classifier.rows)
 
-    def peer(work, count):
-        def scored():
+    def peer(work: Score, count: int) -> Peer:
+        def scored() -> int:
             work(embeddings[:count], labels[:count])
             return count
 

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Callable, Dict, List, Optional
 
 import unequal  # noqa: F401  first: it sets the number of threads
 
@@ -24,37 +25,45 @@ import numpy as np
 
 from unequal.symbols import heads, margins, operators
 
+Build = Callable[[mx.sym.Symbol, mx.sym.Symbol, argparse.Namespace], mx.sym.Symbol]
+
 BETA, S, M = 0.9, 64.0, 0.5
 
 
-def products(embedding, weight, options):
+def products(embedding: mx.sym.Symbol, weight: mx.sym.Symbol,
+             options: argparse.Namespace) -> mx.sym.Symbol:
     """What no head can do without: z = x W^T, and backward dx = g W and dW = g^T x."""
     return mx.sym.FullyConnected(embedding, weight=weight, no_bias=True,
                                  num_hidden=options.classes)
 
 
-def bare(embedding, label, options):
+def bare(embedding: mx.sym.Symbol, label: mx.sym.Symbol,
+         options: argparse.Namespace) -> mx.sym.Symbol:
     return products(embedding, mx.sym.Variable("fc7_weight"), options)
 
 
-def cosines(embedding, label, options):
+def cosines(embedding: mx.sym.Symbol, label: mx.sym.Symbol,
+            options: argparse.Namespace) -> mx.sym.Symbol:
     """The products of normalised rows: what normalising the weight adds."""
     return products(*(mx.sym.L2Normalization(value, mode="instance") for value in (
         embedding, mx.sym.Variable("fc7_weight"))), options)
 
 
-def ours(embedding, label, options, on_cpu=True):
+def ours(embedding: mx.sym.Symbol, label: mx.sym.Symbol, options: argparse.Namespace,
+         on_cpu: bool = True) -> mx.sym.Symbol:
     return heads.nra_head(embedding, label, options.classes, options.size, margins.Margin(4, S, M),
                         beta=BETA, normalizer=2 * options.batch, on_cpu=on_cpu)
 
 
-def by_mxnet(embedding, label, options):
+def by_mxnet(embedding: mx.sym.Symbol, label: mx.sym.Symbol,
+             options: argparse.Namespace) -> mx.sym.Symbol:
     return ours(embedding, label, options, on_cpu=False)
 
 
-def reference_style(embedding, label, options):
+def reference_style(embedding: mx.sym.Symbol, label: mx.sym.Symbol,
+                    options: argparse.Namespace) -> mx.sym.Symbol:
     """The loss as a graph of standard operators, every selection by a dense one-hot matrix."""
-    def one_hot(index):
+    def one_hot(index: mx.sym.Symbol) -> mx.sym.Symbol:
         return mx.sym.one_hot(index, depth=options.classes)
 
     weight = mx.sym.L2Normalization(mx.sym.Variable("fc7_weight"), mode="instance")
@@ -70,7 +79,7 @@ def reference_style(embedding, label, options):
     log_probability = mx.sym.log_softmax(logits)
     prediction = mx.sym.argmax(log_probability, axis=1)
 
-    def entropy(index):
+    def entropy(index: mx.sym.Symbol) -> mx.sym.Symbol:
         return -mx.sym.sum(mx.sym.broadcast_mul(one_hot(index), log_probability), axis=(0, 1))
 
     loss = (BETA * entropy(label) + (1 - BETA) * entropy(prediction)) / (2 * options.batch)
@@ -82,7 +91,7 @@ VARIANTS = {"products": bare, "cosines": cosines, "ours": ours, "by MXNet": by_m
 GOAL = 1.3  # ours / products
 
 
-def measure(build, options):
+def measure(build: Build, options: argparse.Namespace) -> Dict[str, float]:
     """Seconds of each forward + backward pass, and the process's peak memory in MB above its
     beginning, when MXNet was imported and nothing allocated."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -111,7 +120,7 @@ def measure(build, options):
     return {"seconds": statistics.median(seconds[1:]), "megabytes": (peak - before) / 1024}
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--classes", type=int, default=96499)
     parser.add_argument("--batch", type=int, default=100)
@@ -123,7 +132,7 @@ def main():
     if options.variant:
         print(json.dumps(measure(VARIANTS[options.variant], options)))
         return
-    found = {name: [] for name in VARIANTS}
+    found: Dict[str, List[Dict[str, float]]] = {name: [] for name in VARIANTS}
     for _ in range(options.rounds):
         for name in VARIANTS:
             found[name].append(json.loads(subprocess.run(
@@ -131,22 +140,23 @@ def main():
                 stdout=subprocess.PIPE).stdout))
     if not operators.COMPILED:
         print("rows.c was not compiled when the package was installed: ours is by MXNet")
-    print("forward and backward at {:,} classes, batch {}, embedding of {}; medians of {} rounds"
-          .format(options.classes, options.batch, options.size, options.rounds))
+    print(f"forward and backward at {options.classes:,} classes, batch {options.batch}, embedding "
+          f"of {options.size}; medians of {options.rounds} rounds")
 
-    def median(name, key, over=None):
+    def median(name: str, key: str, over: Optional[str] = None) -> float:
         return statistics.median(
             result[key] / (found[over][number][key] if over else 1)
             for number, result in enumerate(found[name]))
 
     for name in VARIANTS:
-        print("{:10s} {:6.3f} s, {:4.2f} of the products'; {:5.0f} MB, {:4.2f} of the reference's"
-              .format(name, median(name, "seconds"), median(name, "seconds", "products"),
-                      median(name, "megabytes"), median(name, "megabytes", "reference")))
+        print(f"{name:10s} {median(name, 'seconds'):6.3f} s, "
+              f"{median(name, 'seconds', 'products'):4.2f} of the products'; "
+              f"{median(name, 'megabytes'):5.0f} MB, {median(name, 'megabytes', 'reference'):4.2f} "
+              "of the reference's")
     ratio = median("ours", "seconds", "products")
-    print("ours / products: {:.2f} (goal {:.2f}, {}); reference / ours: {:.2f}".format(
-        ratio, GOAL, "met" if ratio <= GOAL else "missed",
-        median("reference", "seconds", "ours")))
+    print(f"ours / products: {ratio:.2f} (goal {GOAL:.2f}, "
+          f"{'met' if ratio <= GOAL else 'missed'}); reference / ours: "
+          f"{median('reference', 'seconds', 'ours'):.2f}")
 
 
 if __name__ == "__main__":

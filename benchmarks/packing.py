@@ -10,6 +10,7 @@ import argparse
 import os
 import tempfile
 import time
+from typing import Any, Callable, List
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from unequal.data.convert import Settings, pack
 KINDS = {"ready 112x112": (112, 112), "snapshot 600x800": (600, 800)}
 
 
-def picture(height, width, seed):
+def picture(height: int, width: int, seed: int) -> bytes:
     """JPEG bytes of something with as much detail as a face (about 6 kB at 112x112)."""
     random = np.random.RandomState(seed)
     coarse = cv2.resize(random.randint(0, 256, (7, 7, 3), np.uint8), (width, height),
@@ -29,7 +30,7 @@ def picture(height, width, seed):
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
-def bare(pictures):
+def bare(pictures: List[bytes]) -> None:
     """Decode and encode again, with nothing around it."""
     for data in pictures:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -38,13 +39,13 @@ def bare(pictures):
         cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
-def seconds(function, *arguments):
+def seconds(function: Callable[..., Any], *arguments: Any) -> float:
     begin = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - begin
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=2000)
     count = parser.parse_args().pictures
@@ -56,18 +57,18 @@ def main():
         with tempfile.TemporaryDirectory() as scratch:
             faces = os.path.join(scratch, "faces")
             for place, data in enumerate(pictures):
-                folder = os.path.join(faces, "{:05}".format(place // 10))
+                folder = os.path.join(faces, f"{place // 10:05}")
                 os.makedirs(folder, exist_ok=True)
-                with open(os.path.join(folder, "{}.jpg".format(place % 10)), "wb") as file:
+                with open(os.path.join(folder, f"{place % 10}.jpg"), "wb") as file:
                     file.write(data)
             best = {"pack": np.inf, "bare": np.inf}
             for _ in range(3):
                 best["bare"] = min(best["bare"], seconds(bare, pictures))
                 best["pack"] = min(best["pack"], seconds(
                     pack, faces, os.path.join(scratch, "set"), Settings(faces)))
-        print("{}: unequal pack {:,.0f} pictures/s per core, bare decode+encode {:,.0f}, "
-              "ratio {:.2f}".format(kind, number / best["pack"], number / best["bare"],
-                                    best["bare"] / best["pack"]))
+        print(f"{kind}: unequal pack {number / best['pack']:,.0f} pictures/s per core, bare "
+              f"decode+encode {number / best['bare']:,.0f}, ratio "
+              f"{best['bare'] / best['pack']:.2f}")
 
 
 if __name__ == "__main__":

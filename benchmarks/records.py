@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any, Dict
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from unequal.data.copying import denoise, split
 from unequal.data.records import RecordSet, RecordWriter
 
 
-def write_empty_set(directory, images, identities):
+def write_empty_set(directory: str, images: int, identities: int) -> None:
     """A set of records without pictures, written in one go: a long tail of identities."""
     os.makedirs(directory)
     weights = 1 / np.arange(1, identities + 1) ** 0.7
@@ -48,10 +49,10 @@ def write_empty_set(directory, images, identities):
     np.savetxt(os.path.join(directory, "train.idx"),
                np.stack([np.arange(len(offsets)), offsets], 1), fmt="%d", delimiter="\t")
     with open(os.path.join(directory, "property"), "w") as line:
-        line.write("{},112,112\n".format(identities))
+        line.write(f"{identities},112,112\n")
 
 
-def write_full_set(directory, images, size):
+def write_full_set(directory: str, images: int, size: int) -> None:
     data = np.random.RandomState(0).bytes(size)
     with RecordWriter(directory, (112, 112)) as writer:
         for place in range(images):
@@ -59,7 +60,7 @@ def write_full_set(directory, images, size):
             writer.add(place // 25 * 2 + (place % 25 >= 5), data)
 
 
-def stage_open(directory):
+def stage_open(directory: str) -> Dict[str, float]:
     begin = time.perf_counter()
     records = RecordSet(directory)
     opened = time.perf_counter()
@@ -70,15 +71,15 @@ def stage_open(directory):
                         if isinstance(array, np.ndarray) and array.base is None)}
 
 
-def stage_split(directory):
+def stage_split(directory: str) -> Dict[str, float]:
     sides = split(directory, directory + ".head", directory + ".tail")
     return {"images": sum(images for images, _ in sides)}
 
 
-def stage_denoise(directory):
+def stage_denoise(directory: str) -> Dict[str, float]:
     with RecordSet(directory) as records:
         keys = records.image_keys[::10]
-        lines = ["{} {} 0.001 0.0001\n".format(records.image(key)[0], key) for key in keys]
+        lines = [f"{records.image(key)[0]} {key} 0.001 0.0001\n" for key in keys]
     with open(directory + ".noise", "w") as file:
         file.writelines(lines)
     begin = time.perf_counter()
@@ -89,20 +90,20 @@ def stage_denoise(directory):
 STAGES = {"open": stage_open, "split": stage_split, "denoise": stage_denoise}
 
 
-def peak():
+def peak() -> int:
     # Not getrusage: its peak begins with that of the process we were forked from.
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def measured(stage, directory):
+def measured(stage: str, directory: str) -> Dict[str, Any]:
     """Run a stage in a process of its own; its figures, with seconds and the rise of memory."""
     output = subprocess.run([sys.executable, __file__, "--stage", stage, directory], check=True,
                             stdout=subprocess.PIPE).stdout
     return json.loads(output.decode().splitlines()[-1])
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2003574)
     parser.add_argument("--identities", type=int, default=96499)
@@ -121,16 +122,16 @@ def main():
         path = os.path.join(scratch, "large")
         write_empty_set(path, options.images, options.identities)
         found = measured("open", path)
-        print("{:,} images + {:,} identities: opened in {:.1f} s, identity records read in {:.1f} "
-              "s; {:.1f} MB kept ({:.1f} bytes a record), peak {:.0f} MB".format(
-                  found["images"], found["identities"], found["open"], found["ranges"],
-                  found["kept"] / 1e6, found["kept"] / (found["images"] + found["identities"]),
-                  found["memory"] / 1e6))
+        print(f"{found['images']:,} images + {found['identities']:,} identities: opened in "
+              f"{found['open']:.1f} s, identity records read in {found['ranges']:.1f} s; "
+              f"{found['kept'] / 1e6:.1f} MB kept "
+              f"({found['kept'] / (found['images'] + found['identities']):.1f} bytes a record), "
+              f"peak {found['memory'] / 1e6:.0f} MB")
         found = measured("split", path)
         scale = 100000 / found["images"]
-        print("split of it: {:.1f} s per 100,000 images; peak {:.0f} MB, {:.0f} bytes an image"
-              .format(found["time"] * scale, found["memory"] / 1e6,
-                      found["memory"] / found["images"]))
+        print(f"split of it: {found['time'] * scale:.1f} s per 100,000 images; peak "
+              f"{found['memory'] / 1e6:.0f} MB, {found['memory'] / found['images']:.0f} bytes an "
+              "image")
         path = os.path.join(scratch, "pictures")
         write_full_set(path, 100000, 5000)
         begin = time.perf_counter()
@@ -140,8 +141,8 @@ def main():
         copied = time.perf_counter() - begin
         for stage in ("split", "denoise"):
             found = measured(stage, path)
-            print("{} of 100,000 images of 5 kB (500 MB): {:.1f} s (copying the file {:.1f} s), "
-                  "peak {:.0f} MB".format(stage, found["time"], copied, found["memory"] / 1e6))
+            print(f"{stage} of 100,000 images of 5 kB (500 MB): {found['time']:.1f} s (copying the "
+                  f"file {copied:.1f} s), peak {found['memory'] / 1e6:.0f} MB")
     finally:
         shutil.rmtree(scratch)
 

@@ -16,13 +16,14 @@ import subprocess
 import sys
 import time
 import warnings
+from typing import Any, Callable, Tuple
 
 from _common import alternate, compare, table
 
 CLASSES, EMBEDDING, SIZE = 1000, 512, 112
 
 
-def mxnet_step(batch, plain):
+def mxnet_step(batch: int, plain: bool) -> Callable[[], None]:
     """A function that does one step; ``plain`` replaces the PReLU."""
     import unequal  # noqa: F401  first: it prepares MXNet
 
@@ -49,7 +50,7 @@ def mxnet_step(batch, plain):
     data = mx.io.DataBatch([mx.nd.array(random.randint(0, 256, shapes[0][0][1]))],
                            [mx.nd.array(random.randint(CLASSES, size=batch))])
 
-    def step():
+    def step() -> None:
         module.forward_backward(data)
         module.update()
         mx.nd.waitall()
@@ -57,7 +58,7 @@ def mxnet_step(batch, plain):
     return step
 
 
-def torch_step(batch):
+def torch_step(batch: int) -> Callable[[], None]:
     """The same layers, written for PyTorch."""
     import torch
     from torch import nn
@@ -68,11 +69,11 @@ def torch_step(batch):
 
     torch.set_num_threads(available_cpus())
 
-    def conv(inner, outer, kernel, stride=1):
+    def conv(inner: int, outer: int, kernel: int, stride: int = 1) -> nn.Module:
         return nn.Conv2d(inner, outer, kernel, stride, kernel // 2, bias=False)
 
     class Unit(nn.Module):
-        def __init__(self, inner, outer, stride):
+        def __init__(self, inner: int, outer: int, stride: int) -> None:
             super().__init__()
             self.body = nn.Sequential(
                 nn.BatchNorm2d(inner), conv(inner, outer, 3), nn.BatchNorm2d(outer),
@@ -80,17 +81,17 @@ def torch_step(batch):
             self.shortcut = nn.Sequential() if stride == 1 else nn.Sequential(
                 conv(inner, outer, 1, stride), nn.BatchNorm2d(outer))
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return self.body(x) + self.shortcut(x)
 
     class Head(nn.Module):
         """ArcFace, s = 64, m = 0.5."""
 
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.randn(CLASSES, EMBEDDING) * 0.05)
 
-        def forward(self, x, label):
+        def forward(self, x: Any, label: Any) -> Any:
             cos = functional.linear(functional.normalize(x), functional.normalize(self.weight))
             row = torch.arange(len(label))
             angle = torch.acos(cos[row, label].clamp(-1 + 1e-6, 1 - 1e-6))
@@ -113,7 +114,7 @@ def torch_step(batch):
     data = data.contiguous(memory_format=torch.channels_last)
     label = torch.randint(CLASSES, (batch,))
 
-    def step():
+    def step() -> None:
         optimizer.zero_grad()
         head(network((data - 127.5) * 0.0078125), label).backward()
         optimizer.step()
@@ -128,7 +129,7 @@ PEERS = {
 }
 
 
-def serve(name, batch):
+def serve(name: str, batch: int) -> None:
     """For each line of stdin: do so many steps, print seconds and processor time."""
     step = PEERS[name](batch)
     for line in sys.stdin:
@@ -141,23 +142,23 @@ def serve(name, batch):
 class Peer:
     """A process that waits for its turn."""
 
-    def __init__(self, name, options):
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
         self._images, self._steps = options.batch * options.steps, options.steps
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--serve", name, "--batch", str(options.batch)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
-    def __call__(self):
-        self._process.stdin.write("{}\n".format(self._steps))
+    def __call__(self) -> Tuple[int, float, float]:
+        self._process.stdin.write(f"{self._steps}\n")
         seconds, processor = map(float, self._process.stdout.readline().split())
         return self._images, seconds, processor
 
-    def close(self):
+    def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)

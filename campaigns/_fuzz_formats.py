@@ -3,16 +3,18 @@ import io
 import json
 import os
 import pickle
+import random
 import re
 import struct
 import tarfile
 import zipfile
 import zlib
+from typing import Any, Callable, Dict, Iterable, List, Tuple, Union
 
 import cv2
 import mxnet as mx
 import numpy as np
-from _mutations import EXTREMES, NAMES, NUMBERS, damage, damage_json, damage_text
+from _mutations import EXTREMES, NAMES, NUMBERS, Way, damage, damage_json, damage_text
 
 from unequal.commands import align, review
 from unequal.commands.cli import main, report_errors
@@ -23,6 +25,9 @@ from unequal.eval.bins import save_bin
 from unequal.eval.features import mat_bytes, write_features
 from unequal.models import checkpoints, untrusted
 from unequal.symbols import heads, margins, networks
+
+Commands = List[Any]  # the words of `unequal` each, or a function
+Params = Dict[str, mx.nd.NDArray]
 
 SIDE, IDENTITIES, SIZE = 32, 5, 8
 MODEL, EPOCH = "model", 7
@@ -74,25 +79,25 @@ _JSON_VALUES = {
 }
 
 
-def _pixels(random):
+def _pixels(random: np.random.RandomState) -> np.ndarray:
     coarse = random.randint(0, 256, (6, 6, 3), np.uint8)
     return cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
 
 
-def _jpeg(random, *parameters):
+def _jpeg(random: np.random.RandomState, *parameters: int) -> bytes:
     return cv2.imencode(".jpg", _pixels(random), parameters)[1].tobytes()
 
 
 class Sound:
     """Sound files of every format, as bytes."""
 
-    def __init__(self, folder):
-        random = np.random.RandomState(0)
-        self.pictures = {"id{}/{}.jpg".format(identity, number): _jpeg(random)
+    def __init__(self, folder: str) -> None:
+        drawn = np.random.RandomState(0)
+        self.pictures = {f"id{identity}/{number}.jpg": _jpeg(drawn)
                          for identity in range(IDENTITIES) for number in range(3 + identity % 3)}
-        self.progressive = _jpeg(random, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
-        self.png = cv2.imencode(".png", _pixels(random))[1].tobytes()
-        self.unusual = {"x" + ending: cv2.imencode(ending, _pixels(random))[1].tobytes()
+        self.progressive = _jpeg(drawn, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+        self.png = cv2.imencode(".png", _pixels(drawn))[1].tobytes()
+        self.unusual = {"x" + ending: cv2.imencode(ending, _pixels(drawn))[1].tobytes()
                         for ending in (".jp2", ".bmp", ".webp", ".tiff", ".ppm", ".ras")}
         source = os.path.join(folder, "pictures")
         for name, data in self.pictures.items():
@@ -100,20 +105,20 @@ class Sound:
         settings = convert.Settings(source, (SIDE, SIDE))
         self.sets = []
         for plain in (False, True):
-            made = os.path.join(folder, "set{:d}".format(plain))
+            made = os.path.join(folder, f"set{plain:d}")
             convert.pack(source, made, settings, plain=plain)
             self.sets.append(contents(made))
         network = networks.get_symbol("n8", SIZE)
         symbol = heads.softmax_head(network, mx.sym.Variable("softmax_label"), IDENTITIES, SIZE)
         shapes, _, states = symbol.infer_shape(data=(1, 3, SIDE, SIDE), softmax_label=(1,))
-        arguments = {name: mx.nd.array(0.1 * random.randn(*shape)) for name, shape in
+        arguments = {name: mx.nd.array(0.1 * drawn.randn(*shape)) for name, shape in
                      zip(symbol.list_arguments(), shapes)
                      if name not in ("data", "softmax_label")}
         auxiliary = {name: mx.nd.ones(shape) for name, shape in
                      zip(symbol.list_auxiliary_states(), states)}
         checkpoints.save(os.path.join(folder, MODEL), EPOCH, symbol, arguments, auxiliary)
         self.symbol = read(folder, MODEL + "-symbol.json")
-        self.params = read(folder, "{}-{:04d}.params".format(MODEL, EPOCH))
+        self.params = read(folder, f"{MODEL}-{EPOCH:04d}.params")
         self.sub_centers = self._sub_centers(folder, arguments, auxiliary)
         jpegs = list(self.pictures.values())[:10] * 2 + list(self.pictures.values())[4:10] * 2
         self.same = [True, False] * 8
@@ -124,44 +129,44 @@ class Sound:
             for protocol in (0, 2, 4)]
         keys = range(1, len(self.pictures) + 1)
         labels = [int(name[2]) for name in self.pictures]
-        self.noise_list = "".join("{} {} 0.25 0.125\n".format(label, key) for key, label in
+        self.noise_list = "".join(f"{label} {key} 0.25 0.125\n" for key, label in
                                   list(zip(keys, labels))[::4]).encode()
         self.truth = "key,label,true_identity,kind\n" + "".join(
-            "{},{},{},{}\n".format(key, label, label, "flip" if key % 4 else "clean")
+            f"{key},{label},{label},{'flip' if key % 4 else 'clean'}\n"
             for key, label in zip(keys, labels))
-        self.listed = "".join("{}\t{}\t{}{}\n".format(
-            number % 2, name, label, "" if number % 3 else "\t2\t3\t30\t29" + (
-                "" if number % 2 else "\t9\t22\t15\t10\t21\t12\t12\t20\t25\t25"))
+        box, points = "\t2\t3\t30\t29", "\t9\t22\t15\t10\t21\t12\t12\t20\t25\t25"
+        self.listed = "".join(
+            f"{number % 2}\t{name}\t{label}"
+            f"{'' if number % 3 else box + ('' if number % 2 else points)}\n"
             for number, (name, label) in enumerate(zip(self.pictures, labels)))
         names = [name for name in self.pictures if name.startswith("id")]
-        self.pairs = "".join("{}\t{}\t{}\n".format(one, two, int(one[:3] == two[:3]))
+        self.pairs = "".join(f"{one}\t{two}\t{int(one[:3] == two[:3])}\n"
                              for one, two in zip(names, names[1:]))
-        self.lfw = {"P{0}/P{0}_{1:04d}.jpg".format(number, place): jpegs[2 * number + place]
+        self.lfw = {f"P{number}/P{number}_{place:04d}.jpg": jpegs[2 * number + place]
                     for number in range(5) for place in (0, 1)}
         self.lfw_pairs = "10\t1\n" + "".join(
-            "P{0}\t0\t1\nP{0}\t0\tP{1}\t1\n".format(number, (number + 1) % 5)
+            f"P{number}\t0\t1\nP{number}\t0\tP{(number + 1) % 5}\t1\n"
             for number in range(5))
-        self.cfp = {"cfp/Data/Images/{:03d}/{}/{:02d}.jpg".format(who, side, place): jpegs[2 * who]
+        self.cfp = {f"cfp/Data/Images/{who:03d}/{side}/{place:02d}.jpg": jpegs[2 * who]
                     for who in (1, 2, 3) for side in ("frontal", "profile") for place in (1, 2)}
-        rows = "".join("{} ../Data/Images/{:03d}/{{}}/{:02d}.jpg\n".format(number, who, place)
+        rows = "".join(f"{number} ../Data/Images/{who:03d}/{{}}/{place:02d}.jpg\n"
                        for number, (who, place) in enumerate(
                            ((who, place) for who in (1, 2, 3) for place in (1, 2)), 1))
         self.cfp_lists = {"Pair_list_F.txt": rows.format(*["frontal"] * 6),
                           "Pair_list_P.txt": rows.format(*["profile"] * 6)}
         for number in range(1, 11):
             for kind in ("FF", "FP"):
-                self.cfp_lists["Split/{}/{:02d}/same.txt".format(kind, number)] = "1,2\n3,4\n"
-                self.cfp_lists["Split/{}/{:02d}/diff.txt".format(kind, number)] = "1,3\n2,5\n"
+                self.cfp_lists[f"Split/{kind}/{number:02d}/same.txt"] = "1,2\n3,4\n"
+                self.cfp_lists[f"Split/{kind}/{number:02d}/diff.txt"] = "1,3\n2,5\n"
         self.decisions = "key,decision,label\n1,keep,\n2,drop,\n4,relabel,0\n5,unsure,\n2,keep,\n"
         self.suspects = "key,path,label,kind,suggested_label,confidence\n" + "".join(
-            "{},id{}/{}.jpg,{},{},{},0.{}\n".format(
-                key, label, key, label, *(("wrong label", 1), ("stranger", ""))[key % 2], key)
+            f"{key},id{label}/{key}.jpg,{label},{('wrong label,1', 'stranger,')[key % 2]},0.{key}\n"
             for key, label in list(zip(keys, labels))[::3])
-        features = random.randn(20, SIZE).astype(np.float32)
+        features = drawn.randn(20, SIZE).astype(np.float32)
         self.features = {}
         for ending in (".npy", ".npz"):
             write_features(os.path.join(folder, "features" + ending), features.shape, [
-                (["id{}/{}".format(number % 4, number) for number in range(20)], features)])
+                ([f"id{number % 4}/{number}" for number in range(20)], features)])
             self.features[ending] = read(folder, "features" + ending)
         self.features[".bin"] = mat_bytes(features)
         self.feature_names = read(folder, "features.npy.txt")
@@ -174,11 +179,11 @@ class Sound:
         self.log = read(folder, "run/model-trainlog.jsonl")
         main(["report", os.path.join(folder, "run")])  # matplotlib makes a list of fonts once
         self.scores = noise_lists.scores_head("0") + noise_lists.score_rows((
-            labels, list(keys), *np.full((2, len(labels)), 0.25),
-            np.arange(len(labels)) / len(labels), labels))
+            np.array(labels), np.array(keys), *np.full((2, len(labels)), 0.25),
+            np.arange(len(labels)) / len(labels), np.array(labels)))
 
     @staticmethod
-    def _sub_centers(folder, arguments, auxiliary):
+    def _sub_centers(folder: str, arguments: Params, auxiliary: Params) -> Tuple[bytes, bytes]:
         """Symbol and parameters of a model with two centres a class."""
         symbol = heads.softmax_head(
             networks.get_symbol("n8", SIZE), mx.sym.Variable("softmax_label"), IDENTITIES, SIZE,
@@ -187,10 +192,10 @@ class Sound:
         checkpoints.save(os.path.join(folder, "two"), EPOCH, symbol, dict(
             arguments, fc7_weight=mx.nd.concat(weight, -weight, dim=0)), auxiliary)
         return (read(folder, "two-symbol.json"),
-                read(folder, "two-{:04d}.params".format(EPOCH)))
+                read(folder, f"two-{EPOCH:04d}.params"))
 
     @staticmethod
-    def training(directory, prefix, steps, *more):
+    def training(directory: str, prefix: str, steps: int, *more: str) -> List[str]:
         """A command that trains for so many batches."""
         return ["train", "softmax", "--network", "n8", "--emb-size", str(SIZE), "--data-dir",
                 directory, "--eval-dir", directory, "--target", "pairs", "--per-batch-size", "8",
@@ -198,7 +203,7 @@ class Sound:
                 "--max-steps", str(steps), "--prefix", prefix, *more]
 
 
-def write(folder, name, data):
+def write(folder: str, name: str, data: Union[bytes, str]) -> str:
     path = os.path.join(folder, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:
@@ -206,48 +211,50 @@ def write(folder, name, data):
     return path
 
 
-def read(folder, name):
+def read(folder: str, name: str) -> bytes:
     with open(os.path.join(folder, name), "rb") as file:
         return file.read()
 
 
-def contents(folder):
+def contents(folder: str) -> Dict[str, bytes]:
     return {name: read(folder, name) for name in os.listdir(folder)}
 
 
 class Case:
     """One damaged input: its files below ``inside``, results go below ``out``."""
 
-    def __init__(self, random, sound, inside, out, outside):
+    def __init__(self, random: random.Random, sound: Sound, inside: str, out: str,
+                 outside: str) -> None:
         self.random, self.sound = random, sound
         self.inside, self.out, self.outside = inside, out, outside
 
-    def put(self, name, data):
+    def put(self, name: str, data: Union[bytes, str]) -> str:
         return write(self.inside, name, data)
 
-    def put_model(self, **changed):
+    def put_model(self, **changed: bytes) -> None:
         self.put(MODEL + "-symbol.json", changed.get("symbol", self.sound.symbol))
-        self.put("{}-{:04d}.params".format(MODEL, EPOCH), changed.get("params", self.sound.params))
+        self.put(f"{MODEL}-{EPOCH:04d}.params", changed.get("params", self.sound.params))
 
     @property
-    def model(self):
-        return "{},{}".format(os.path.join(self.inside, MODEL), EPOCH)
+    def model(self) -> str:
+        return f"{os.path.join(self.inside, MODEL)},{EPOCH}"
 
-    def to(self, name):
+    def to(self, name: str) -> str:
         return os.path.join(self.out, name)
 
-    def text(self, data):
+    def text(self, data: Union[bytes, str]) -> bytes:
         return damage_text(self.random, data if isinstance(data, bytes) else data.encode(),
                            self.outside)
 
-    def put_set(self, name="set", **changed):
+    def put_set(self, **changed: bytes) -> str:
         """A sound record set with some files changed; its folder."""
         files = dict(self.sound.sets[0], **changed)
         for file, data in files.items():
-            self.put(os.path.join(name, file), data)
-        return os.path.join(self.inside, name)
+            self.put(os.path.join("set", file), data)
+        return os.path.join(self.inside, "set")
 
-    def set_commands(self, changed, run_network=True):
+    def set_commands(self, changed: Dict[str, Callable[[bytes], bytes]],
+                     run_network: bool = True) -> Commands:
         """A set with some files changed, and everything that reads one."""
         files = dict(self.random.choice(self.sound.sets))
         for name, change in changed.items():
@@ -278,7 +285,7 @@ class Case:
         return commands
 
 
-def _records_fields(data):
+def _records_fields(data: bytes) -> List[int]:
     """Places of the numbers of a .rec: magic, length, flag, label, ids, further labels."""
     place, fields = 0, []
     while place + 32 <= len(data):
@@ -291,8 +298,8 @@ def _records_fields(data):
     return fields
 
 
-def _set_field(fields):
-    def change(random, data):
+def _set_field(fields: Callable[[bytes], List[int]]) -> Way:
+    def change(random: random.Random, data: bytes) -> bytes:
         places = fields(data)
         if not places:
             return data
@@ -307,20 +314,20 @@ def _set_field(fields):
     return change
 
 
-def rec(case):
+def rec(case: Case) -> Commands:
     return case.set_commands({"train.rec": lambda data: damage(
         case.random, data, [_set_field(_records_fields)])})
 
 
-def idx(case):
+def idx(case: Case) -> Commands:
     return case.set_commands({"train.idx": case.text})
 
 
-def property_file(case):
+def property_file(case: Case) -> Commands:
     return case.set_commands({"property": case.text})
 
 
-def lst(case):
+def lst(case: Case) -> Commands:
     if case.random.randrange(4) == 0:  # the list beside a set
         return case.set_commands({"train.lst": case.text}, run_network=False)
     for name, data in case.sound.pictures.items():
@@ -330,7 +337,7 @@ def lst(case):
              "--size", str(SIDE), "--processes", "1"]]
 
 
-def identities_csv(case):
+def identities_csv(case: Case) -> Commands:
     return case.set_commands({"identities.csv": case.text}, run_network=False)
 
 
@@ -344,26 +351,27 @@ _GLOBALS = (("os", "system"), ("posix", "system"), ("builtins", "eval"), ("__bui
             ("unequal.eval.bins", "_reconstruct"), ("pickle", "loads"), ("ctypes", "CDLL"))
 
 
-def _hostile_pickle(random, outside):
-    command = "touch {}/escaped".format(outside)
+def _hostile_pickle(random: random.Random, outside: str) -> bytes:
+    command = f"touch {outside}/escaped"
     module, name = random.choice(_GLOBALS)
-    argument = random.choice((command, "__import__('os').system({!r})".format(command), "float32",
+    argument = random.choice((command, f"__import__('os').system({command!r})", "float32",
                               "O8", "V9999999999", "f8"))
     reach = random.choice((
-        "c{}\n{}\n".format(module, name).encode(),
+        f"c{module}\n{name}\n".encode(),
         pickle.SHORT_BINUNICODE + bytes([len(module)]) + module.encode() + pickle.SHORT_BINUNICODE
         + bytes([len(name)]) + name.encode() + pickle.STACK_GLOBAL))
     text = pickle.BINUNICODE + struct.pack("<I", len(argument)) + argument.encode()
+    quoted = argument.replace("'", "")
     call = random.choice((
         reach + text + pickle.TUPLE1 + pickle.REDUCE,
         reach + pickle.MARK + text + pickle.TUPLE + pickle.REDUCE,
         pickle.MARK + reach + text + pickle.OBJ,
         reach + text + pickle.TUPLE1 + pickle.NEWOBJ,
-        "(S'{}'\ni{}\n{}\n".format(argument.replace("'", ""), module, name).encode(),
+        f"(S'{quoted}'\ni{module}\n{name}\n".encode(),
         reach + text + pickle.BUILD,
         reach + text + pickle.TUPLE1 + pickle.REDUCE + pickle.EMPTY_DICT + text + text
         + pickle.SETITEM + pickle.BUILD,
-        pickle.EXT1 + b"\x01", "P{}\n".format(argument).encode()))
+        pickle.EXT1 + b"\x01", f"P{argument}\n".encode()))
     return random.choice((
         pickle.PROTO + b"\x04" + call + pickle.STOP,
         pickle.EMPTY_LIST + call + pickle.APPEND + pickle.NEWTRUE + pickle.TUPLE2 + pickle.STOP,
@@ -371,7 +379,7 @@ def _hostile_pickle(random, outside):
         + pickle.NEWTRUE + pickle.APPEND + pickle.TUPLE2 + pickle.STOP))
 
 
-def _pickle_bomb(random, _):
+def _pickle_bomb(random: random.Random, _: str) -> bytes:
     big = pickle.BINUNICODE + struct.pack("<I", 1 << 16) + b"a" * (1 << 16)
     encode = b"c_codecs\nencode\n"
     return random.choice((
@@ -391,7 +399,7 @@ def _pickle_bomb(random, _):
         b"]q\x00h\x00a" + b"h\x00a" * 1000, b"r\xff\xff\xff\x7f" * 100)) + pickle.STOP
 
 
-def _random_program(random, _):
+def _random_program(random: random.Random, _: str) -> bytes:
     codes = [getattr(pickle, name) for name in pickle.__all__ if name.isupper()
              and isinstance(getattr(pickle, name), bytes)]
     return b"".join(random.choice(codes) + random.choice((b"", b"", b"\x00", b"\x01\x00\x00\x00",
@@ -399,7 +407,7 @@ def _random_program(random, _):
                     for _ in range(random.randrange(1, 60))) + pickle.STOP
 
 
-def bin_file(case):
+def bin_file(case: Case) -> Commands:
     random = case.random
     way = random.randrange(8)
     if way < 5:
@@ -414,7 +422,7 @@ def bin_file(case):
              "--batch-size", "8", "--bootstrap", "none", "--json", case.to("numbers.json")]]
 
 
-def _params_fields(data):
+def _params_fields(data: bytes) -> List[int]:
     """Places of the numbers of a .params: counts, magics, shapes, types, lengths of names."""
     fields, place = [0, 8, 16, 20], 24
     count = int.from_bytes(data[16:24], "little")
@@ -439,12 +447,12 @@ def _params_fields(data):
     return [field for field in fields if field + 4 <= len(data)]
 
 
-def params(case):
+def params(case: Case) -> Commands:
     case.put_model(params=damage(case.random, case.sound.params, [_set_field(_params_fields)] * 2))
     return _model_commands(case)
 
 
-def _model_commands(case):
+def _model_commands(case: Case) -> Commands:
     for name, data in list(case.sound.pictures.items())[:9]:
         case.put("pictures/" + name, data)
     case.put("pairs.bin", case.sound.bins[0])
@@ -459,7 +467,7 @@ def _model_commands(case):
              "0.5", "--out", case.to("list.txt"), "--batch-size", "8"]]
 
 
-def _insert_layer(random, data):
+def _insert_layer(random: random.Random, data: bytes) -> bytes:
     """Another layer between two: an operator that is allowed, its attributes at random."""
     document = json.loads(data)
     nodes = document["nodes"]
@@ -467,7 +475,7 @@ def _insert_layer(random, data):
     name = random.choice(_OPERATORS)
     counts = untrusted._OPERATORS[name] or (1, 2, 3)
     count = random.choice(counts)
-    extra = [{"op": "null", "name": "extra{}".format(number), "inputs": [],
+    extra = [{"op": "null", "name": f"extra{number}", "inputs": [],
               "attrs": {"__shape__": random.choice(("(1,)", "(16,)", "(0,)", "(16, 16, 1, 1)",
                                                     "(1, 16, 1, 1)", "()"))}}
              for number in range(count - 1)]
@@ -476,7 +484,7 @@ def _insert_layer(random, data):
         attributes["num_args"] = str(count)
     size = len(extra) + 1
 
-    def moved(place, output):
+    def moved(place: int, output: int) -> List[int]:
         if place == after:
             return [after + size, output, 0]
         return [place + size if place > after else place, output, 0]
@@ -493,15 +501,15 @@ def _insert_layer(random, data):
     return json.dumps(document).encode()
 
 
-def _likely(random, name):
+def _likely(random: random.Random, name: str) -> List[str]:
     """Attributes that an operator knows, and sometimes another."""
     known = getattr(mx.sym, name, None) or getattr(mx.sym._internal, name)
-    wanted = [key for key in _ATTRIBUTES if re.search(r"\b{}\b".format(key), known.__doc__ or "")]
+    wanted = [key for key in _ATTRIBUTES if re.search(rf"\b{key}\b", known.__doc__ or "")]
     wanted = [key for key in wanted if random.randrange(3)]
     return wanted + [random.choice(list(_ATTRIBUTES))] * (not random.randrange(20))
 
 
-def _change_attribute(random, data):
+def _change_attribute(random: random.Random, data: bytes) -> bytes:
     document = json.loads(data)
     node = random.choice([node for node in document["nodes"] if node["op"] != "null"])
     attributes = node.setdefault("attrs", {})
@@ -513,7 +521,7 @@ def _change_attribute(random, data):
     return json.dumps(document).encode()
 
 
-def symbol(case):
+def symbol(case: Case) -> Commands:
     random = case.random
     way = random.randrange(10)
     data = case.sound.symbol
@@ -530,7 +538,7 @@ def symbol(case):
     return _model_commands(case)
 
 
-def noise_list(case):
+def noise_list(case: Case) -> Commands:
     files = case.random.choice(case.sound.sets)
     for name, data in files.items():
         case.put("set/" + name, data)
@@ -538,13 +546,13 @@ def noise_list(case):
     return [["denoise", os.path.join(case.inside, "set"), path, case.to("clean")]]
 
 
-def truth_csv(case):
+def truth_csv(case: Case) -> Commands:
     commands = case.set_commands({})
     path = case.put("truth.csv", case.text(case.sound.truth))
     return [commands[-1] + ["--truth", path]]
 
 
-def features(case):
+def features(case: Case) -> Commands:
     random = case.random
     whole = {ending: case.put("whole" + ending, data)
              for ending, data in case.sound.features.items()}
@@ -571,7 +579,7 @@ def features(case):
              os.path.join(case.inside, "tree")] + tail]
 
 
-def _hostile_npz(random):
+def _hostile_npz(random: random.Random) -> bytes:
     """Members that say other sizes than they have, or hold far more than the file."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -588,7 +596,7 @@ def _hostile_npz(random):
     return content.getvalue()
 
 
-def _jpeg_sides(random, data):
+def _jpeg_sides(random: random.Random, data: bytes) -> bytes:
     place = data.find(random.choice((b"\xff\xc0", b"\xff\xc2")))
     if place < 0:
         return data
@@ -597,19 +605,19 @@ def _jpeg_sides(random, data):
     return data[:place + 5] + sides + data[place + 9:]
 
 
-def _jpeg_scans(random, data):
+def _jpeg_scans(random: random.Random, data: bytes) -> bytes:
     begin, end = data.rfind(b"\xff\xda"), data.rfind(b"\xff\xd9")
     return data[:end] + data[begin:end] * random.choice((10, 1000)) + data[end:]
 
 
-def _png_sides(random, data):
+def _png_sides(random: random.Random, data: bytes) -> bytes:
     sides = struct.pack(">II", *(random.choice((0, 1, 31, 33, 4096, 65535, 10 ** 6, 2 ** 31 - 1))
                                  for _ in range(2)))
     header = b"IHDR" + sides + data[24:29]
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
-def picture(case):
+def picture(case: Case) -> Commands:
     random = case.random
     for name, data in list(case.sound.pictures.items())[:6]:
         case.put("pictures/" + name, data)
@@ -631,7 +639,7 @@ def picture(case):
              "--batch-size", "8"]]
 
 
-def pairs_list(case):
+def pairs_list(case: Case) -> Commands:
     is_lfw = case.random.randrange(2)
     for name, data in (case.sound.lfw if is_lfw else case.sound.pictures).items():
         case.put("pictures/" + name, data)
@@ -640,7 +648,8 @@ def pairs_list(case):
              "--size", str(SIDE), "--processes", "1"]]
 
 
-def _zip_of_arrays(arrays, method=zipfile.ZIP_STORED):
+def _zip_of_arrays(arrays: Iterable[Tuple[str, np.ndarray]],
+                   method: int = zipfile.ZIP_STORED) -> bytes:
     """As numpy.savez, any text for a name; checksums are right."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", method) as archive:
@@ -657,7 +666,7 @@ _HEADER_VALUES = {
 }
 
 
-def _change_array(random, arrays):
+def _change_array(random: random.Random, arrays: List[Tuple[str, np.ndarray]]) -> None:
     """Other weights, momenta or header than the run has, each a sound array."""
     place = random.randrange(len(arrays))
     name, array = arrays[place]
@@ -689,7 +698,7 @@ def _change_array(random, arrays):
         arrays[place] = name, array
 
 
-def state(case):
+def state(case: Case) -> Commands:
     """A state that is no damaged archive: its arrays and its header are what is wrong."""
     random = case.random
     files = dict(case.sound.sets[0], **{"pairs.bin": case.sound.bins[0]})
@@ -723,7 +732,7 @@ _LOG_VALUES = {
 }
 
 
-def _log(case):
+def _log(case: Case) -> bytes:
     """Lines of a training log, some of them with other values."""
     lines = case.sound.log.splitlines()
     for _ in range(case.random.choice((1, 2, 4))):
@@ -733,7 +742,7 @@ def _log(case):
     return case.text(data) if case.random.randrange(4) == 0 else data
 
 
-def run(case):
+def run(case: Case) -> Commands:
     """A run's directory, with or without run.json."""
     random = case.random
     facts = {"title": "a run", "seed": 0, "seconds": 8.5, "commands": ["make demo"], "rows": [
@@ -744,9 +753,9 @@ def run(case):
             case.put("run/MF2_pic9_head/" + name, data)
         facts.update(data=".", noise={"list": "list.txt", "scores": "scores.csv",
                                       "truth": "truth.csv"})
-        for name, data in (("list.txt", case.sound.noise_list), ("scores.csv", case.sound.scores),
-                           ("truth.csv", case.sound.truth)):
-            case.put("run/" + name, data if random.randrange(4) else case.text(data))
+        for name, whole in (("list.txt", case.sound.noise_list), ("scores.csv", case.sound.scores),
+                            ("truth.csv", case.sound.truth)):
+            case.put("run/" + name, whole if random.randrange(4) else case.text(whole))
     what = random.randrange(3)
     case.put("run/model-trainlog.jsonl", case.sound.log if what == 0 else _log(case))
     if what < 2:
@@ -760,7 +769,7 @@ def run(case):
             ["compare", *runs, "--out", case.to("compare.html")]]
 
 
-def _folder_name(random):
+def _folder_name(random: random.Random) -> str:
     """A name that a file system allows, and that a terminal or a table might obey."""
     letters = "".join(random.choice((
         "\x1b[2J", "\n", "\r", "\t", "\x07", "\u202e", "\u2028", "\x9b", "\udcff", "\udc80", "=",
@@ -770,13 +779,13 @@ def _folder_name(random):
     return letters if letters not in (".", "..") else "a"
 
 
-def names(case):
+def names(case: Case) -> Commands:
     """Folders and pictures of any name, packed, looked at, split and unpacked."""
     random = case.random
     chosen = [_folder_name(random) for _ in range(4)]
     for number, folder in enumerate(chosen):
         for place in range(2 + 2 * (number % 2)):
-            name = _folder_name(random)[:20] + "{}.jpg".format(place)
+            name = _folder_name(random)[:20] + f"{place}.jpg"
             data = case.sound.pictures["id0/0.jpg"]
             case.put(os.path.join("pictures", folder, name),
                      data if random.randrange(6) else damage(random, data))
@@ -788,7 +797,7 @@ def names(case):
             ["unpack", made, case.to("unpacked")]]
 
 
-def decisions_file(case):
+def decisions_file(case: Case) -> Commands:
     """Decisions of a review, made use of, and gone on with on the page."""
     random = case.random
     directory = case.put_set()
@@ -801,9 +810,9 @@ def decisions_file(case):
             _page(directory, os.path.join(case.inside, "list.txt"), case.to("more.csv"))]
 
 
-def _page(directory, path, decided):
+def _page(directory: str, path: str, decided: str) -> Callable[[], int]:
     """What `unequal review` does, without a server: all that the page asks for, and a decision."""
-    def look():
+    def look() -> None:
         with RecordSet(directory) as records:
             suspects = review.read_suspects(path)
             page = review.Review(records, suspects, DecisionFile(decided))
@@ -814,14 +823,14 @@ def _page(directory, path, decided):
             if suspects:
                 page.decide(suspects[0].key, "keep", None)
 
-    def command():
+    def command() -> int:
         return report_errors(look)
 
-    command.label = "review"
+    command.label = "review"  # type: ignore[attr-defined]
     return command
 
 
-def suspects_table(case):
+def suspects_table(case: Case) -> Commands:
     """The table beside a noise list, or a list without one, on the page."""
     directory = case.put_set(**({"identities.csv": case.text("label,source,name\n0,0,ann\n")}
                                 if not case.random.randrange(4) else {}))
@@ -832,10 +841,11 @@ def suspects_table(case):
     return [_page(directory, os.path.join(case.inside, "list.txt"), case.to("decisions.csv"))]
 
 
-def _archive(random, files):
+def _archive(random: random.Random, files: Dict[str, bytes]) -> bytes:
     """A .tar, its entries of any kind and name."""
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w" + random.choice(("", "", ":gz", ":xz")),
+    mode: Any = "w" + random.choice(("", "", ":gz", ":xz"))
+    with tarfile.open(fileobj=content, mode=mode,
                       format=random.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))) as archive:
         for name, data in files.items():
             entry = tarfile.TarInfo(name)
@@ -857,7 +867,7 @@ def _archive(random, files):
     return content.getvalue()
 
 
-def _tar_sizes(random, data):
+def _tar_sizes(random: random.Random, data: bytes) -> bytes:
     """Another length in the header of an entry, its checksum right."""
     if len(data) < 512:
         return data
@@ -867,11 +877,11 @@ def _tar_sizes(random, data):
                                      b"-0000000001\0", b"\x80" + b"\0" * 7 + b"\1\0\0\0"))
     header[156:157] = random.choice((b"0", b"L", b"K", b"x", b"g", b"S", b"1", b"5", b"X", b"\0"))
     header[148:156] = b" " * 8
-    header[148:156] = "{:06o}\0 ".format(sum(header)).encode()
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
     return data[:place] + bytes(header) + data[place + 512:]
 
 
-def published(case):
+def published(case: Case) -> Commands:
     """LFW and CFP as they are published, in folders and archives, with their lists."""
     random = case.random
     is_lfw = random.randrange(2)
@@ -882,9 +892,9 @@ def published(case):
         files, lists = case.sound.cfp, dict(case.sound.cfp_lists)
     name = random.choice(list(lists))
     damaged = random.randrange(3)  # the lists, the archive or a picture
-    changed = {} if damaged else {name: case.text(lists[name])}
-    for name, data in dict(lists, **changed).items():
-        case.put(os.path.join("lists", name), data)
+    changed = lists[name] if damaged else case.text(lists[name])
+    for file, listed in {**lists, name: changed}.items():
+        case.put(os.path.join("lists", file), listed)
     if random.randrange(3):
         data = _archive(random if damaged == 2 else type(random)(0), files)
         source = case.put("published.tar", data if damaged != 1
@@ -901,21 +911,21 @@ def published(case):
     return [command]
 
 
-def aligned(case):
+def aligned(case: Case) -> Commands:
     """Photographs, and the table of a run before this one."""
     random = case.random
     for name, data in list(case.sound.pictures.items())[:3]:
         case.put("photos/" + name, data if random.randrange(3) else damage(
             random, data, [_jpeg_sides, _jpeg_scans]))
-    table = ("path,result,faces,score,x1,y1,x2,y2,rule\nid0/0.jpg,aligned,1,0.9,1,2,3,4,{0}\n"
-             "id0/1.jpg,no face found,0,,,,,,{0}\n").format(
-                 align.Settings("", (SIDE, SIDE)).rule)
+    rule = align.Settings("", (SIDE, SIDE)).rule
+    table = (f"path,result,faces,score,x1,y1,x2,y2,rule\nid0/0.jpg,aligned,1,0.9,1,2,3,4,{rule}\n"
+             f"id0/1.jpg,no face found,0,,,,,,{rule}\n")
     write(case.out, "faces/aligned.csv", table if random.randrange(2) else case.text(table))
     return [["align", os.path.join(case.inside, "photos"), case.to("faces"), "--size", str(SIDE),
              "--processes", "1"]]
 
 
-def centers(case):
+def centers(case: Case) -> Commands:
     """A model with several centres a class."""
     directory = case.put_set()
     symbol, parameters = case.sound.sub_centers

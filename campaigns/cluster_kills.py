@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from unequal.synthetic.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 _SPEC = importlib.util.spec_from_file_location("jobs", str(ROOT / "tests" / "helpers" / "jobs.py"))
+assert _SPEC is not None and _SPEC.loader is not None
 jobs = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(jobs)
 
@@ -35,21 +37,21 @@ VICTIMS = (("worker", 0, "worker 0 of 2"), ("worker", 1, "worker 1 of 2"),
            ("server", 0, "server 0 of 1"), ("scheduler", 0, "the scheduler"))
 
 
-def command(directory, prefix, steps):
+def command(directory: Path, prefix: Path, steps: int) -> Tuple[str, ...]:
     return ("-n", "2", "--", sys.executable, str(ROOT / "train_softmax.py"), *jobs.SMALL,
             "--per-batch-size", "8", "--verbose", "5", "--patience", "0", "--lr", "0.01",
             "--data-dir", str(directory / "data" / "MF2_pic9_head"), "--max-steps", str(steps),
             "--resume", "auto", "--kv-store", "dist_sync", "--prefix", str(prefix))
 
 
-def events(prefix):
+def events(prefix: Path) -> List[Dict[str, Any]]:
     """What the log says, line by line; a kill may leave half a line."""
     path = Path(str(prefix) + "-trainlog.jsonl")
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
-def same_weights(killed, whole):
+def same_weights(killed: Path, whole: Path) -> bool:
     with np.load(str(killed) + "-resume.npz") as one, np.load(str(whole) + "-resume.npz") as other:
         if set(one.files) != set(other.files):
             return False
@@ -61,7 +63,7 @@ def same_weights(killed, whole):
     return True
 
 
-def saved_step(prefix):
+def saved_step(prefix: Path) -> int:
     """Batches done at the last saved state; 0 without one."""
     try:
         with np.load(str(prefix) + "-resume.npz") as arrays:
@@ -70,7 +72,8 @@ def saved_step(prefix):
         return 0
 
 
-def kill_one(directory, prefix, steps, victim, chance, report):
+def kill_one(directory: Path, prefix: Path, steps: int, victim: Tuple[str, int, str],
+             chance: random.Random, report: List[Dict[str, bool]]) -> bool:
     """One launch and one kill; whether the job ended before it could be killed."""
     role, number, name = victim
     before = saved_step(prefix)
@@ -94,26 +97,26 @@ def kill_one(directory, prefix, steps, victim, chance, report):
     errors = job.communicate()[1].splitlines()
     took = time.monotonic() - start
     named = bool(errors) and errors[-1].startswith(
-        "error: {} was killed by SIGKILL; ".format(name))
+        f"error: {name} was killed by SIGKILL; ")
     left = jobs.running(everything)
     resumed = [event["step"] for event in events(prefix) if event["event"] == "resume"]
     report.append({"named": named, "code": job.returncode == 1, "in time": took < 60,
                    "nobody left": not left, "nothing lost": saved_step(prefix) >= saved >= before,
                    "resumed": not resumed or max(resumed) <= saved_step(prefix)})
-    print("{:14s} {:.1f} s after {}, {} batches saved: ended in {:.1f} s: {}".format(
-        name, seconds, "training began" if training else "the launch", saved, took,
-        errors[-1] if errors else "no message"), flush=True)
+    print(f"{name:14s} {seconds:.1f} s after {'training began' if training else 'the launch'}, "
+          f"{saved} batches saved: ended in {took:.1f} s: "
+          f"{errors[-1] if errors else 'no message'}", flush=True)
     return True
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
     steps = 40 * options.kills
-    report = []
+    report: List[Dict[str, bool]] = []
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         make_dataset(str(directory / "data"), seed=1, image_size=16, head_identities=8,
@@ -135,11 +138,11 @@ def main():
                 sys.exit(output + errors)
         first = [event["step"] for event in events(killed) if event["event"] == "resume"][-1]
         same = same_weights(killed, whole)
-    print("the last launch went on after batch {} of the {} saved; weights, momentum and averages "
-          "after batch {} {} those of an undisturbed run".format(
-              first, last, steps, "are" if same else "ARE NOT"))
+    print(f"the last launch went on after batch {first} of the {last} saved; weights, momentum and "
+          f"averages after batch {steps} {'are' if same else 'ARE NOT'} those of an undisturbed "
+          "run")
     for what in report[0]:
-        print("{:13s} {} of {}".format(what, sum(one[what] for one in report), len(report)))
+        print(f"{what:13s} {sum(one[what] for one in report)} of {len(report)}")
     return 0 if same and first == last and all(all(one.values()) for one in report) else 1
 
 

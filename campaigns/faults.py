@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
 
 os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NETWORK = ("--network", "n8", "--emb-size", "16", "--margin-s", "16", "--target", "lfw,agedb_30")
 
 
-def stages(directory):
+def stages(directory: Path) -> Dict[str, Sequence[str]]:
     """``{name: command}``; each starts from what an undisturbed one before it has left."""
     head, tail = (str(directory / "data" / name) for name in ("MF2_pic9_head", "MF2_pic9_tail"))
     step_2, step_31 = (str(directory / name / "whole" / "model") + ",0"
@@ -51,7 +52,7 @@ def stages(directory):
     }
 
 
-def _work(command, directory):
+def _work(command: Sequence[str], directory: Path) -> None:
     """What a process of its own does: one entry script."""
     output = os.open(str(directory) + ".log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
@@ -60,7 +61,7 @@ def _work(command, directory):
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def start(command, directory):
+def start(command: Sequence[str], directory: Path) -> multiprocessing.process.BaseProcess:
     # A fork has MXNet imported already, which takes longer than training here: the kills then fall
     # where something happens.
     process = multiprocessing.get_context("fork").Process(target=_work, args=(command, directory))
@@ -68,14 +69,14 @@ def start(command, directory):
     return process
 
 
-def finish(process, directory):
+def finish(process: multiprocessing.process.BaseProcess, directory: Path) -> None:
     process.join()
     if process.exitcode:
-        sys.exit("exit code {}:\n{}".format(
-            process.exitcode, Path(str(directory) + ".log").read_text()[-2000:]))
+        sys.exit("exit code "
+                 f"{process.exitcode}:\n{Path(str(directory) + '.log').read_text()[-2000:]}")
 
 
-def contents(path):
+def contents(path: Path) -> Any:
     """What must be the same of a file."""
     if path.suffix == ".npz":  # its header holds the log's path
         with np.load(str(path)) as arrays:
@@ -89,7 +90,7 @@ def contents(path):
     return path.read_bytes()
 
 
-def differences(whole, killed):
+def differences(whole: Path, killed: Path) -> List[str]:
     """Names of files that differ, or are in one of the directories only."""
     # The state before the last one is of when the run was stopped.
     names = {path.name for path in (*whole.iterdir(), *killed.iterdir())
@@ -99,7 +100,8 @@ def differences(whole, killed):
                     and contents(whole / name) == contents(killed / name))]
 
 
-def disturb(name, command, whole, kills, randomness):
+def disturb(name: str, command: Sequence[str], whole: Path, kills: int,
+            randomness: random.Random) -> Tuple[int, int, int, int]:
     """Kill and resume a stage; prints its counts and returns how many runs differ."""
     done = chains = in_save = continued = wrong = 0
     begin = time.time()
@@ -125,29 +127,29 @@ def disturb(name, command, whole, kills, randomness):
         different = differences(whole, killed)
         if different:
             wrong += 1
-            print("{}: differ: {}".format(name, ", ".join(different)), flush=True)
-    print("{:9s} {:4d} kills, of which {} while a file was written; {} starts continued a state; "
-          "{} runs ended, {} of them differ ({:.0f} s)".format(
-              name, done, in_save, continued, chains, wrong, time.time() - begin), flush=True)
+            print(f"{name}: differ: {', '.join(different)}", flush=True)
+    print(f"{name:9s} {done:4d} kills, of which {in_save} while a file was written; {continued} "
+          f"starts continued a state; {chains} runs ended, {wrong} of them differ "
+          f"({time.time() - begin:.0f} s)", flush=True)
     return done, in_save, chains, wrong
 
 
-def main():
+def main() -> bool:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="at least, over the four stages")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     randomness = random.Random(options.seed)
-    with tempfile.TemporaryDirectory() as directory:
-        directory = Path(directory)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
         make_dataset(str(directory / "data"), seed=1, image_size=16, head_identities=6,
                      tail_identities=24, eval_pairs=20, eval_identities=20)
-        counts = [disturb(name, command, directory / name / "whole", -(-options.kills // 4),
+        counts = [disturb(stage, command, directory / stage / "whole", -(-options.kills // 4),
                           randomness)
-                  for name, command in stages(directory).items()]
+                  for stage, command in stages(directory).items()]
     kills, in_save, chains, wrong = (sum(column) for column in zip(*counts))
-    print("{} kills, {} while a file was written; {} of {} runs ended as if undisturbed".format(
-        kills, in_save, chains - wrong, chains))
+    print(f"{kills} kills, {in_save} while a file was written; {chains - wrong} of {chains} runs "
+          "ended as if undisturbed")
     return bool(wrong)
 
 

@@ -25,6 +25,7 @@ import argparse
 import json
 import os
 import queue
+import random
 import re
 import resource
 import shutil
@@ -35,16 +36,33 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from typing import (
+    Any,
+    Callable,
+    Container,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NoReturn,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 MEMORY = 2 << 30  # bytes that a command may hold, all its processes together
 SECONDS = 40.0  # of processor time that a command may take, all its processes together
 INPUTS_A_WORKER = 500
+
+Command = Union[List[str], Callable[[], Any]]  # words of `unequal`, or a function
+Report = Callable[[str, int, List[Any], List[str]], None]
 DECODER = os.path.join("data", "_decoder.py")
 
 # ---------------------------------------------------------------------------- the worker
 
 
-def _of_a_pool(event, arguments):
+def _of_a_pool(event: str, arguments: str) -> bool:
     """Whether this is what the fork server of `pack --processes` does: its socket, and results of
     our own processes."""
     return (event in ("socket.connect", "os.chmod") and "pymp-" in arguments
@@ -63,12 +81,13 @@ class Watch:
 
     _BELOW = ("os.mkdir", "os.remove", "os.rename", "os.rmdir")
 
-    def __init__(self, allowed):
+    def __init__(self, allowed: Iterable[str]) -> None:
         self._allowed = tuple(os.path.join(os.path.realpath(path), "") for path in allowed)
-        self.active, self.seen = False, []
+        self.active = False
+        self.seen: List[str] = []
         sys.addaudithook(self._hook)
 
-    def _hook(self, event, arguments):
+    def _hook(self, event: str, arguments: tuple) -> None:
         if not self.active:
             return
         if event in self._PROGRAMS:
@@ -77,25 +96,25 @@ class Watch:
                 return  # the decoder of unusual pictures is meant to be a process of its own
             if _of_a_pool(event, repr(arguments)):
                 return
-            self.seen.append("{} {}".format(event, repr(arguments)[:100]))
+            self.seen.append(f"{event} {repr(arguments)[:100]}")
         elif event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             self._check(event, arguments[:1])
         elif event in self._CHANGES:
             inside = arguments[-1]  # the descriptor of a folder, -1: none
-            base = "/proc/self/fd/{}".format(inside) if event in self._BELOW and inside >= 0 else ""
+            base = f"/proc/self/fd/{inside}" if event in self._BELOW and inside >= 0 else ""
             self._check(event, arguments[:2], base)
 
-    def _check(self, event, paths, base=os.curdir):
+    def _check(self, event: str, paths: Iterable[Any], base: str = os.curdir) -> None:
         for path in paths:
             if isinstance(path, (str, bytes, os.PathLike)):
                 # Of the folder: the name itself may be a link that is only replaced.
                 path = os.path.join(base, os.fsdecode(path))
                 real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
                 if not os.path.join(real, "").startswith(self._allowed) and real != os.devnull:
-                    self.seen.append("{} {}".format(event, path[:200]))
+                    self.seen.append(f"{event} {path[:200]}")
 
 
-def listing(folder, without):
+def listing(folder: str, without: Container[str]) -> List[Tuple[str, int, int]]:
     """Path, size and time of everything below ``folder`` but the folder ``without``."""
     found = []
     for place, folders, names in os.walk(folder):
@@ -107,7 +126,7 @@ def listing(folder, without):
     return sorted(found)
 
 
-def complaints(code, said):
+def complaints(code: Any, said: str) -> Iterator[str]:
     """What is wrong with how a command ended."""
     lines = [line for line in said.splitlines() if line.strip()]
     if "Traceback" in said:
@@ -117,13 +136,13 @@ def complaints(code, said):
     if "unexpected " in said:
         yield "no answer: " + lines[-1][:300]
     if code not in (0, 1):
-        yield "exit code {}: {}".format(code, said[-300:])
+        yield f"exit code {code}: {said[-300:]}"
     obeyed = [letter for letter in said if not letter.isprintable() and letter not in "\n\t"]
     if obeyed:
-        yield "terminal text: {}".format(ascii("".join(obeyed))[:100])
+        yield f"terminal text: {ascii(''.join(obeyed))[:100]}"
     failures = [line for line in lines if line.startswith("error: ")]
     if len(failures) > 1 or code == 0 and failures:
-        yield "{} errors".format(len(failures))
+        yield f"{len(failures)} errors"
 
 
 class Family:
@@ -133,8 +152,10 @@ class Family:
     looks; a process that has come and gone since is looked at every 20 milliseconds.
     """
 
-    def __init__(self):
-        self._before, self._peaks, self._seconds = {}, {}, {}
+    def __init__(self) -> None:
+        self._before: Dict[str, float] = {}
+        self._peaks: Dict[str, int] = {}
+        self._seconds: Dict[str, float] = {}
         self._begin = time.process_time()
         self._forget("self")
         for process in self._descendants():
@@ -145,47 +166,47 @@ class Family:
         self._thread.start()
 
     @staticmethod
-    def _forget(process):
+    def _forget(process: str) -> None:
         """Have a process's peak begin anew."""
         # Not ru_maxrss, which begins with the memory of the process that started this one.
-        with suppress(OSError), open("/proc/{}/clear_refs".format(process), "w") as file:
+        with suppress(OSError), open(f"/proc/{process}/clear_refs", "w") as file:
             file.write("5")
 
     @staticmethod
-    def _field(process, name):
-        with open("/proc/{}/status".format(process), encoding="utf-8", errors="replace") as status:
+    def _field(process: str, name: str) -> int:
+        with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as status:
             return sum(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
 
     @staticmethod
-    def _used(process):
-        with open("/proc/{}/stat".format(process), encoding="utf-8", errors="replace") as stat:
+    def _used(process: str) -> float:
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as stat:
             fields = stat.read().rpartition(")")[2].split()
         return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
     @staticmethod
-    def _descendants():
+    def _descendants() -> List[str]:
         waiting, found = ["self"], []
         while waiting:
             process = waiting.pop()
             with suppress(OSError):
-                for thread in os.listdir("/proc/{}/task".format(process)):
-                    with open("/proc/{}/task/{}/children".format(process, thread)) as children:
+                for thread in os.listdir(f"/proc/{process}/task"):
+                    with open(f"/proc/{process}/task/{thread}/children") as children:
                         new = children.read().split()
                     waiting += new
                     found += new
         return found
 
-    def _look(self):
+    def _look(self) -> None:
         for process in self._descendants():
             with suppress(OSError):
                 self._peaks[process] = self._field(process, "VmHWM:")
                 self._seconds[process] = self._used(process) - self._before.get(process, 0)
 
-    def _watch(self):
+    def _watch(self) -> None:
         while not self._done.wait(0.02):
             self._look()
 
-    def end(self):
+    def end(self) -> Tuple[float, int]:
         """``(processor seconds, bytes)`` since it was made, of all processes together."""
         self._done.set()
         self._thread.join()
@@ -194,12 +215,12 @@ class Family:
                 self._field("self", "VmHWM:") + sum(self._peaks.values()))
 
 
-def held_memory():
+def held_memory() -> int:
     """Bytes this process has held at most."""
     return Family._field("self", "VmHWM:")
 
 
-def replace_one(random, folder):
+def replace_one(random: random.Random, folder: str) -> None:
     """Put something in place of one of the files below ``folder`` that is no plain, short file."""
     files = sorted(os.path.join(place, name) for place, _, names in os.walk(folder)
                    for name in names)
@@ -220,7 +241,7 @@ def replace_one(random, folder):
 class Worker:
     """Builds inputs by number and runs their commands."""
 
-    def __init__(self, root, seed):
+    def __init__(self, root: str, seed: int) -> None:
         self.root, self.seed = root, seed
         temporary = os.path.join(root, "temporary")
         os.makedirs(temporary)
@@ -242,7 +263,7 @@ class Worker:
         self._memcheck()  # of the imports
         self._defects_memory = held_memory() + (100 << 20)
 
-    def _run(self, command):
+    def _run(self, command: Command) -> Tuple[Any, str]:
         os.ftruncate(self._said, 0)
         os.lseek(self._said, 0, os.SEEK_SET)
         sys.stderr.flush()
@@ -256,7 +277,7 @@ class Worker:
         except SystemExit as error:
             code = error.code
         except BaseException as error:
-            sys.stderr.write("Traceback: {!r}".format(error)[:500])
+            sys.stderr.write(f"Traceback: {error!r}"[:500])
             code = -1
         finally:
             self.watch.active = False
@@ -269,14 +290,14 @@ class Worker:
         text = os.pread(self._said, min(size, 1 << 20), max(0, size - (1 << 20)))
         return code, text.decode("utf-8", "replace")
 
-    def handle(self, name, number):
+    def handle(self, name: str, number: int) -> Tuple[List[Any], List[str]]:
         """``(command, exit code)`` of each command of an input, and what is wrong."""
         inside, out, outside = (os.path.join(self.root, part) for part in ("in", "out", "outside"))
         for folder in (inside, out, outside):
             shutil.rmtree(folder, ignore_errors=True)
             os.makedirs(folder)
         if name == "defects":
-            commands = [DEFECTS[number](self)]
+            commands: Sequence[Command] = [DEFECTS[number](self)]
         else:
             random = self.seeded(self.seed, name, number)
             commands = self.formats[name](self._case(random, self._sound, inside, out, outside))
@@ -295,20 +316,20 @@ class Worker:
             codes.append((label, code, seconds, memory))
             problems = list(complaints(code, said)) + self.watch.seen
             if seconds > SECONDS:
-                problems.append("took {:.0f} processor seconds".format(seconds))
+                problems.append(f"took {seconds:.0f} processor seconds")
             problems += ["left " + place for place, _, names in os.walk(out) for entry in names
                          if re.fullmatch(r"\..*\.\d+", entry)]
-            wrong += ["{}: {}".format(label, problem) for problem in problems]
+            wrong += [f"{label}: {problem}" for problem in problems]
         after = listing(self.root, hidden)
         if after != before:
-            wrong.append("changed outside: {}".format(sorted(set(after) ^ set(before))[:3]))
+            wrong.append(f"changed outside: {sorted(set(after) ^ set(before))[:3]}")
         wrong += self._memcheck()
         held = max(memory for *_, memory in codes)
         if held > (self._defects_memory if name == "defects" else MEMORY):
-            wrong.append("held {:.1f} GB".format(held / 2 ** 30))
+            wrong.append(f"held {held / 2 ** 30:.1f} GB")
         return codes, wrong
 
-    def _memcheck(self):
+    def _memcheck(self) -> List[str]:
         """What valgrind has said since it was asked last."""
         if not self._log:
             return []
@@ -320,14 +341,14 @@ class Worker:
             r"Invalid (?:read|write|free|jump)[^\n]*(?:\n[^\n]*(?:at|by) 0x[^\n]*){0,4}", new)]
 
 
-def _write(path):
-    def command():
+def _write(path: str) -> Callable[[], int]:
+    def command() -> int:
         with open(path, "w"):
             return 0
     return command
 
 
-def _raise():
+def _raise() -> NoReturn:
     raise ValueError("defect")
 
 
@@ -349,7 +370,7 @@ SIGNS = ("signal 6", "time", "traceback", "open", "changed outside", "os.system"
          "no answer", "held", "exit code 139", "terminal text")
 
 
-def work(root, seed):
+def work(root: str, seed: int) -> None:
     """Answer ``format number`` lines on stdin with lines of JSON."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing else speaks there
@@ -369,7 +390,7 @@ def work(root, seed):
 class Process:
     """A worker process, and when to give it up."""
 
-    def __init__(self, seed, limit, valgrind=False):
+    def __init__(self, seed: int, limit: float, valgrind: bool = False) -> None:
         self.root = tempfile.mkdtemp(prefix="fuzz-")
         environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1",
                            HOME=os.path.join(self.root, "home"))
@@ -387,50 +408,54 @@ class Process:
                       str(seed)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
             env=environment, cwd=self.root)
-        self._limit, self._lines, self.handled = limit, queue.Queue(), 0
+        assert self._process.stdin is not None
+        self._input, self._limit, self.handled = self._process.stdin, limit, 0
+        self._lines: "queue.Queue[Optional[str]]" = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         if self._take(3000 if valgrind else 300) != "ready\n":
             self._log.seek(0)
             raise RuntimeError("the worker does not start:\n" + self._log.read()[-3000:])
 
-    def _read(self):
+    def _read(self) -> None:
+        assert self._process.stdout is not None
         for line in self._process.stdout:
             self._lines.put(line)
         self._lines.put(None)
 
-    def _take(self, seconds):
+    def _take(self, seconds: float) -> Optional[str]:
         try:
             return self._lines.get(timeout=seconds)
         except queue.Empty:
             return "late"
 
-    def handle(self, name, number):
+    def handle(self, name: str, number: int) -> Tuple[List[Any], List[str], bool]:
         """``(commands' exit codes, findings, whether the worker lives)``."""
-        self._process.stdin.write("{} {}\n".format(name, number))
-        self._process.stdin.flush()
+        self._input.write(f"{name} {number}\n")
+        self._input.flush()
         answer = self._take(self._limit)
         self.handled += 1
         if answer == "late":
-            return [], ["time: more than {} s".format(self._limit)], False
+            return [], [f"time: more than {self._limit} s"], False
         if answer is None:
             code = self._process.wait()
             self._log.seek(0)
-            return [], ["signal {}: {}".format(-code, self._log.read()[-300:])], False
+            return [], [f"signal {-code}: {self._log.read()[-300:]}"], False
         codes, wrong = json.loads(answer)
         return codes, wrong, not any("held" in what for what in wrong)
 
-    def close(self):
+    def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
+        self._input.close()
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def fuzz(jobs, seed, limit, workers, report, valgrind=False):
+def fuzz(jobs: Iterable[Tuple[str, int]], seed: int, limit: float, workers: int, report: Report,
+         valgrind: bool = False) -> None:
     """Handle ``jobs`` (format, number); ``report(name, number, codes, wrong)`` for each."""
     waiting, lock, failures = iter(jobs), threading.Lock(), []
 
-    def serve():
+    def serve() -> None:
         process = None
         try:
             while True:
@@ -467,7 +492,7 @@ FORMATS = ("rec", "idx", "property", "lst", "bin", "params", "symbol", "noise-li
            "suspects", "published", "align", "centers")
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=1000, help="a format (default 1000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
@@ -481,27 +506,28 @@ def main():
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        return work(options.work, options.seed)
+        work(options.work, options.seed)
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.valgrind:
         options.limit *= 60
         options.no_defects = True  # their times and memory are others there
     if not options.no_defects:
-        noticed = {}
+        noticed: Dict[int, List[str]] = {}
         fuzz([("defects", number) for number in range(len(DEFECTS))], options.seed, 8,
              options.workers, lambda name, number, codes, wrong: noticed.update({number: wrong}))
         missed = [sign for number, sign in enumerate(SIGNS)
                   if not any(sign in what for what in noticed.get(number, ()))]
-        print("defects noticed: {} of {}".format(len(SIGNS) - len(missed), len(SIGNS)), flush=True)
+        print(f"defects noticed: {len(SIGNS) - len(missed)} of {len(SIGNS)}", flush=True)
         if missed:
-            print("missed: {} ({})".format(missed, noticed))
+            print(f"missed: {missed} ({noticed})")
             return 1
     names = options.formats.split(",")
     # Inputs, commands that succeed, refuse, wrong inputs; most seconds and bytes of one command.
     counts = {name: [0, 0, 0, 0, 0, 0] for name in names}
-    accepted = {}  # (format, command) -> how often
+    accepted: Dict[Tuple[str, str], int] = {}  # (format, command) -> how often
 
-    def report(name, number, codes, wrong):
+    def report(name: str, number: int, codes: List[Any], wrong: List[str]) -> None:
         row = counts[name]
         row[0] += 1
         for command, code, seconds, memory in codes:
@@ -511,25 +537,25 @@ def main():
             accepted[name, command] = accepted.get((name, command), 0) + (code == 0)
         row[3] += bool(wrong)
         if row[0] % 250 == 0:
-            print("{}: {} inputs, {:.0f} s".format(name, row[0], time.time() - begin), flush=True)
+            print(f"{name}: {row[0]} inputs, {time.time() - begin:.0f} s", flush=True)
         for what in wrong:
-            print("{} {}: {}".format(name, number, what), flush=True)
+            print(f"{name} {number}: {what}", flush=True)
 
     begin = time.time()
     fuzz([(name, number) for name in names
           for number in range(options.first, options.first + options.inputs)],
          options.seed, options.limit, options.workers, report, options.valgrind)
-    print("{:12} {:>7} {:>9} {:>9} {:>6} {:>7} {:>7}".format(
-        "format", "inputs", "accepted", "refused", "wrong", "most s", "most MB"))
+    print(f"{'format':12} {'inputs':>7} {'accepted':>9} {'refused':>9} {'wrong':>6} {'most s':>7} "
+          f"{'most MB':>7}")
     for name in names:
         row = counts[name]
-        print("{:12} {:7} {:9} {:9} {:6} {:7.1f} {:7.0f}".format(
-            name, *row[:5], row[5] / 1e6))
-    print("{} inputs in {:.0f} s (accepted and refused count commands)".format(
-        sum(row[0] for row in counts.values()), time.time() - begin))
+        print(f"{name:12} {row[0]:7} {row[1]:9} {row[2]:9} {row[3]:6} {row[4]:7.1f} "
+              f"{row[5] / 1e6:7.0f}")
+    print(f"{sum(row[0] for row in counts.values())} inputs in {time.time() - begin:.0f} s "
+          "(accepted and refused count commands)")
     for (name, command), count in accepted.items():
         if not count and options.inputs >= 100:  # then the damage is not what was looked at
-            print("{}: {} accepted nothing at all".format(name, command))
+            print(f"{name}: {command} accepted nothing at all")
             return 1
     return int(any(row[3] or row[0] < options.inputs for row in counts.values()))
 

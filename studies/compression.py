@@ -22,7 +22,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         make_dataset(directory + "/data", seed=0)
         for threshold in THRESHOLDS:
-            prefix = "{}/{}/model".format(directory, threshold)
+            prefix = f"{directory}/{threshold}/model"
             subprocess.run(
                 [sys.executable, "-m", "unequal", "launch", "-n", "2", "--", sys.executable,
                  str(ROOT / "train_softmax.py"), "--network", "n8", "--emb-size", "128",
@@ -33,10 +33,10 @@ def main() -> None:
                 check=True, stdout=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
             events = map(json.loads, Path(prefix + "-trainlog.jsonl").read_text().splitlines())
             events = {event["event"]: event for event in events}
-            print("threshold {:<6g} loss {:.3f}  {}".format(
-                threshold, events["train"]["metrics"]["softmaxloss"], "  ".join(
-                    "{} {:.4f}".format(name, result["accuracy_flip"])
-                    for name, result in events["verify"]["results"].items())), flush=True)
+            loss = events["train"]["metrics"]["softmaxloss"]
+            accuracies = "  ".join(f"{name} {result['accuracy_flip']:.4f}"
+                                   for name, result in events["verify"]["results"].items())
+            print(f"threshold {threshold:<6g} loss {loss:.3f}  {accuracies}", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -52,7 +53,7 @@ TAIL = ("train_unequal.py", "--noise-beta", "0.3", "--lr", "0.001", "--batch-siz
 STEPS = {1: "300", 2: "150", 3: "100"}
 
 
-def tail_arm(weights, *flags):
+def tail_arm(weights: str, *flags: str) -> Tuple[str, Tuple[str, ...]]:
     count = len(weights.split(","))
     return ("NRA, beta 0.3", TAIL + ("--interweight", weights, "--max-steps", STEPS[count]) + flags)
 
@@ -94,7 +95,8 @@ SUSPECTS = {
 SPLIT, = (arm for arm in SUSPECTS if "two labels" in arm)
 
 
-def write_set(out, image_size, labelled):
+def write_set(out: Path, image_size: Tuple[int, int],
+              labelled: Iterable[Tuple[RecordSet, int, int]]) -> None:
     """Write a record set of ``(record set, key, label)``."""
     with RecordWriter(str(out), image_size) as writer:
         for records, key, label in labelled:
@@ -102,7 +104,7 @@ def write_set(out, image_size, labelled):
             writer.add_payload(label, relabel(payload, label))
 
 
-def merge(head, tail, out):
+def merge(head: Path, tail: Path, out: Path) -> None:
     """The tail as further classes of the head: what people would do otherwise."""
     with RecordSet(str(head)) as first, RecordSet(str(tail)) as second:
         write_set(out, first.image_size, (
@@ -111,7 +113,7 @@ def merge(head, tail, out):
             for key in records.image_keys))
 
 
-def split_identities(tail, out):
+def split_identities(tail: Path, out: Path) -> None:
     """Every fifth tail person with at least 4 images gets half of them under a label of its own."""
     with RecordSet(str(tail)) as records:
         labelled, label = [], 0
@@ -124,7 +126,7 @@ def split_identities(tail, out):
         write_set(out, records.image_size, labelled)
 
 
-def accuracies(checkpoint, directory):
+def accuracies(checkpoint: str, directory: Path) -> Dict[str, float]:
     """Flip accuracy (per cent) on each set of a directory."""
     embedder = Embedder.from_checkpoint(checkpoint, batch_size=128)
     found = {}
@@ -135,12 +137,12 @@ def accuracies(checkpoint, directory):
     return found
 
 
-def best_checkpoint(folder):
+def best_checkpoint(folder: Path) -> Optional[Tuple[str, float]]:
     """``(prefix,epoch, mean accuracy)`` of the best verification in the logs of an arm."""
     best = None
     for log in sorted(folder.glob("*-trainlog.jsonl")):
         events = [json.loads(line) for line in log.read_text().splitlines()]
-        results = None
+        results: Dict[str, Any] = {}
         for event in events:
             if event["event"] == "verify":
                 results = event["results"]
@@ -149,11 +151,12 @@ def best_checkpoint(folder):
                 mean = statistics.mean(result["accuracy_flip"] for result in results.values())
                 if best is None or mean > best[1]:
                     prefix = str(log)[:-len("-trainlog.jsonl")]
-                    best = "{},{}".format(prefix, event["epoch"]), mean
+                    best = f"{prefix},{event['epoch']}", mean
     return best
 
 
-def memorised(checkpoint, data, folder, scale):
+def memorised(checkpoint: str, data: Path, folder: Path,
+              scale: float) -> Optional[Dict[str, float]]:
     """Of the flipped images: how many the model gives to the wrong label, and to the right one."""
     with RecordSet(str(data / "MF2_pic9_head")) as records:
         columns = noise_scan.score_records(records, checkpoint, Margin(4, scale, 0.0),
@@ -172,26 +175,26 @@ def memorised(checkpoint, data, folder, scale):
 class Study:
     """One data set: a noise rate and a seed."""
 
-    def __init__(self, out, rate, seed):
+    def __init__(self, out: Path, rate: float, seed: int) -> None:
         self.rate, self.seed = rate, seed
-        self.folder = Path(out) / "noise-{:.0f}".format(100 * rate) / "seed-{}".format(seed)
+        self.folder = out / f"noise-{100 * rate:.0f}" / f"seed-{seed}"
         self.data = self.folder / "data"
 
-    def call(self, *command, log):
+    def call(self, *command: str, log: Path) -> None:
         with open(str(log), "w") as file:
             done = subprocess.run((sys.executable, "-u") + command, cwd=str(ROOT), stdout=file,
                                   stderr=subprocess.STDOUT, env={**os.environ,
                                                                  "OMP_NUM_THREADS": "1"})
         if done.returncode:
-            sys.exit("mini_mf2: {} failed, see {}".format(" ".join(command[:2]), log))
+            sys.exit(f"mini_mf2: {' '.join(command[:2])} failed, see {log}")
 
-    def prepare(self):
+    def prepare(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.data.exists():
             self.call("-m", "unequal", "synth", str(self.data), "--seed", str(self.seed),
                       "--noise", str(self.rate), log=self.folder / "synth.log")
 
-    def run(self, name):
+    def run(self, name: str) -> Dict[str, Any]:
         """Result of an arm, trained unless it was before."""
         parent, (script, *flags) = {**HEAD_ARMS, **TAIL_ARMS, **SUSPECTS}[name]
         folder = self.folder / name.replace(",", "").replace(" ", "_")
@@ -216,7 +219,9 @@ class Study:
                   *(("--pretrained", start) if parent else ()), "--data-dir", str(head),
                   "--eval-dir", str(self.data / "validation_dataset"), "--seed", str(self.seed),
                   "--prefix", str(folder / "model"), log=folder / "log.txt")
-        checkpoint, validation = best_checkpoint(folder)
+        best = best_checkpoint(folder)
+        assert best is not None  # it has verified
+        checkpoint, validation = best
         with MXNET:
             test = accuracies(checkpoint, self.data / "eval_dataset")
             flipped = (memorised(checkpoint, self.data, folder, scale) if name != CLASSES
@@ -225,37 +230,38 @@ class Study:
                    "validation": 100 * validation, "test": test,
                    "mean": statistics.mean(test.values()),
                    "flipped": flipped}
-        keep = "-{:04d}.params".format(checkpoints.parse(checkpoint)[1])
+        keep = f"-{checkpoints.parse(checkpoint)[1]:04d}.params"
         for path in folder.glob("*.params"):
             if not path.name.endswith(keep):
                 path.unlink()
         result.write_text(json.dumps(numbers))
-        print("{:3.0f}% seed {} {:28s} test {:.2f} validation {:.2f}".format(
-            100 * self.rate, self.seed, name, numbers["mean"], numbers["validation"]), flush=True)
+        print(f"{100 * self.rate:3.0f}% seed {self.seed} {name:28s} test {numbers['mean']:.2f} "
+              f"validation {numbers['validation']:.2f}", flush=True)
         return numbers
 
 
-def spread(values):
+def spread(values: Sequence[float]) -> str:
     """``mean ± standard deviation`` as text."""
-    return "{:.1f} ± {:.1f}".format(statistics.mean(values), statistics.pstdev(values))
+    return f"{statistics.mean(values):.1f} ± {statistics.pstdev(values):.1f}"
 
 
-def table(results, rates, arms, key):
+def table(results: List[Dict[str, Any]], rates: Sequence[float], arms: Iterable[str],
+          key: Callable[[Dict[str, Any]], Optional[float]]) -> str:
     """A Markdown table of ``key(result)``: a row an arm, a column a noise rate."""
-    lines = ["| arm | " + " | ".join("{:.0f}%".format(100 * rate) for rate in rates) + " |",
+    lines = ["| arm | " + " | ".join(f"{100 * rate:.0f}%" for rate in rates) + " |",
              "|---" * (len(rates) + 1) + "|"]
     for arm in arms:
         cells = []
         for rate in rates:
-            values = [key(result) for result in results
-                      if result["arm"] == arm and result["rate"] == rate]
-            values = [value for value in values if value is not None]
+            found = (key(result) for result in results
+                     if result["arm"] == arm and result["rate"] == rate)
+            values = [value for value in found if value is not None]
             cells.append(spread(values) if values else "")
-        lines.append("| {} | {} |".format(arm, " | ".join(cells)))
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def picture(results, path):
+def picture(results: List[Dict[str, Any]], path: Path) -> None:
     """Test accuracy over the noise rate, a line an arm, bars of one standard deviation."""
     import matplotlib
     matplotlib.use("Agg")
@@ -282,7 +288,7 @@ def picture(results, path):
     figure.savefig(str(path), dpi=110)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="mini_mf2")
     parser.add_argument("--seeds", type=int, default=3)
@@ -292,7 +298,7 @@ def main():
     options = parser.parse_args()
     out = Path(options.out).resolve()
 
-    def work(study_arms):
+    def work(study_arms: Tuple[Study, Iterable[str]]) -> None:
         study, arms = study_arms
         study.prepare()
         for arm in arms:
@@ -317,13 +323,12 @@ def main():
                     lambda result: result["flipped"] and result["flipped"]["right"])),
              ("## The tail, 30% flipped: verification, %", "\n".join(
                  ["| arm | seeds | " + " | ".join(TARGETS) + " | mean |", "|---" * 6 + "|"] + [
-                     "| {} | {} | {} |".format(arm, len(rows), " | ".join(
-                         spread(values) for values in zip(*rows)))
+                     " | ".join(("| " + arm, str(len(rows)), *map(spread, zip(*rows)))) + " |"
                      for arm in ("ArcFace", "NRA, beta 0.3", *TAIL_ARMS, *SUSPECTS) for rows in [[
                          (*(result["test"][name] for name in TARGETS), result["mean"])
                          for result in results
                          if result["arm"] == arm and result["rate"] == TAIL_RATE]] if rows]))]
-    text = "\n\n".join("{}\n\n{}".format(*part) for part in parts) + "\n"
+    text = "\n\n".join(f"{title}\n\n{rows}" for title, rows in parts) + "\n"
     print("\n" + text)
     if options.docs:
         page = ROOT / "docs" / "mini_mf2.md"
