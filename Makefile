@@ -52,7 +52,7 @@ campaign: $(VENV)/installed
 study: $(VENV)/installed
 	$(BIN)/python studies/real_faces.py --jobs 2 $(FACES)
 	$(BIN)/python studies/real_faces.py --page
-	set -e; for script in mini_mf2 compression; do $(BIN)/python studies/$$script.py; done
+	set -e; for script in mini_mf2 compression noise_kinds; do $(BIN)/python studies/$$script.py; done
 
 # Linking mxnet-cu112 needs the driver's library; a stub stands for it.
 test-cuda: $(CUDA_VENV)/installed

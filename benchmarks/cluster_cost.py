@@ -1,7 +1,8 @@
 """What two workers of one thread each cost beside one: images a second, bytes on the wire.
 
-    python benchmarks/cluster_cost.py [--network r50] [--classes 1000] [--batch 8] [--steps 2]
-                                      [--rounds 2]
+    python benchmarks/cluster_cost.py [--network r18] [--classes 1000] [--batch 8] [--steps 2]
+                                      [--rounds 1]
+    python benchmarks/cluster_cost.py --network r50 --batch 16 --rounds 2     as in docs/cluster.md
     python benchmarks/cluster_cost.py --project     hosts of 8 GPUs, by arithmetic
 
 A step is forward, backward and update (SGD with momentum, ArcFace head) on random pictures, in
@@ -176,11 +177,11 @@ def project(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="r50")
+    parser.add_argument("--network", default="r18")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--project", action="store_true")
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Speed of the training iterator on 112x112 JPEGs beside its peers, all in one run.
 
-    python benchmarks/iterator.py [--pictures 4000] [--rounds 5]
+    python benchmarks/iterator.py [--pictures 4000] [--rounds 3]
 
 Images a second of
 
@@ -143,7 +143,7 @@ class Bare:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     jitter = mx.image.ColorJitterAug(0.2, 0.2, 0.2)
     with tempfile.TemporaryDirectory() as scratch:

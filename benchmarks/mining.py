@@ -3,7 +3,7 @@
 Beside the reference's way in the same run: distances row by row by MXNet operators, a full sort of
 all pairs, and a list that is searched for every pair. Both choose 120 identities, and the same.
 
-    python benchmarks/mining.py [--identities 1200] [--rounds 5]
+    python benchmarks/mining.py [--identities 1200] [--rounds 3]
 """
 import argparse
 from typing import Any, Callable, List
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--identities", type=int, default=1200)
     parser.add_argument("--count", type=int, default=120, help="how many to choose")
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     embeddings = bag(options.identities, options.size)
     identities = np.repeat(np.arange(options.identities), IMAGES)

@@ -189,7 +189,7 @@ def main() -> None:
     options = parser.parse_args()
     parts = {
         "host": lambda: host(scratch, options),
-        "n8": lambda: with_network(scratch, "n8", 32, BAGS // 4, options.bag_size, options),
+        "n8": lambda: with_network(scratch, "n8", 32, BAGS // 10, options.bag_size, options),
         "r50": lambda: with_network(scratch, "r50", 112, 1, 360, options),
     }
     with tempfile.TemporaryDirectory() as scratch:

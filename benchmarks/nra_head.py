@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=5, help="timed passes a process")
+    parser.add_argument("--steps", type=int, default=3, help="timed passes a process")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)  # in the child
     options = parser.parse_args()
     if options.variant:

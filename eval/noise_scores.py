@@ -502,7 +502,7 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     class centres, the image left out of its own (:func:`centre_cosines`), and, where images times
     classes is at most ``small``, a linear discriminant of the other folds
     (:func:`folds_logits`); their sum, each in its own widths, is better than either
-    (benchmarks/noise_kinds.py). :func:`suspicion` makes a probability of it, or, where the features
+    (studies/noise_kinds.py). :func:`suspicion` makes a probability of it, or, where the features
     were made without the labels, :func:`posterior`.
 
     Parameters

@@ -1,6 +1,6 @@
 """How many wrong pictures the default commands find among few photographs of few people.
 
-    python benchmarks/noise_trial.py --faces DIR [--seeds 0,1,2] [--people 30] [--pictures 10]
+    python studies/noise_trial.py --faces DIR [--seeds 0,1,2] [--people 30] [--pictures 10]
 
 DIR has a folder of pictures for each person, all in the right one. Each seed draws people who
 have so many pictures, moves 45 pictures into wrong folders, adds 10 drawn pictures of no face, and

@@ -1,6 +1,6 @@
 """How well kinds of label noise are found: ours, today's rules and cleanlab, on one model.
 
-    python benchmarks/noise_kinds.py [--seed 0] [--data DIR --pretrained P,E]
+    python studies/noise_kinds.py [--seed 0] [--data DIR --pretrained P,E]
 
 Draws the built-in set (30% wrong labels, 10% strangers, 5% of the people under two labels), trains
 on it as `unequal train auto` does, and prints the average precision of each rule for each kind
