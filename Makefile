@@ -66,7 +66,7 @@ test-gpu: $(GPU_VENV)/installed
 	NVIDIA_TF32_OVERRIDE=0 $(GPU_VENV)/bin/python tests/gpu/suite.py
 
 clean:
-	rm -rf $(VENV) $(CUDA_VENV) build *.egg-info .pytest_cache .ruff_cache symbols/*.so
+	rm -rf $(VENV) $(CUDA_VENV) build *.egg-info .pytest_cache .ruff_cache symbols/*.so src/unequal/data/*.so
 
 # The stamps make pip run again when setup.py changes, and only then.
 $(VENV)/installed: setup.py pyproject.toml

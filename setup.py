@@ -13,6 +13,8 @@ here = pathlib.Path(__file__).parent
 #                           Headless: nothing here opens a window, and the plain build needs libGL.
 #   scikit-learn            >=1.3: the first that asks an Embedder to clone itself.
 #   scipy                   <2: mx.nd.array uses scipy.sparse.csr, which SciPy says 2 will remove.
+#   simplejpeg              speed only, where it has wheels: without it OpenCV decodes everything
+#                           (data/pictures.py). 1.7.3: the last for Python 3.8.
 #   tqdm                    >=4.60: the first with tqdm.contrib.logging.
 # The other lower bounds are the oldest releases that the test suite has passed with (Python 3.8).
 INSTALL = [
@@ -21,6 +23,7 @@ INSTALL = [
     "scikit-learn>=1.3",
     "scipy>=1.10,<2",
     "easydict>=1.9",
+    "simplejpeg>=1.7.3; platform_system=='Linux' and platform_machine=='x86_64'",
     "tqdm>=4.60",
     # mxnet 1.9.1 imports distutils, which Python 3.12 no longer has: setuptools brings it, and
     # 66.1 is its first release for 3.12.
@@ -68,11 +71,14 @@ setup(
         "unequal.eval": "eval",
     },
     package_data={"unequal": ["py.typed"], "unequal.commands": ["review.html"]},
-    # Speed only (symbols/operators.py): without a compiler the package installs without it. A
-    # library for ctypes, not a Python module: it needs no Python headers.
+    # Speed only (symbols/operators.py, data/planes.py): without a compiler the package installs
+    # without them. Libraries for ctypes, not Python modules: they need no Python headers.
     ext_modules=[Extension("unequal.symbols._rows", ["symbols/rows.c"], optional=True,
                            extra_compile_args=["-O3", "-fopenmp"],
-                           extra_link_args=["-fopenmp"])],
+                           extra_link_args=["-fopenmp"]),
+                 # Rounding as written: no operations fused but those that are asked for.
+                 Extension("unequal.data._planes", ["src/unequal/data/planes.c"], optional=True,
+                           extra_compile_args=["-O3", "-ffp-contract=off"])],
     python_requires=">=3.8,<3.13",  # numpy 1 has no wheels for 3.13
     install_requires=INSTALL,
     extras_require={

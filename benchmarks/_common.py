@@ -58,13 +58,16 @@ def table(rates: Dict[str, Rates], things: str) -> None:
               f"{max(wall):,.1f}), {statistics.median(cpu):,.0f} us of processor time each")
 
 
-def compare(rates: Dict[str, Rates], ours: str, peer: str, goal: float) -> None:
-    """Print how many times faster ``ours`` is than ``peer``, and the goal.
+def compare(rates: Dict[str, Rates], ours: str, peer: str, goal: float,
+            by_processor: bool = False) -> None:
+    """Print how many times faster ``ours`` is than ``peer``, and whether that meets the goal.
 
     The median of the rounds' own ratios: what slows the whole machine for a while falls on both.
+    ``by_processor``: the goal is for processor time, not for the rate.
     """
-    ratio = statistics.median(a / b for a, b in zip(rates[ours].wall, rates[peer].wall))
-    processor = statistics.median(rates[peer].cpu) / statistics.median(rates[ours].cpu)
-    verdict = "met" if ratio >= goal else "missed"
-    print(f"{ours} / {peer}: {ratio:.2f} (goal {goal:.2f}, {verdict}); by processor time "
-          f"{processor:.2f}")
+    rate = statistics.median(a / b for a, b in zip(rates[ours].wall, rates[peer].wall))
+    processor = statistics.median(b / a for a, b in zip(rates[ours].cpu, rates[peer].cpu))
+    verdict = "met" if (processor if by_processor else rate) >= goal else "missed"
+    judged = f" (goal {goal:.2f}, {verdict})"
+    print(f"{ours} / {peer}: {rate:.2f}{'' if by_processor else judged}; by processor time "
+          f"{processor:.2f}{judged if by_processor else ''}")

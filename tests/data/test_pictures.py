@@ -81,11 +81,16 @@ def test_encode_quality():
     assert pictures.encode(PICTURE, 95) == encoded(PICTURE, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
-def test_blue_first():
+def test_decoded_into_an_array():
+    out = np.empty((12, 20, 3), np.uint8)
     for data in (PICTURE, cv2.imencode(".png", PICTURE[:, :, ::-1])[1].tobytes()):
-        np.testing.assert_array_equal(pictures.decode_bgr(data, "x", 12, 20), PICTURE[:, :, ::-1])
+        out[:] = 0
+        pictures.decode_into(out, data, "x")
+        np.testing.assert_array_equal(out, PICTURE)
     with pytest.raises(InputError, match="x: not a picture"):
-        pictures.decode_bgr(b"no", "x")
+        pictures.decode_into(out, b"no", "x")
+    with pytest.raises(InputError, match="12 pixels high and 20 wide but should be 20 and 12"):
+        pictures.decode_into(np.empty((20, 12, 3), np.uint8), encoded(PICTURE), "x")
 
 
 def test_reduction_rounds_up():
@@ -117,3 +122,110 @@ def test_complaints_are_per_picture(capfd):
     assert capfd.readouterr().err == "back"
     assert cv2.imdecode(np.frombuffer(damaged_jpeg(smooth(32, 32)), np.uint8), 1) is not None
     assert "Corrupt" in capfd.readouterr().err
+
+
+needs_simplejpeg = pytest.mark.skipif(pictures.simplejpeg is None,
+                                      reason="simplejpeg has no wheels for this machine")
+
+
+def same_as_decode(data):
+    """Whether both ways to decode a picture of PICTURE's size give the same pixels or words."""
+    out = np.zeros(PICTURE.shape, np.uint8)
+    try:
+        pictures.decode_into(out, data, "x")
+        into = out
+    except InputError as error:
+        into = str(error)
+    try:
+        expected = pictures.decode(data, "x", *PICTURE.shape[:2])
+    except InputError as error:
+        expected = str(error)
+    return (into == expected if isinstance(into, str) or isinstance(expected, str)
+            else np.array_equal(into, expected))
+
+
+def jpegs():
+    """Every kind of JPEG: (name, bytes, whether it is simplejpeg's)."""
+    for name in ("444", "422", "420"):
+        yield name, encoded(PICTURE, ".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+                            getattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR_" + name)), True
+    for name in ("440", "411"):
+        yield name, encoded(PICTURE, ".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+                            getattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR_" + name)), False
+    yield "own tables", encoded(PICTURE, ".jpg", cv2.IMWRITE_JPEG_OPTIMIZE, 1), True
+    yield "restarts", encoded(PICTURE, ".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 1), True
+    yield "progressive", encoded(PICTURE, ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1), False
+    yield "grey", encoded(PICTURE[..., 0]), False
+    yield "CMYK", CMYK_RED, False
+    yield "turned", rotated_jpeg(PICTURE, 3), False
+    plain = encoded(PICTURE)
+    frame = plain.index(b"\xff\xc0")
+    exif = rotated_jpeg(PICTURE, 3)
+    tag = exif[2:4 + int.from_bytes(exif[4:6], "big")]
+    assert tag[:2] == b"\xff\xe1"
+    end = frame + 2 + int.from_bytes(plain[frame + 2:frame + 4], "big")
+    yield "turned after the frame", plain[:end] + tag + plain[end:], False
+    yield "comment", plain[:2] + b"\xff\xfe\x00\x05abc" + plain[2:], True
+
+
+@needs_simplejpeg
+@pytest.mark.parametrize("name, data, simple", list(jpegs()), ids=[kind[0] for kind in jpegs()])
+def test_who_decodes_what_and_alike(name, data, simple, monkeypatch):
+    decoded = []
+    real = pictures._decode_simple
+    monkeypatch.setattr(pictures, "_decode_simple",
+                        lambda *given: (decoded.append(given), real(*given)))
+    monkeypatch.setattr(pictures, "_simple", (b"", -1, ()))
+    for _ in range(2):  # the second time by its beginning alone
+        assert same_as_decode(data)
+    assert bool(decoded) == simple
+
+
+@needs_simplejpeg
+def test_real_sizes_alike():
+    """A photograph's sizes, odd ones too, at every subsampling and quality."""
+    random = np.random.RandomState(0)
+    for height, width in ((112, 112), (113, 111), (57, 96), (1, 1), (8, 17)):
+        picture = cv2.resize(random.randint(0, 256, (9, 9, 3)).astype(np.uint8), (width, height))
+        picture = cv2.add(picture, random.randint(0, 40, picture.shape).astype(np.uint8))
+        for quality in (20, 75, 95, 100):
+            for sampling in ("444", "422", "420"):
+                data = encoded(picture, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality,
+                               cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+                               getattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR_" + sampling))
+                out = np.empty((height, width, 3), np.uint8)
+                assert pictures._is_simple(data, "x", out.shape)
+                pictures.decode_into(out, data, "x")
+                np.testing.assert_array_equal(out, pictures.decode(data, "x"))
+
+
+@needs_simplejpeg
+def test_damaged_jpegs_fare_alike():
+    """Cut anywhere, or with bytes changed: the same pixels or the same words."""
+    random = np.random.RandomState(0)
+    whole = encoded(PICTURE)
+    given = [whole[:length] for length in range(0, len(whole), 9)] + [whole + b"more", whole[:-1]]
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in random.randint(2, len(data), random.randint(1, 4)):
+            data[place] = random.randint(256)
+        given.append(bytes(data))
+    with pictures.Complaints():
+        assert [len(data) for data in given if not same_as_decode(data)] == []
+
+
+@needs_simplejpeg
+def test_a_simplejpeg_of_other_pixels_is_not_used(monkeypatch):
+    def other(data, out):
+        out[:] = 7
+
+    monkeypatch.setattr(pictures, "_decode_simple", other)
+    monkeypatch.setattr(pictures, "_agreed", {})
+    monkeypatch.setattr(pictures, "_simple", (b"", -1, ()))
+    for _ in range(2):
+        assert same_as_decode(encoded(PICTURE))
+
+
+def test_without_simplejpeg(monkeypatch):
+    monkeypatch.setattr(pictures, "simplejpeg", None)
+    assert all(same_as_decode(data) for _, data, _ in jpegs())

@@ -8,6 +8,7 @@ import importlib
 import os
 import platform
 import sys
+from importlib.util import find_spec
 from typing import List, Optional
 
 import unequal
@@ -81,6 +82,10 @@ def _report_mxnet(problems: List[InputError]) -> None:
     _row("mxnet", f"{mx.__version__} ({build or 'not from pip'}) with {', '.join(enabled)}")
     _row("weight rows", "by the compiled kernel" if operators.COMPILED else
          "by MXNet: there was no C compiler at installation, so step 3's head is slower")
+    _row("pictures", "ordinary JPEGs decoded by {}, batches written by {}".format(
+        "simplejpeg" if find_spec("simplejpeg") else "OpenCV (slower; simplejpeg is not installed)",
+        "the compiled pass" if find_spec("unequal.data._planes") else
+        "OpenCV (slower; there was no C compiler at installation)"))
     if len(builds) > 1:
         problems.append(InputError(
             "mxnet and mxnet-cu112 are both installed and overwrite each other's files: run `pip "

@@ -73,8 +73,13 @@ def flip(picture: np.ndarray, out: Optional[np.ndarray] = None) -> np.ndarray:
     return mirrored
 
 
-def apply_color(planes: np.ndarray, draws: Draws, index: int) -> None:
-    """Grey and jitter ``planes``, float32 (3, H, W) in RGB order and contiguous, in place.
+def color_mixes(draws: Draws) -> np.ndarray:
+    """What grey and jitter do to each of ``n`` pictures, as float64 (n, 8).
+
+    A row is ``red, green, blue, own, level, *weights``: with m the sum of the picture's mean red,
+    green and blue, each times its weight, a pixel's x becomes
+
+        own * x + red * R + green * G + blue * B + level * m.
 
     Results are neither rounded nor clipped to 0-255; the reference's are not either. The reference
     jitters in a random order, which changes nothing but rounding: brightness multiplies by b;
@@ -85,21 +90,26 @@ def apply_color(planes: np.ndarray, draws: Draws, index: int) -> None:
 
     one pass over the picture instead of one for each change.
     """
-    weights = _GRAY if draws.gray[index] else _LUMA
-    keep = 0.0 if draws.gray[index] else 1.0  # how much of its own colour a pixel keeps
-    factor, offset = 1.0, 0.0
-    if draws.jitter[index]:
-        brightness, contrast, saturation = (float(alpha) for alpha in draws.alphas[index])
-        keep *= saturation
-        mean = sum(weight * cv2.mean(plane)[0] for weight, plane in zip(weights, planes))
-        factor, offset = brightness * contrast, brightness * (1 - contrast) * mean
-    red, green, blue = (factor * (1 - keep) * weight for weight in weights)
+    weights = np.where(draws.gray[:, None], _GRAY, _LUMA)
+    alphas = np.where(draws.jitter[:, None], draws.alphas, np.float32(1)).astype(np.float64)
+    brightness, contrast, saturation = alphas.T
+    keep = np.where(draws.gray, 0.0, saturation)  # how much of its own colour a pixel keeps
+    factor = brightness * contrast
+    return np.column_stack([(factor * (1 - keep))[:, None] * weights, factor * keep,
+                            brightness * (1 - contrast), weights])
+
+
+def apply_color(planes: np.ndarray, draws: Draws, index: int) -> None:
+    """Grey and jitter ``planes``, float32 (3, H, W) in RGB order and contiguous, in place."""
+    mix = color_mixes(Draws(*(values[index:index + 1] for values in draws)))[0]
+    red, green, blue, own, level, *weights = mix.tolist()
+    mean = sum(weight * cv2.mean(plane)[0] for weight, plane in zip(weights, planes))
     # By OpenCV, which needs one pass for a weighted sum; numpy's BLAS (a matrix product) would
     # start threads of its own in every decoding thread.
-    mix = cv2.addWeighted(planes[0], red, planes[1], green, offset)
-    cv2.scaleAdd(planes[2], blue, mix, mix)
+    added = cv2.addWeighted(planes[0], red, planes[1], green, level * mean)
+    cv2.scaleAdd(planes[2], blue, added, added)
     for plane in planes:
-        cv2.scaleAdd(plane, factor * keep, mix, plane)
+        cv2.scaleAdd(plane, own, added, plane)
 
 
 def apply_cutoff(planes: np.ndarray, draws: Draws, index: int, size: int) -> None:

@@ -146,7 +146,8 @@ class _PictureIter(mx.io.DataIter):
             draws = aug.draw(loader.augmentation, self._random, count, *self._data_shape[2:])
             if not own:
                 continue
-            draws = aug.Draws(*(values[own.start:own.stop] for values in draws))
+            if len(own) < count:
+                draws = aug.Draws(*(values[own.start:own.stop] for values in draws))
             start += own.start
             futures += loader.submit(view[row:row + len(own)], sequence, start, draws)
             keys.append(sequence[start:start + len(own)])

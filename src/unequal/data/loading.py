@@ -6,12 +6,12 @@ import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, List, Optional, Protocol, Set, Tuple
 
-import cv2
 import mxnet as mx
 import numpy as np
 
 from unequal.data import augmentation as aug
 from unequal.data import pictures
+from unequal.data.planes import Planes
 from unequal.data.records import DamagedRecord
 from unequal.errors import InputError
 from unequal.system import runtime
@@ -20,6 +20,7 @@ from unequal.system.mxnet_private import numpy_view, wait_to_write
 logger = logging.getLogger(__name__)
 
 _CHUNK = 16  # pictures that a decoding task has at least, to pay for itself
+_PIXELS = 1 << 21  # bytes of pixels that a thread decodes before it writes them to the batch
 
 
 class PictureSource(Protocol):
@@ -73,7 +74,7 @@ class PictureLoader:
         Different damaged pictures that are tolerated.
 
     A loader may be dropped at any time: what its threads still write to lives until they are done.
-    Memory: a picture or two a thread.
+    Memory: 2 MB of pixels a thread, or one picture.
     """
 
     def __init__(self, records: PictureSource, augmentation: aug.Augmentation = aug.NONE,
@@ -103,7 +104,7 @@ class PictureLoader:
         again.
         """
         self.abandon()
-        self._pool.shutdown(wait=not hasattr(self._scratch, "planes"))  # a thread's own end: never
+        self._pool.shutdown(wait=not hasattr(self._scratch, "pixels"))  # a thread's own end: never
 
     def submit(self, out: np.ndarray, sequence: np.ndarray, start: int,
                draws: Optional[aug.Draws] = None) -> "List[Future[np.ndarray]]":
@@ -137,47 +138,45 @@ class PictureLoader:
         if draws is None:
             draws = aug.draw(aug.NONE, np.random.RandomState(0), count, *out.shape[2:])
         chunk = max(_CHUNK, math.ceil(count / self.threads))
-        return [self._pool.submit(self._load, out, sequence, start, draws, first,
+        batch = Planes(out, draws)
+        return [self._pool.submit(self._load, batch, sequence, start, first,
                                   min(first + chunk, count))
                 for first in range(0, count, chunk)]
 
-    def _thread_scratch(self, height: int, width: int) -> Tuple[np.ndarray, np.ndarray]:
-        """Memory of this thread for one mirrored picture and one in planes."""
-        if not hasattr(self._scratch, "planes"):
-            self._scratch.mirrored = np.empty((height, width, 3), np.uint8)
-            self._scratch.planes = np.empty((3, height, width), np.uint8)
-        return self._scratch.mirrored, self._scratch.planes
+    def _thread_pixels(self, height: int, width: int) -> np.ndarray:
+        """Memory of this thread for some pictures, uint8 (n, height, width, 3)."""
+        if not hasattr(self._scratch, "pixels"):
+            count = max(1, _PIXELS // (3 * height * width))
+            self._scratch.pixels = np.empty((count, height, width, 3), np.uint8)
+        pixels: np.ndarray = self._scratch.pixels
+        return pixels
 
-    def _load(self, out: np.ndarray, sequence: np.ndarray, start: int, draws: aug.Draws,
-              first: int, last: int) -> np.ndarray:
-        height, width = out.shape[2:]
-        mirrored, planes = self._thread_scratch(height, width)
-        blue_green_red = [planes[2], planes[1], planes[0]]
-        labels = np.empty(last - first, np.float32)
-        cutoff = self.augmentation.cutoff
-        # Python's own numbers: an element of an array takes longer to fetch than all of these.
-        keys = sequence.take(range(start + first, start + last), mode="wrap").tolist()
-        mirror, color = draws.mirror.tolist(), (draws.gray | draws.jitter).tolist()
-        for i, key in enumerate(keys, first):
-            if self._closed:
-                raise CancelledError
-            try:
-                labels[i - first], data = self.records.image(key)
-                picture = pictures.decode_bgr(data, key, height, width)
-            except InputError:
-                labels[i - first], picture = self._picture(sequence, start + i, height, width)
-            if mirror[i]:
-                picture = aug.flip(picture, mirrored)
-            cv2.split(picture, blue_green_red)
-            out[i] = planes
-            if color[i]:
-                aug.apply_color(out[i], draws, i)
-            if cutoff:
-                aug.apply_cutoff(out[i], draws, i, cutoff)
-        return labels
+    def _load(self, batch: Planes, sequence: np.ndarray, start: int, first: int,
+              last: int) -> np.ndarray:
+        pixels = self._thread_pixels(*batch.out.shape[2:])
+        labels: List[int] = []
+        for begin in range(first, last, len(pixels)):
+            end = min(begin + len(pixels), last)
+            # Python's own numbers: an element of an array takes longer to fetch than all of these.
+            keys = sequence[start + begin:start + end].tolist()
+            if len(keys) < end - begin:
+                keys = sequence.take(range(start + begin, start + end), mode="wrap").tolist()
+            for place, (key, into) in enumerate(zip(keys, pixels), start + begin):
+                if self._closed:
+                    raise CancelledError
+                try:
+                    label, data = self.records.image(key)
+                    pictures.decode_into(into, data, key)
+                except InputError:
+                    label = self._picture(into, sequence, place)
+                labels.append(label)
+            batch.write(pixels, begin, end)
+        if self.augmentation.cutoff:
+            for i in range(first, last):
+                aug.apply_cutoff(batch.out[i], batch.draws, i, self.augmentation.cutoff)
+        return np.array(labels, np.float32)
 
-    def _picture(self, sequence: np.ndarray, position: int, height: int,
-                 width: int) -> Tuple[int, np.ndarray]:
+    def _picture(self, into: np.ndarray, sequence: np.ndarray, position: int) -> int:
         for step in range(len(sequence)):
             key = int(sequence[(position + step) % len(sequence)])
             try:
@@ -186,8 +185,8 @@ class PictureLoader:
                 self._note_damaged(key, error)
                 continue
             try:
-                return label, pictures.decode_bgr(
-                    data, f"{self.records.path}: record {key}", height, width)
+                pictures.decode_into(into, data, f"{self.records.path}: record {key}")
+                return int(label)
             except InputError as error:
                 self._note_damaged(key, error)
         raise InputError(f"{self.records.path}: no picture of the set can be decoded.")

@@ -3,10 +3,15 @@ import os
 import struct
 import sys
 import tempfile
-from typing import List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Tuple, Union
 
 import cv2
 import numpy as np
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
 
 from unequal.data import expendable
 from unequal.errors import InputError
@@ -39,6 +44,12 @@ _ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # of a PNG; OpenCV makes room for what
 # no count of its scans. The pictures of a set have it in common, so most need no more than one
 # comparison.
 _small = (b"", 0)
+# The same of the last JPEG that was simplejpeg's, up to its first scan, and the pixels' shape.
+_simple: Tuple[bytes, int, Tuple[int, ...]] = (b"", -1, ())
+_EXIF = b"\xff\xe1"
+# Of the three components: 4:4:4, 4:2:2, 4:2:0.
+_SAMPLINGS = (b"\x11\x11\x11", b"\x21\x11\x11", b"\x22\x11\x11")
+_agreed: Dict[bytes, bool] = {}  # for each of these, whether simplejpeg's pixels are OpenCV's
 
 # JPEG decodes at a half, a quarter or an eighth of its size for a fraction of the time.
 _FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -81,13 +92,73 @@ def decode(data: Encoded, source: object, height: Optional[int] = None,
     return pixels
 
 
-def decode_bgr(data: Encoded, source: object, height: Optional[int] = None,
-               width: Optional[int] = None) -> np.ndarray:
-    """:func:`decode`, but blue first as OpenCV has it: one pass over the pixels less."""
+def decode_into(out: np.ndarray, data: Encoded, source: object) -> None:
+    """:func:`decode`, written to ``out``: uint8 (height, width, 3), contiguous.
+
+    Ordinary JPEGs of that size are decoded by simplejpeg where it is installed (a newer
+    libjpeg-turbo, no copies, red first), all else by OpenCV. The pixels are the same: see
+    :func:`_is_simple`.
+    """
+    header, longest, shape = _simple
+    if (simplejpeg is not None and isinstance(data, bytes)
+            and (data.startswith(header) and len(data) <= longest and shape == out.shape
+                 or _is_simple(data, source, out.shape))):
+        try:
+            _decode_simple(data, out)
+            return
+        except (RuntimeError, ValueError):  # OpenCV knows what to say of it
+            pass
+    height, width, _ = out.shape
     pixels, bgr = _decode(data, source, height, width, cv2.IMREAD_COLOR)
-    if not bgr:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    return pixels
+    if bgr:
+        cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, out)
+    else:
+        out[:] = pixels
+
+
+def _decode_simple(data: bytes, out: np.ndarray) -> None:
+    """ValueError where libjpeg-turbo has any complaint."""
+    # In order: fastdct, fastupsample, min_height, min_width, min_factor, buffer.
+    simplejpeg.decode_jpeg(data, "RGB", False, False, 0, 0, 1, out)
+
+
+def _is_simple(data: bytes, source: object, shape: Tuple[int, ...]) -> bool:
+    """Whether this is a JPEG that simplejpeg decodes to ``shape`` and to what OpenCV would.
+
+    So are sequential JPEGs of three components, subsampled in one of the usual ways and without
+    EXIF, of this process's OpenCV and simplejpeg: the first of each subsampling is decoded by both.
+
+    Raises
+    ------
+    InputError
+        As :func:`_ordinary`.
+    """
+    global _simple
+    frame = _frame_position(data)
+    if not frame or data[frame - 4] not in (0xC0, 0xC1) or data[frame - 1] != 8 \
+            or _EXIF in data[:frame]:
+        return False
+    height, width, components = _FRAME.unpack_from(data, frame)
+    sampling = data[frame + _FRAME.size:frame + _FRAME.size + 9][1::3]
+    if (height, width, components) != shape or sampling not in _SAMPLINGS:
+        return False
+    scan = _scan_position(data, frame)
+    if not scan or not _ordinary(data, source):
+        return False
+    if sampling not in _agreed:
+        pixels = np.empty(shape, np.uint8)
+        try:
+            _decode_simple(data, pixels)
+        except (RuntimeError, ValueError):
+            return False
+        expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        _agreed[sampling] = np.array_equal(pixels[..., ::-1], expected)
+    if not _agreed[sampling]:
+        return False
+    header, longest = _small
+    if header and data.startswith(header) and scan < 1 << 12:
+        _simple = (data[:scan], longest, shape)
+    return True
 
 
 def _decode(data: Encoded, source: object, height: Optional[int], width: Optional[int],
@@ -274,6 +345,20 @@ def jpeg_frame(data: bytes) -> Optional[Tuple[int, int, int]]:
         return None
     height, width, components = _FRAME.unpack_from(data, position)
     return height, width, components
+
+
+def _scan_position(data: bytes, frame: int) -> Optional[int]:
+    """Where the first scan's data begin, unless there is EXIF before; None where there is none."""
+    cursor = frame - 3
+    for _ in range(_MAX_SEGMENTS):
+        cursor += int.from_bytes(data[cursor:cursor + 2], "big")
+        marker = data[cursor:cursor + 2]
+        cursor += 2
+        if marker == b"\xff\xda":
+            return cursor
+        if len(marker) < 2 or marker[0] != 0xFF or marker in (b"\xff\xff", _EXIF):
+            break
+    return None
 
 
 def _frame_position(data: bytes) -> Optional[int]:

@@ -29,7 +29,7 @@ from unequal.system.files import (
 MAGIC = 0xCED7230A  # dmlc-core's RecordIO
 _RECORD = struct.Struct("<II")  # magic, (continuation flag << 29 | length)
 _HEADER = struct.Struct("<IfQQ")  # flag (number of label floats after it, 0: scalar), label, ids
-_PLAIN = struct.Struct("<IIIfQQ")  # both, of a whole record (whose continuation flag is 0)
+_PLAIN = struct.Struct("<IIIf16x")  # both, of a whole record (whose continuation flag is 0)
 _LENGTH_MASK = (1 << 29) - 1
 _MAX_RECORD = 1 << 29  # bytes; no writer can write a longer one
 _READ_AT_ONCE = 1 << 16  # more than a face needs; a longer record takes further reads
@@ -177,7 +177,8 @@ class RecordSet:
         self._ends = np.empty_like(self._offsets)
         self._ends[by_offset[:-1]] = self._offsets[by_offset[1:]]
         self._ends[by_offset[-1]] = size
-        self._contiguous = self._keys[-1] - self._keys[0] + 1 == len(self._keys)
+        self._first = self._keys.item(0)
+        self._contiguous = bool(self._keys[-1] - self._first + 1 == len(self._keys))
         self._ranges: Optional[np.ndarray] = None
         flag, label, _ = self.record(self._keys[0])
         if flag == 0 or self._keys[0] != 0:
@@ -349,15 +350,17 @@ class RecordSet:
         """
         # Fast path: an unsplit record with a scalar label, because this runs for every picture of a
         # training. All others take the general path, which also says what is wrong.
-        position = self._position(key)
+        position = key - self._first if self._contiguous else -1
+        if not 0 <= position < len(self._keys):
+            position = self._position(key)
         offset = self._offsets.item(position)
-        block = os.pread(self._file, min(self._ends.item(position) - offset, _READ_AT_ONCE),
-                         offset)
+        size = self._ends.item(position) - offset
+        block = os.pread(self._file, size if size < _READ_AT_ONCE else _READ_AT_ONCE, offset)
         if len(block) >= _PLAIN.size:
-            magic, length, flag, label, _, _ = _PLAIN.unpack_from(block)
+            magic, length, flag, label = _PLAIN.unpack_from(block)
             end = _RECORD.size + length
             if (magic == MAGIC and not flag and _PLAIN.size <= end <= len(block)
-                    and 0 <= label < self.num_classes and label == int(label)):
+                    and 0 <= label < self.num_classes and label.is_integer()):
                 return int(label), block[_PLAIN.size:end]
         label, payload, start = self._image(key)
         return label, payload[start:]
