@@ -29,6 +29,9 @@ def photographs(root):
             elif number == 2:
                 alpha = np.concatenate((pixels[..., ::-1], np.full((16, 16, 1), 255, np.uint8)), 2)
                 (folder / "with alpha.PNG").write_bytes(cv2.imencode(".png", alpha)[1].tobytes())
+            elif number == 3 and person == 2:  # 24 megapixels
+                large = cv2.resize(pixels, (4900, 4900), interpolation=cv2.INTER_LINEAR)
+                (folder / "a b  3.jpg").write_bytes(encoded(large))
             else:
                 (folder / f"a b  {number}.jpg").write_bytes(encoded(pixels))
         (folder / "broken.jpg").write_bytes(encoded(pixels)[:40])

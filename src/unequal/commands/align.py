@@ -22,7 +22,7 @@ from unequal.system.text import from_cell, say, to_cells
 
 logger = logging.getLogger(__name__)
 
-TABLE = "aligned.csv"
+TABLE = convert.ALIGNED
 FIELDS = ("path", "result", "faces", "score", "x1", "y1", "x2", "y2", "rule")
 RULES = ("largest", "central", "like")
 _BATCH = 8  # pictures a worker takes at once

@@ -31,6 +31,7 @@ from unequal.system.files import MAX_TABLE, below, bounded_lines, open_input
 from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
 
+ALIGNED = "aligned.csv"  # `unequal align` writes it beside the folders it fills
 _BATCH = 32  # pictures a worker takes at once
 _SHOWN = 20  # problems repeated on stderr; problems.csv has all
 _MAX_PAIRS = 1 << 20  # of a list; the largest published one has 6,000
@@ -79,8 +80,14 @@ def in_folders(root: str) -> Iterator[Picture]:
     Everything is taken for a picture but names that begin with a dot. Memory: the folders' names
     and one folder's files.
     """
-    for entry in _seen(os.listdir(root)):
+    for entry in _entries(root):
         yield from _of_folder(root, entry)
+
+
+def _entries(root: str) -> List[str]:
+    """What lies in a folder of folders, but for the list that `unequal align` leaves there."""
+    return [entry for entry in _seen(os.listdir(root))
+            if entry != ALIGNED or os.path.isdir(os.path.join(root, entry))]
 
 
 def _of_folder(root: str, entry: str) -> Iterator[Picture]:
@@ -96,7 +103,7 @@ def _of_folder(root: str, entry: str) -> Iterator[Picture]:
 
 def sample(root: str, count: int) -> Iterator[Picture]:
     """Some pictures of a folder of folders, of as many folders as there can be."""
-    return first_look.spread([_of_folder(root, entry) for entry in _seen(os.listdir(root))], count)
+    return first_look.spread([_of_folder(root, entry) for entry in _entries(root)], count)
 
 
 def _seen(names: Iterable[str]) -> List[str]:
