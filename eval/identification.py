@@ -47,7 +47,7 @@ class _Best:
         """Take similarities (probes, n) into account; -inf counts for nothing."""
         start = 0
         while start < scores.shape[1]:
-            # Before anything is known everything passes, at 40 bytes a score: only a few at once.
+            # While there is no limit yet all scores pass, at 40 bytes each: take few at once.
             end = scores.shape[1] if self._limit > -np.inf else start + max(
                 1, _FIRST // len(scores))
             self._add(scores[:, start:end])

@@ -155,7 +155,7 @@ class _NoiseRobustProp(mx.operator.CustomOpProp):
     """Shapes and types: logits (N, C) float16 or float32, label (N,) -> float32 outputs."""
 
     def __init__(self, beta: str, normalizer: str, threshold: str) -> None:
-        super().__init__(need_top_grad=False)  # a loss: what comes after has no say
+        super().__init__(need_top_grad=False)  # a loss: gradients from above are ignored
         self._numbers = [float(value) for value in (beta, normalizer, threshold)]
 
     def list_arguments(self) -> List[str]:

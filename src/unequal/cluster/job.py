@@ -32,8 +32,8 @@ LOOPBACK = "127.0.0.1"
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=5",
        "-o", "ServerAliveCountMax=4")
 
-# As a way to start one process on one host: its place among ranks is ours to give, and so is the
-# number of its cores, of which Open MPI would give it one.
+# Each mpirun starts one process on one host, which we number; without `--bind-to none` Open
+# MPI would give it a single core.
 MPIRUN = ("mpirun", "-n", "1", "--bind-to", "none", "--host")
 
 # Open MPI (4 and 5) starts its daemons by ssh, where no batch system does it, and goes on for ever
@@ -42,7 +42,7 @@ _ATTACHED = {"OMPI_MCA_orte_leave_session_attached": "1",
              "OMPI_MCA_plm_rsh_args": " ".join(SSH[1:]),
              "PRTE_MCA_plm_ssh_args": " ".join(SSH[1:])}
 
-# What processes on other hosts get of this environment, by the start of the name.
+# Variables that processes on other hosts get too, by the start of their names.
 PASSED = ("CUDA_", "DMLC_", "GOMP_", "KMP_", "LD_LIBRARY_PATH", "MXNET_", "NVIDIA_", "OMP_", "PATH",
           "PS_", "PYTHONPATH", "PYTHONUNBUFFERED", "UNEQUAL_", "VIRTUAL_ENV")
 

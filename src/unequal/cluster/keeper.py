@@ -27,7 +27,7 @@ SILENCE = 30  # seconds without one, and the launcher counts as gone
 TERMINATE, END = b"T", b"E"
 HUNG = 121  # exit code
 TIMEOUT, REPORTS = "UNEQUAL_HANG_TIMEOUT", "UNEQUAL_PROGRESS_PIPE"
-_GRACE = 0.25  # of the timeout, for one that is silent but not stopped: it may wait for one that is
+_GRACE = 0.25  # share of the timeout more for a silent process: it may wait for a stopped one
 _PR_SET_PDEATHSIG = 1
 
 

@@ -100,7 +100,7 @@ class Workers:
     def _sum(self, name: str, arrays: Sequence[mx.nd.NDArray], priority: int = 0) -> None:
         """Add up an array over all workers and the given copies of it (of devices), in place."""
         key = f"{name}:{'x'.join(map(str, arrays[0].shape))}"
-        if key not in self._keys:  # a meeting, too
+        if key not in self._keys:  # collective, too
             with progress.waiting():
                 self._kvstore.init(key, mx.nd.zeros(arrays[0].shape))
             self._keys.add(key)

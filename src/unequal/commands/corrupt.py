@@ -146,7 +146,7 @@ def plan(labels: np.ndarray, num_classes: int, flip: float, outliers: float, str
                           structured_flips(rng, labels, flipped, features, num_classes))
     kinds[:len(labels)][flipped], kinds[len(labels):] = "flip", "outlier"
     source = np.concatenate((np.arange(len(labels)), rng.permutation(strangers)[:added]))
-    # A stranger is met as often under a label as the label has pictures.
+    # Labels get strangers in proportion to their pictures.
     given = np.concatenate((given, labels[rng.integers(len(labels), size=added)]))
     true = np.concatenate((labels, np.full(added, -1)))
     order = np.lexsort((rng.random(total), given))  # by label, in no order within one

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         listed, quality = (_below_threshold if by_threshold else _found)(args, records)
     say(f"{args.out}: {int(listed.sum())} of {len(listed)} images listed")
     if not listed.any():
-        logger.warning("%s: is empty; a set without what is on it is the set as it is",
+        logger.warning("%s: is empty; `unequal denoise` would copy the set unchanged",
                        args.out)
     if args.truth:
         say(f"{'kind':10s}{'images':>8s}{'precision':>11s}{'recall':>9s}"

@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="other defaults; study: " + ", ".join(
                             f"--{flag} {value:g}" for flag, value in PRESETS["study"].items()))
     for flag, (kind, default, text) in _NUMBERS.items():
-        # What a number means is checked by make_dataset; here, that memory is no question.
+        # make_dataset checks what the numbers mean; here only that they fit into memory.
         limited = arguments.integer(high=10 ** 7) if kind is int else arguments.real()
         if flag == "seed":
             limited = arguments.integer()

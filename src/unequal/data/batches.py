@@ -72,7 +72,7 @@ class _PictureIter(mx.io.DataIter):
         super().__init__(batch_size)
         self._loaders = loaders
         for loader in loaders:
-            weakref.finalize(self, loader.abandon)  # not for a dropped iterator's next batches
+            weakref.finalize(self, loader.abandon)  # a dropped iterator's batches are not finished
         self.batches = batches  # an epoch
         self._seed, self._workers = seed, parts
         self._random = np.random.RandomState()  # seeded for each batch; a new one takes longer

@@ -104,7 +104,9 @@ class PictureLoader:
         again.
         """
         self.abandon()
-        self._pool.shutdown(wait=not hasattr(self._scratch, "pixels"))  # a thread's own end: never
+        # A decoding thread that closes the loader (it held the last reference) cannot wait for
+        # itself.
+        self._pool.shutdown(wait=not hasattr(self._scratch, "pixels"))
 
     def submit(self, out: np.ndarray, sequence: np.ndarray, start: int,
                draws: Optional[aug.Draws] = None) -> "List[Future[np.ndarray]]":
@@ -181,7 +183,7 @@ class PictureLoader:
             key = int(sequence[(position + step) % len(sequence)])
             try:
                 label, data = self.records.image(key)
-            except DamagedRecord as error:  # not a wrong class: that is a mistake, not an accident
+            except DamagedRecord as error:  # a wrong class ends the run
                 self._note_damaged(key, error)
                 continue
             try:

@@ -34,7 +34,7 @@ MAX_PIXELS = runtime.MAX_PIXELS
 MAX_BYTES = 1 << 28  # of a picture's file
 _MAX_SEGMENTS = 10000  # before a JPEG's frame
 _MAX_SCANS = 200  # of a progressive JPEG, each of which may cost a pass over all pixels
-_SMALL = 1 << 18  # pixels, for which any number of scans is soon done
+_SMALL = 1 << 18  # pixels, so few that any number of scans is quick
 # What this process decodes itself; beyond it: unequal.data.expendable.
 _PIXELS_HERE = 1 << 25  # 33 megapixels
 _SCANNED_HERE = 1 << 29  # pixels times scans of a JPEG: two seconds

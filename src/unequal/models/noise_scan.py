@@ -362,7 +362,7 @@ def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optiona
 
     Up to :data:`SMALL` pictures are judged by their texture (:mod:`unequal.data.texture`) where
     there is no model, or one whose log says that it has learnt from them alone: a network of so few
-    is weaker, and has learnt the wrong labels too (benchmarks/noise_trial.py).
+    is weaker, and has learnt the wrong labels too (studies/noise_trial.py).
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ def accuracy_table(run: Run) -> Optional[Html]:
     values = np.array([[row["accuracies"].get(target, math.nan) for target in run.targets]
                        for row in run.rows])
     values = np.column_stack([values, values.mean(axis=1)])
-    # As printed: what looks equal is equal.
+    # Rounded as printed, so that values that look equal count as equal.
     printed = np.where(np.isnan(values), -1, np.round(values, 4))
     # A star says that a row beats all others, so a lead that may be chance gets none.
     clear = np.array([*(_chance(run, target, values[:, column])
@@ -263,7 +263,7 @@ def roc_curves(run: Run) -> Optional[Html]:
 
 
 def _roc_chart(name: str, curves: Dict[int, verification.Roc], issame: np.ndarray) -> Html:
-    # A curve has as many steps as there are pairs: read off no more than can be seen.
+    # A curve has as many steps as there are pairs: take only as many points as can be seen.
     fars = np.geomspace(1 / (~issame).sum(), 1, 150)
 
     def draw(axes: Any, color: Any) -> None:

@@ -80,7 +80,7 @@ def caught() -> Iterator[None]:
     previous_writer = signal.set_wakeup_fd(writer)
     for number in _SIGNALS:
         if previous[number] != signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)  # what writes to the pipe is Python itself
+            signal.signal(number, lambda *_: None)  # Python itself writes to the pipe
     try:
         yield
     finally:

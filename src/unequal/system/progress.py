@@ -35,7 +35,7 @@ def report() -> None:
     try:
         os.write(_reports, b".")
     except BlockingIOError:
-        pass  # the keeper has enough to read
+        pass  # the pipe is full: the keeper has reports enough
     except OSError:
         _reports = None  # it has gone
 

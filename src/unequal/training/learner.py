@@ -73,7 +73,7 @@ def _schedule(config: Any, lr_steps: Sequence[int],
                                 f"{length} batches.", "warmup")
         return mx.lr_scheduler.CosineScheduler(length, final_lr=0.0, **warmup)
     if lr_steps or config.warmup:
-        # A schedule without a fall is one whose fall never comes.
+        # MXNet's schedule wants at least one fall: without any, one that never comes.
         falls = [config.beta_freeze + step for step in lr_steps] or [2 ** 62]
         return mx.lr_scheduler.MultiFactorScheduler(falls, factor=0.1, **warmup)
     return None

@@ -86,7 +86,7 @@ class _Shard:
         gradient = self.gradient
         mx.nd.broadcast_mul(gradient, (factor / total).reshape((-1, 1)), out=gradient)
         if beta < 1:
-            # No index over the classes: entries equal to the largest are it.
+            # The predicted class without a search for its index: the entry equal to the largest.
             gradient -= mx.nd.broadcast_mul(mx.nd.broadcast_equal(self.logits, self.largest),
                                             (factor * (1 - beta)).reshape((-1, 1)))
         label = self.label.astype("int32")
