@@ -372,7 +372,7 @@ def class_distances(features: np.ndarray, labels: np.ndarray, classes: int,
     return partner, ratio
 
 
-def _same_person(partner: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+def _same_person(partner: np.ndarray, ratio: np.ndarray, widths: float) -> np.ndarray:
     """Classes that are nearer to an earlier one than the two are wide, and than classes usually
     are: far outside of the ratios' own distribution. int64."""
     known = np.isfinite(ratio)
@@ -380,7 +380,7 @@ def _same_person(partner: np.ndarray, ratio: np.ndarray) -> np.ndarray:
         return np.zeros(0, np.int64)
     logs = np.log(np.maximum(ratio, 1e-6))
     middle, width = _spread(logs[known])
-    return np.flatnonzero(known & (ratio < 1) & (logs < middle - 4 * width))
+    return np.flatnonzero(known & (ratio < 1) & (logs < middle - widths * width))
 
 
 def _widths(scores: np.ndarray) -> Tuple[float, float]:
@@ -545,7 +545,8 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     centres = centre_cosines(features, labels, classes, top)
     own, nearest, cosines, place = centres
     partner, ratio = class_distances(features, labels, classes, own)
-    same = _same_person(partner, ratio)
+    # Features that have not learnt these people are coarser: some two are always alike.
+    same = _same_person(partner, ratio, 4 if unseen else 3)
     # Of the two labels of one person neither is wrong: their images are compared with the others.
     twins = np.full(classes, -1)
     twins[partner[same]] = same

@@ -69,6 +69,7 @@ def main() -> int:
             labels, features, found = noise_scan.find(records, checkpoint)
             large = noise_scores.find(features, labels, small=0)
             assert found.every is not None
+            texture = noise_scores.find(noise_scan.texture_features(records), labels, unseen=True)
             rules = todays(records, checkpoint, directory)
             rules.update(cleanlabs(labels, found.every))
             kinds = np.array([truth[int(key)][1] for key in records.image_keys])
@@ -77,7 +78,8 @@ def main() -> int:
             f"{'recall':>8s}")
         every = [(name, dict.fromkeys(noise_lists.KINDS, scores), listed)
                  for name, (scores, listed) in rules.items()]
-        every += [("centres only (large sets)", large.scores, large.kinds != ""),
+        every += [("texture (small sets)", texture.scores, texture.kinds != ""),
+                  ("centres only (large sets)", large.scores, large.kinds != ""),
                   ("unequal noise", found.scores, found.kinds != "")]
         for name, scores, listed in every:
             row = ""

@@ -325,7 +325,8 @@ def _seen(records: RecordSet, arg_params: Dict[str, Any], sub_centers: int) -> b
     return weight is not None and weight.shape[0] == records.num_classes * sub_centers
 
 
-def _by_texture(records: RecordSet) -> np.ndarray:
+def texture_features(records: RecordSet) -> np.ndarray:
+    """float32 (images, 128 or fewer): see :func:`unequal.data.texture.features`."""
     images = (pictures.decode(data, f"{records.path}: image {key}")
               for key, (_, data) in ((key, records.image(key)) for key in records.image_keys))
     return texture.features(track(images, "images", len(records)))
@@ -342,7 +343,7 @@ def _by_model(records: RecordSet, checkpoint: str, devices: Optional[Sequence[mx
         logger.info("%s has learnt from these %d pictures alone, the wrong labels with the right "
                     "ones: their texture, of which nothing was learnt, tells more and judges",
                     checkpoints.params_path(prefix, epoch), len(records))
-        return _by_texture(records), True
+        return texture_features(records), True
     logger.info("features by %s", checkpoints.params_path(prefix, epoch))
     embedder = Embedder(symbol, arg_params, aux_params, records.image_size, devices, batch_size)
     rows = np.empty((len(records), embedder.embedding_size), np.float32)
@@ -385,7 +386,7 @@ def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optiona
     elif checkpoint is not None:
         rows, unseen = _by_model(records, checkpoint, devices, batch_size)
     elif len(records) <= SMALL:
-        rows, unseen = _by_texture(records), True
+        rows, unseen = texture_features(records), True
     else:
         raise ArgumentError(
             f"checkpoint is missing: {records.path} has {len(records)} pictures, and above {SMALL} "
