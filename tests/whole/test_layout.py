@@ -82,3 +82,13 @@ def test_no_function_is_longer_than_sixty_lines():
                 if lines >= 60:
                     long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} {lines}")
     assert long == []
+
+
+def test_private_parts_of_mxnet_have_one_module():
+    """MXNet's C interface, and what its Module keeps under a leading underscore."""
+    private = {"_LIB", "check_call", "_exec_group", "_curr_module", "_params_dirty", "_optimizer"}
+    found = {path.name for path in MODULES for node in ast.walk(ast.parse(path.read_text("utf-8")))
+             if (isinstance(node, ast.Attribute) and node.attr in private
+                 and not (isinstance(node.value, ast.Name) and node.value.id == "self"))
+             or (isinstance(node, ast.ImportFrom) and private & {one.name for one in node.names})}
+    assert found == {"mxnet_private.py"}

@@ -12,7 +12,6 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Set, Tuple
 
 import mxnet as mx
 import numpy as np
-from mxnet.base import _LIB, check_call
 
 from unequal.errors import ArgumentError
 from unequal.system import mxnet_private, progress
@@ -95,7 +94,7 @@ class Workers:
         Right when all come to an end; a worker that fails must not wait for those that do not know.
         """
         if self._kvstore is not None:
-            check_call(_LIB.MXKVStoreSetBarrierBeforeExit(self._kvstore.handle, int(together)))
+            mxnet_private.set_barrier_before_exit(self._kvstore, together)
 
     def _sum(self, name: str, arrays: Sequence[mx.nd.NDArray], priority: int = 0) -> None:
         """Add up an array over all workers and the given copies of it (of devices), in place."""

@@ -139,6 +139,11 @@ def set_momenta(module: mx.mod.Module, values: Mapping[str, mx.nd.NDArray]) -> N
     updater.states_synced = dict.fromkeys(updater.states, False)
 
 
+def set_barrier_before_exit(store: Any, together: bool) -> None:
+    """Whether a process with a ``dist_*`` store waits at its end for all the others' ends."""
+    check_call(_LIB.MXKVStoreSetBarrierBeforeExit(store.handle, int(together)))
+
+
 @contextlib.contextmanager
 def mirroring(wanted: bool) -> Iterator[None]:
     """What is bound here keeps the outputs of convolutions and computes the others (BatchNorm,
