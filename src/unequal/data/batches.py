@@ -1,4 +1,5 @@
 """Batches of training pictures from a record set."""
+import math
 import weakref
 import zlib
 from collections import deque
@@ -149,7 +150,9 @@ class _PictureIter(mx.io.DataIter):
             if len(own) < count:
                 draws = aug.Draws(*(values[own.start:own.stop] for values in draws))
             start += own.start
-            futures += loader.submit(view[row:row + len(own)], sequence, start, draws)
+            # Each task costs a waking of its thread and of this one; batches ahead are work too.
+            tasks = math.ceil(loader.threads / max(1, self._prefetch))
+            futures += loader.submit(view[row:row + len(own)], sequence, start, draws, tasks)
             keys.append(sequence[start:start + len(own)])
             row += len(own)
         self._next += 1

@@ -20,7 +20,7 @@ from unequal.system.mxnet_private import numpy_view, wait_to_write
 logger = logging.getLogger(__name__)
 
 _CHUNK = 16  # pictures that a decoding task has at least, to pay for itself
-_PIXELS = 1 << 21  # bytes of pixels that a thread decodes before it writes them to the batch
+_PIXELS = 1 << 22  # bytes of pixels that a thread decodes before it writes them to the batch
 
 
 class PictureSource(Protocol):
@@ -74,7 +74,7 @@ class PictureLoader:
         Different damaged pictures that are tolerated.
 
     A loader may be dropped at any time: what its threads still write to lives until they are done.
-    Memory: 2 MB of pixels a thread, or one picture.
+    Memory: 4 MB of pixels a thread, or one picture.
     """
 
     def __init__(self, records: PictureSource, augmentation: aug.Augmentation = aug.NONE,
@@ -109,7 +109,8 @@ class PictureLoader:
         self._pool.shutdown(wait=not hasattr(self._scratch, "pixels"))
 
     def submit(self, out: np.ndarray, sequence: np.ndarray, start: int,
-               draws: Optional[aug.Draws] = None) -> "List[Future[np.ndarray]]":
+               draws: Optional[aug.Draws] = None,
+               tasks: Optional[int] = None) -> "List[Future[np.ndarray]]":
         """Begin to load ``sequence[start:start + len(out)]`` into ``out``.
 
         Parameters
@@ -122,6 +123,8 @@ class PictureLoader:
             Position in ``sequence``.
         draws : unequal.data.augmentation.Draws, optional
             Of ``n`` pictures, for the augmentation; default: the pictures as they are.
+        tasks : int, optional
+            Into how many to divide them at most; default: as many as there are threads.
 
         Returns
         -------
@@ -139,7 +142,7 @@ class PictureLoader:
         count = len(out)
         if draws is None:
             draws = aug.draw(aug.NONE, np.random.RandomState(0), count, *out.shape[2:])
-        chunk = max(_CHUNK, math.ceil(count / self.threads))
+        chunk = max(_CHUNK, math.ceil(count / (tasks or self.threads)))
         batch = Planes(out, draws)
         return [self._pool.submit(self._load, batch, sequence, start, first,
                                   min(first + chunk, count))
