@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from helpers.models import SIDE, png
+from helpers.pictures import encoded, smooth
 from unequal.commands import cli
 from unequal.eval import bins, verification
 from unequal.models.embedder import Embedder, PictureList
@@ -78,11 +79,13 @@ def test_verify_options_reach_the_protocol(sets, checkpoint, capsys):  # noqa: F
     (["--devices", "tpu"], "--devices tpu"),
     (["--target", "damaged"], "damaged.bin: record 1: not a picture"),
     (["--target", "short"], "short.bin: 2 pairs do not make 10 folds"),
+    (["--target", "large"], "large.bin: its pictures are 64x64, but "),
 ))
 def test_verify_errors(sets, checkpoint, capsys, arguments, message):  # noqa: F811
     pictures, issame = bins.load_bin(str(sets / "lfw.bin"))
     bins.save_bin(str(sets / "damaged.bin"), [pictures[0], b"no"] + pictures[2:], issame)
     bins.save_bin(str(sets / "short.bin"), pictures[:4], issame[:2])
+    bins.save_bin(str(sets / "large.bin"), [encoded(smooth(64, 64))] * len(pictures), issame)
     assert cli.main(["verify", "--model", checkpoint, "--data-dir", str(sets), "--batch-size", "8"]
                     + arguments) == 1
     captured = capsys.readouterr()

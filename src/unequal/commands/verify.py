@@ -1,13 +1,14 @@
 """``unequal verify``: verification accuracy, ROC and TAR@FAR of a model on ``.bin`` sets."""
 import argparse
 import logging
-from typing import Any, Iterator
+from typing import Any, Iterator, List, Tuple
 
 from unequal.commands import arguments
 from unequal.data import pictures as images
 from unequal.errors import ArgumentError, InputError
 from unequal.eval import bins, verification
-from unequal.models.embedder import Embedder, PictureList
+from unequal.models import checkpoints
+from unequal.models.embedder import Embedder, PictureList, embedding_symbol, input_size
 from unequal.report import tables
 from unequal.system import runtime
 from unequal.system.text import say
@@ -48,9 +49,24 @@ def _embedded(options: argparse.Namespace, paths: Any) -> Iterator[Any]:
         pictures, issame = bins.load_bin(path)
         size = images.decode(pictures[0], f"{path}: image 0").shape[:2]
         if embedder is None or embedder.image_size != size:
-            embedder = Embedder.from_checkpoint(options.model, size, devices, options.batch_size)
+            embedder = _embedder(options, path, size, devices)
         plain, flipped = embedder.embed(PictureList(pictures, path), flip=True, label=name)
         yield name, plain, flipped, issame
+
+
+def _embedder(options: argparse.Namespace, path: str, size: Tuple[int, ...],
+              devices: List[Any]) -> Embedder:
+    """The model for pictures of ``size``; one that takes another says so of the set ``path``."""
+    symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(options.model, "model"))
+    try:
+        return Embedder(symbol, arg_params, aux_params, size, devices, options.batch_size)
+    except ArgumentError:
+        needed = input_size(embedding_symbol(symbol), arg_params)
+        if needed == size:
+            raise
+        raise InputError(
+            "{}: its pictures are {}x{}, but {} takes {}x{}; make the set at that size (`unequal "
+            "pack-bin --size`).".format(path, *size, options.model, *needed)) from None
 
 
 def _with_interval(numbers: Any, name: Any) -> Any:
