@@ -8,8 +8,13 @@ within eight seconds of the beginning of training, and so on. Then: the launcher
 seconds with exit code 1 and one sentence that names the one that was killed, no process of the job
 is left, and the next launch goes on from the last state that was saved. In the end weights and
 momentum must be those of a run that nobody disturbed, bit for bit, and BatchNorm's averages to the
-last digits (a state has the mean of the workers', with which all go on). Exit code 1 when anything
-differs. About six minutes on two cores.
+last digits (a state has the mean of the workers', with which all go on).
+
+Then, with `--hang-timeout 40`, a worker, the server and the scheduler in turn are stopped
+(SIGSTOP) in the middle of training: the job must end by itself with the name of the one, and leave
+nobody. And with `--restarts 1` a worker is killed: one launch must end with 0 and the weights of
+the undisturbed run. Exit code 1 when anything differs. About ten minutes on two cores; `--kills 0`
+leaves the first part out.
 """
 import argparse
 import importlib.util
@@ -17,6 +22,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -109,41 +115,94 @@ def kill_one(directory: Path, prefix: Path, steps: int, victim: Tuple[str, int, 
     return True
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=24)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    chance = random.Random(options.seed)
-    steps = 40 * options.kills
+def hang_one(directory: Path, victim: Tuple[str, int, str], timeout: int = 40) -> bool:
+    """Stop one process of a job that trains; whether the job ended as it should."""
+    role, number, name = victim
+    prefix = directory / ("hang-" + role) / "model"
+    job = jobs.launch("--hang-timeout", str(timeout), *command(directory, prefix, 100000))
+    jobs.wait_for(lambda: saved_step(prefix), "the first state", 600)
+    everything = jobs.descendants(job.pid)
+    target, = [one.pid for one in jobs.members(job) if (one.role, one.number) == (role, number)]
+    os.kill(target, signal.SIGSTOP)
+    start = time.monotonic()
+    try:
+        errors = job.communicate(timeout=20 * timeout)[1].splitlines()
+    except subprocess.TimeoutExpired:
+        job.kill()
+        job.communicate()
+        errors = [f"not within {20 * timeout} s"]
+    took = time.monotonic() - start
+    ended = bool(errors) and errors[-1].startswith(f"error: {name} made no progress")
+    right = ended and job.returncode == 1 and not jobs.running(everything)
+    print(f"{name} stopped: ended in {took:.0f} s, {'as it should' if right else 'WRONG'}: "
+          f"{errors[-1] if errors else 'no message'}", flush=True)
+    return right
+
+
+def restart_one(directory: Path, steps: int) -> bool:
+    """Kill a worker under `--restarts 1`; whether the job ends with the undisturbed weights."""
+    killed, whole = (directory / name / "model" for name in ("restarted", "quiet"))
+    job = jobs.launch("--restarts", "1", *command(directory, killed, steps))
+    jobs.wait_for(lambda: saved_step(killed), "the first state", 600)
+    target = [one.pid for one in jobs.members(job) if (one.role, one.number) == ("worker", 1)]
+    os.kill(target[0], signal.SIGKILL)
+    errors = job.communicate()[1]
+    other = jobs.launch(*command(directory, whole, steps))
+    other.communicate()
+    restarted = "Starting it again (restart 1 of 1)" in errors
+    resumed = [event["step"] for event in events(killed) if event["event"] == "resume"]
+    right = (job.returncode == other.returncode == 0 and restarted and bool(resumed)
+             and same_weights(killed, whole))
+    found = "the same weights in the end" if right else "WRONG: " + errors[-500:]
+    print(f"worker 1 killed under --restarts 1: {found}, went on after batch {resumed} of {steps}",
+          flush=True)
+    return right
+
+
+def kill_and_compare(directory: Path, kills: int, chance: random.Random) -> bool:
+    """Kill processes of a job one after the other; whether all was as it should be."""
+    steps = 40 * kills
     report: List[Dict[str, bool]] = []
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        make_dataset(str(directory / "data"), seed=1, image_size=16, head_identities=8,
-                     tail_identities=24, eval_pairs=20, eval_identities=20)
-        killed = directory / "killed" / "model"
-        while len(report) < options.kills:
-            if not kill_one(directory, killed, steps, VICTIMS[len(report) % len(VICTIMS)],
-                            chance, report):
-                print("the run came to its end first; another one", flush=True)
-                for path in killed.parent.iterdir():
-                    path.unlink()
-        last = saved_step(killed)
-        whole = directory / "whole" / "model"
-        steps = last + 20
-        for prefix in (killed, whole):
-            job = jobs.launch(*command(directory, prefix, steps))
-            output, errors = job.communicate()
-            if job.returncode:
-                sys.exit(output + errors)
-        first = [event["step"] for event in events(killed) if event["event"] == "resume"][-1]
-        same = same_weights(killed, whole)
+    killed = directory / "killed" / "model"
+    while len(report) < kills:
+        if not kill_one(directory, killed, steps, VICTIMS[len(report) % len(VICTIMS)],
+                        chance, report):
+            print("the run came to its end first; another one", flush=True)
+            for path in killed.parent.iterdir():
+                path.unlink()
+    last = saved_step(killed)
+    whole = directory / "whole" / "model"
+    steps = last + 20
+    for prefix in (killed, whole):
+        job = jobs.launch(*command(directory, prefix, steps))
+        output, errors = job.communicate()
+        if job.returncode:
+            sys.exit(output + errors)
+    first = [event["step"] for event in events(killed) if event["event"] == "resume"][-1]
+    same = same_weights(killed, whole)
     print(f"the last launch went on after batch {first} of the {last} saved; weights, momentum and "
           f"averages after batch {steps} {'are' if same else 'ARE NOT'} those of an undisturbed "
           "run")
     for what in report[0]:
         print(f"{what:13s} {sum(one[what] for one in report)} of {len(report)}")
-    return 0 if same and first == last and all(all(one.values()) for one in report) else 1
+    return bool(same and first == last and all(all(one.values()) for one in report))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=24,
+                        help="how often to kill (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        make_dataset(str(directory / "data"), seed=1, image_size=16, head_identities=8,
+                     tail_identities=24, eval_pairs=20, eval_identities=20)
+        right = [kill_and_compare(directory, options.kills, chance)] if options.kills else []
+        right += [hang_one(directory, victim) for victim in VICTIMS[1:]]
+        right.append(restart_one(directory, 60))
+    return 0 if all(right) else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Damaged and hostile files for every command that reads files from elsewhere.
 
     python campaigns/fuzz.py [--inputs 1000] [--formats rec,bin] [--workers 2] [--seed 0]
+    python campaigns/fuzz.py --asan --inputs 20 --formats rec,picture,params,state
     python campaigns/fuzz.py --valgrind --inputs 20 --formats rec,picture,params
 
 Each input is damaged by a generator seeded with its number and read, as users do it, by the
@@ -15,6 +16,11 @@ memory are measured for each command: processor time, and the peaks of all its p
 decoder of unusual pictures, those of ``pack --processes``) added up. Exit code 1 when any input
 fails; its number repeats it alone: ``--first N --inputs 1``.
 
+``--asan`` runs the workers with AddressSanitizer's allocator under all libraries, and with our own
+C (symbols/rows.c) compiled for it. What is freed twice, or written or copied outside of an
+allocation or after it was freed, by our C or by a function of the C library, ends the worker and is
+a finding. Some twice slower; needs gcc. It begins with such a defect, too.
+
 ``--valgrind`` runs the workers under valgrind's memcheck, some thirty times slower: what the C
 libraries (decoders, MXNet) read and write outside of their allocations is a finding then.
 
@@ -22,6 +28,8 @@ The format ``defects`` holds inputs that misbehave in each of these ways, and th
 them: a fuzzer that finds nothing must be known to look.
 """
 import argparse
+import ctypes
+import glob
 import json
 import os
 import queue
@@ -259,8 +267,16 @@ class Worker:
         # What a command wrote to its streams, the libraries' in C included.
         self._said = os.open(os.path.join(temporary, "said"), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         self.watch = Watch([os.path.join(root, "out"), temporary])
+        # Under a tool that looks at every access, time and memory are others.
+        self._slow = "FUZZ_ASAN_ROWS" in os.environ or "FUZZ_VALGRIND_LOG" in os.environ
         self._log, self._log_place = os.environ.get("FUZZ_VALGRIND_LOG"), 0
         self._memcheck()  # of the imports
+        if "FUZZ_ASAN_ROWS" in os.environ:
+            from unequal.symbols import operators
+            rows = ctypes.CDLL(os.environ["FUZZ_ASAN_ROWS"])
+            for name in ("unit_forward", "unit_backward"):
+                getattr(rows, name).argtypes = getattr(operators.COMPILED, name).argtypes
+            operators.COMPILED = rows
         self._defects_memory = held_memory() + (100 << 20)
 
     def _run(self, command: Command) -> Tuple[Any, str]:
@@ -298,6 +314,8 @@ class Worker:
             os.makedirs(folder)
         if name == "defects":
             commands: Sequence[Command] = [DEFECTS[number](self)]
+        elif name == "overflow":
+            commands = [_overflow]
         else:
             random = self.seeded(self.seed, name, number)
             commands = self.formats[name](self._case(random, self._sound, inside, out, outside))
@@ -315,7 +333,7 @@ class Worker:
             seconds, memory = family.end()
             codes.append((label, code, seconds, memory))
             problems = list(complaints(code, said)) + self.watch.seen
-            if seconds > SECONDS:
+            if seconds > SECONDS and not self._slow:
                 problems.append(f"took {seconds:.0f} processor seconds")
             problems += ["left " + place for place, _, names in os.walk(out) for entry in names
                          if re.fullmatch(r"\..*\.\d+", entry)]
@@ -325,7 +343,8 @@ class Worker:
             wrong.append(f"changed outside: {sorted(set(after) ^ set(before))[:3]}")
         wrong += self._memcheck()
         held = max(memory for *_, memory in codes)
-        if held > (self._defects_memory if name == "defects" else MEMORY):
+        if not self._slow and held > (
+                self._defects_memory if name == "defects" else MEMORY):
             wrong.append(f"held {held / 2 ** 30:.1f} GB")
         return codes, wrong
 
@@ -350,6 +369,14 @@ def _write(path: str) -> Callable[[], int]:
 
 def _raise() -> NoReturn:
     raise ValueError("defect")
+
+
+def _overflow() -> int:
+    """Write behind an allocation of C, which nothing but a sanitizer sees."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    ctypes.memset(libc.malloc(100), 0, 101)
+    return 0
 
 
 # What the parent or the worker must notice, each in one word of the finding.
@@ -387,16 +414,34 @@ def work(root: str, seed: int) -> None:
 # ---------------------------------------------------------------------------- the parent
 
 
+def _sanitized(root: str) -> Dict[str, str]:
+    """What a process needs in its environment to run under AddressSanitizer."""
+    rows = os.path.join(root, "rows.so")
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "symbols",
+                          "rows.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-g", "-O1", "-fopenmp", "-fsanitize=address",
+                    "-o", rows, source, "-lm"], check=True)
+    # The C++ library too, whose exceptions the sanitizer looks for when it starts.
+    libraries = [subprocess.run(["gcc", "-print-file-name=" + name], check=True, text=True,
+                                stdout=subprocess.PIPE).stdout.strip()
+                 for name in ("libasan.so", "libstdc++.so.6")]
+    return {"LD_PRELOAD": " ".join(libraries), "PYTHONMALLOC": "malloc", "FUZZ_ASAN_ROWS": rows,
+            "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:log_path="
+                            + os.path.join(root, "asan")}
+
+
 class Process:
     """A worker process, and when to give it up."""
 
-    def __init__(self, seed: int, limit: float, valgrind: bool = False) -> None:
+    def __init__(self, seed: int, limit: float, tool: Optional[str] = None) -> None:
         self.root = tempfile.mkdtemp(prefix="fuzz-")
         environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1",
                            HOME=os.path.join(self.root, "home"))
         self._log = tempfile.TemporaryFile("w+")
         before = []
-        if valgrind:
+        if tool == "asan":
+            environment.update(_sanitized(self.root))
+        if tool == "valgrind":
             log = os.path.join(self.root, "valgrind")
             # Python's own allocator hides what is beside an object; AVX-512 is not known there.
             environment.update(PYTHONMALLOC="malloc", FUZZ_VALGRIND_LOG=log,
@@ -412,7 +457,7 @@ class Process:
         self._input, self._limit, self.handled = self._process.stdin, limit, 0
         self._lines: "queue.Queue[Optional[str]]" = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
-        if self._take(3000 if valgrind else 300) != "ready\n":
+        if self._take(3000 if tool else 300) != "ready\n":
             self._log.seek(0)
             raise RuntimeError("the worker does not start:\n" + self._log.read()[-3000:])
 
@@ -439,7 +484,11 @@ class Process:
         if answer is None:
             code = self._process.wait()
             self._log.seek(0)
-            return [], [f"signal {-code}: {self._log.read()[-300:]}"], False
+            said = self._log.read()[-300:]
+            for report in glob.glob(os.path.join(self.root, "asan.*")):
+                with open(report, errors="replace") as file:
+                    said = " ".join(file.read(2000).split())
+            return [], [f"signal {-code}: {said}"], False
         codes, wrong = json.loads(answer)
         return codes, wrong, not any("held" in what for what in wrong)
 
@@ -451,7 +500,7 @@ class Process:
 
 
 def fuzz(jobs: Iterable[Tuple[str, int]], seed: int, limit: float, workers: int, report: Report,
-         valgrind: bool = False) -> None:
+         tool: Optional[str] = None) -> None:
     """Handle ``jobs`` (format, number); ``report(name, number, codes, wrong)`` for each."""
     waiting, lock, failures = iter(jobs), threading.Lock(), []
 
@@ -464,7 +513,7 @@ def fuzz(jobs: Iterable[Tuple[str, int]], seed: int, limit: float, workers: int,
                 if job is None:
                     return
                 if process is None:
-                    process = Process(seed, limit, valgrind)
+                    process = Process(seed, limit, tool)
                 codes, wrong, alive = process.handle(*job)
                 with lock:
                     report(*job, codes, wrong)
@@ -501,7 +550,10 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=240,
                         help="seconds after which an input hangs (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--valgrind", action="store_true", help="look for memory errors in C")
+    parser.add_argument("--asan", dest="tool", action="store_const", const="asan",
+                        help="look for memory errors in C by AddressSanitizer")
+    parser.add_argument("--valgrind", dest="tool", action="store_const", const="valgrind",
+                        help="the same by valgrind, which sees more and takes far longer")
     parser.add_argument("--no-defects", action="store_true", help="do not try the fuzzer itself")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -509,7 +561,7 @@ def main() -> int:
         work(options.work, options.seed)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if options.valgrind:
+    if options.tool:
         options.limit *= 60
         options.no_defects = True  # their times and memory are others there
     if not options.no_defects:
@@ -522,6 +574,14 @@ def main() -> int:
         if missed:
             print(f"missed: {missed} ({noticed})")
             return 1
+    if options.tool == "asan":
+        found: List[str] = []
+        fuzz([("overflow", 0)], options.seed, options.limit, 1,
+             lambda name, number, codes, wrong: found.extend(wrong), options.tool)
+        if not any("heap-buffer-overflow" in what for what in found):
+            print(f"missed: a write behind an allocation ({found})")
+            return 1
+        print("the write behind an allocation is noticed", flush=True)
     names = options.formats.split(",")
     # Inputs, commands that succeed, refuse, wrong inputs; most seconds and bytes of one command.
     counts = {name: [0, 0, 0, 0, 0, 0] for name in names}
@@ -544,7 +604,7 @@ def main() -> int:
     begin = time.time()
     fuzz([(name, number) for name in names
           for number in range(options.first, options.first + options.inputs)],
-         options.seed, options.limit, options.workers, report, options.valgrind)
+         options.seed, options.limit, options.workers, report, options.tool)
     print(f"{'format':12} {'inputs':>7} {'accepted':>9} {'refused':>9} {'wrong':>6} {'most s':>7} "
           f"{'most MB':>7}")
     for name in names:

@@ -1,5 +1,6 @@
 """Imports between the rooms run only down; the folders have no circle."""
 import ast
+import re
 
 import pytest
 
@@ -92,3 +93,22 @@ def test_private_parts_of_mxnet_have_one_module():
                  and not (isinstance(node.value, ast.Name) and node.value.id == "self"))
              or (isinstance(node, ast.ImportFrom) and private & {one.name for one in node.names})}
     assert found == {"mxnet_private.py"}
+
+
+def test_the_tests_that_the_docs_name_are_there():
+    """`file::test` in docs/*.md; `::test` alone is in the file named before."""
+    named = 0
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        path = None
+        for file, test in re.findall(r"`([\w/]+\.py)?(?:::(test_\w+))?`",
+                                     page.read_text(encoding="utf-8")):
+            if file and not file.rpartition("/")[2].startswith("test_"):
+                continue
+            if file:
+                path = ROOT / "tests" / file.replace("tests/", "", 1)
+                assert path.exists(), (page.name, file)
+            if test:
+                named += 1
+                assert path is not None and f"\ndef {test}(" in path.read_text(
+                    encoding="utf-8"), (page.name, file, test)
+    assert named > 60
