@@ -2,6 +2,7 @@
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 import mxnet as mx
+import numpy as np
 
 if TYPE_CHECKING:  # MXNet has no types
     Symbol = Any
@@ -58,6 +59,9 @@ ACTIVATIONS = {"prelu": prelu, "relu": relu}
 
 # Where convolutions and the fully connected layer compute. Parameters are float32 always.
 DTYPES = ("float32", "float16", "bfloat16")
+# MXNet's own form of bfloat16. By its name NumPy knows the type only once ml_dtypes is imported,
+# which some other package may or may not do.
+_BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
 
 class Layers:
@@ -91,8 +95,9 @@ class Layers:
         """A float32 value in the type to compute in."""
         if self._dtype == "float32":
             return data
-        data = mx.sym.cast(data, dtype=self._dtype)
-        return mx.sym.cast(data, dtype="float32") if self._dtype == "bfloat16" else data
+        if self._dtype == "bfloat16":
+            return mx.sym.cast(mx.sym.cast(data, dtype=_BFLOAT16), dtype="float32")
+        return mx.sym.cast(data, dtype=self._dtype)
 
     def _stored(self, data: Symbol) -> Symbol:
         """A layer's output as it is kept."""

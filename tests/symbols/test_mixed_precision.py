@@ -1,5 +1,7 @@
 """16-bit arithmetic in the backbone: types at every cast, the loss scale, a trajectory."""
 import json
+import subprocess
+import sys
 
 import mxnet as mx
 import numpy as np
@@ -128,3 +130,14 @@ def test_trajectory_stays_beside_float32():
     relative = np.abs(mixed - plain) / plain.mean()
     assert 1e-4 < relative[:6].max() < 0.1  # rounded to 8 bits: not the same, and near
     assert other["conv0_weight"].dtype == np.float32
+
+
+def test_bfloat16_needs_no_other_package():
+    """NumPy knows it by name where ml_dtypes has been imported, which onnx does."""
+    code = ("import sys; sys.modules['ml_dtypes'] = None; import unequal, numpy\n"
+            "from unequal.symbols import networks\n"
+            "try:\n    numpy.dtype('bfloat16')\n"
+            "except TypeError:\n    print('unknown to NumPy')\n"
+            "print('\"bfloat16\"' in networks.get_symbol('n8', dtype='bfloat16').tojson())")
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "unknown to NumPy\nTrue\n"
