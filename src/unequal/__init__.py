@@ -5,6 +5,7 @@ see :mod:`unequal.system.runtime`. Import it before ``mxnet``.
 """
 import os
 import sys
+from typing import Any
 
 from unequal.errors import InputError
 from unequal.system import runtime
@@ -19,10 +20,10 @@ if os.path.basename(sys.argv[0]) not in ("unequal", "-m"):
     runtime.import_mxnet()
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     # At first use: it imports OpenCV and scikit-learn, which `import unequal` should not wait for.
     if name == "Embedder":
         from unequal.models.embedder import Embedder
 
         return Embedder
-    raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -390,8 +390,8 @@ def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optiona
     else:
         raise ArgumentError(
             f"checkpoint is missing: {records.path} has {len(records)} pictures, and above {SMALL} "
-            "a model judges better than texture does (`unequal train auto DIR --prefix P` makes "
-            "one).", "checkpoint")
+            "a model judges better than texture does (`unequal train auto` makes one).",
+            "checkpoint")
     labels = np.empty(len(records), np.int64)
     digests = []
     for row, key in enumerate(records.image_keys):
