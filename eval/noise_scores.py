@@ -118,10 +118,19 @@ class Findings(NamedTuple):
 
 def _without_itself(sums: np.ndarray, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Cosine of each feature to the centre of its own class's *other* features; nan if none."""
-    rest = sums[labels] - features
-    length = np.linalg.norm(rest, axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(length > 1e-6, np.einsum("nd,nd->n", rest, features) / length, np.nan)
+    own = np.full(len(features), np.nan)
+    for start in range(0, len(features), 4096):  # a sum of its class for each image
+        part = slice(start, start + 4096)
+        rest = sums[labels[part]] - features[part]
+        length = np.linalg.norm(rest, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            own[part] = np.where(length > 1e-6,
+                                 np.einsum("nd,nd->n", rest, features[part]) / length, np.nan)
+    return own
+
+
+# Cosines of a block of rows with all classes: 100 MB each in float32, of which a few are alive.
+_BLOCK = 25_000_000
 
 
 def class_centres(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -135,10 +144,10 @@ def centre_cosines(features: np.ndarray, labels: np.ndarray, classes: int, top: 
                    block: int = 1024) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Cosines to the class centres, each image's own centre without the image itself.
 
-    The out-of-sample score that scales: nothing is fitted. Memory: 8 * D bytes a class and
-    8 * block * classes for a block of images (0.8 GB at 100,000 classes; a block gets smaller with
-    more). Work: 2 * n * classes * D operations, 2e14 for 2 million images, 100,000 classes and
-    D = 512: an hour or two on two cores.
+    The out-of-sample score that scales: nothing is fitted. Memory: 12 * D bytes a class, and some
+    copies of a block of images times classes, which is smaller with more classes (0.5 GB in all).
+    Work: 2 * n * classes * D operations in the features' type (benchmarks/noise_scale.py), 2e14 for
+    2 million images, 100,000 classes and D = 512.
 
     Returns
     -------
@@ -154,12 +163,12 @@ def centre_cosines(features: np.ndarray, labels: np.ndarray, classes: int, top: 
     sums = class_centres(features, labels, classes)
     own = _without_itself(sums, features, labels)
     length = np.linalg.norm(sums, axis=1)
-    centres = sums / np.maximum(length, 1e-12)[:, None]
+    centres = (sums / np.maximum(length, 1e-12)[:, None]).astype(features.dtype)
     top = min(top, classes - 1)
     nearest = np.zeros((len(features), top), np.int64)
     cosines = np.zeros((len(features), top))
     place = np.zeros(len(features), np.int64)
-    block = max(16, min(block, 100_000_000 // classes))
+    block = max(16, min(block, _BLOCK // classes))
     for start in range(0, len(features), block):
         part = slice(start, start + block)
         values = features[part] @ centres.T
@@ -264,13 +273,13 @@ def posterior(scores: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     values, drawn = np.asarray(scores, np.float64)[known], drawn[np.isfinite(drawn)]
     if len(values) < 20 or not len(drawn):
         return suspicion(scores)
-    of_wrong = norm(*_spread(drawn)).pdf(values)
+    of_wrong = norm.pdf(values, *_spread(drawn))
     middle, width = _spread(values)
     share, surely = 0.1, np.zeros(len(values))
     order = np.argsort(-values, kind="stable")
     for _ in range(100):
         wrong = share * of_wrong
-        right = (1 - share) * norm(middle, width).pdf(values)
+        right = (1 - share) * norm.pdf(values, middle, width)
         surely = wrong / np.maximum(wrong + right, 1e-300)
         surely[values >= middle] = 0  # the wider one would win there, too
         surely[order] = np.maximum.accumulate(surely[order])
@@ -338,7 +347,7 @@ def class_distances(features: np.ndarray, labels: np.ndarray, classes: int,
     """For each class the nearest earlier one, and how near in widths of the two classes.
 
     A class's width is the median distance (1 - cosine) of its images to the centre of the others:
-    wrong labels among them do not move it much. Memory: a block of 1,024 classes against all.
+    wrong labels among them do not move it much. Memory: a block of classes against all.
 
     Returns
     -------
@@ -359,8 +368,9 @@ def class_distances(features: np.ndarray, labels: np.ndarray, classes: int,
     width[present] = 1 - own[ordered[np.cumsum(counts)[present] - (counts[present] + 1) // 2]]
     usable = counts >= 3
     partner, ratio = np.full(classes, -1), np.full(classes, np.inf)
-    for start in range(0, classes, 1024):
-        part = np.arange(start, min(start + 1024, classes))
+    block = max(16, min(1024, _BLOCK // classes))
+    for start in range(0, classes, block):
+        part = np.arange(start, min(start + block, classes))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = (1 - centres[part] @ centres[:part[-1] + 1].T) / np.maximum(
                 0.5 * (width[part, None] + width[None, :part[-1] + 1]), 1e-9)
@@ -508,7 +518,8 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     Parameters
     ----------
     features : numpy.ndarray
-        float (n, D), rows of length 1: 8 * D bytes an image while it works.
+        float (n, D), rows of length 1. Where images times classes is above ``small``, float32 stays
+        float32 and is not copied; else 8 * D bytes an image.
     labels : numpy.ndarray
         int (n,).
     classes : int, optional
@@ -535,13 +546,14 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     ValueError
         When the arrays do not fit, or there are not two classes.
     """
-    features = np.asarray(features, np.float64)
-    labels = np.asarray(labels, np.int64)
+    features, labels = np.asarray(features), np.asarray(labels, np.int64)
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(f"{labels.shape} labels do not match features of {features.shape}")
     classes = int(labels.max()) + 1 if classes is None else classes
     if len(np.unique(labels)) < 2:
         raise ValueError("all images have one label; there is nothing to compare")
+    if len(labels) * classes <= small or features.dtype != np.float32:
+        features = features.astype(np.float64)
     centres = centre_cosines(features, labels, classes, top)
     own, nearest, cosines, place = centres
     partner, ratio = class_distances(features, labels, classes, own)
