@@ -31,9 +31,9 @@ class Difference(NamedTuple):
         return "{:+.1f} [{:+.1f}, {:+.1f}]".format(self.mean, self.low, self.high)
 
 
-def right_pairs(line: Line) -> np.ndarray:
+def right_pairs(line: Line, targets: Sequence[str] = TARGETS) -> np.ndarray:
     """Which pairs of the report sets an arm decided rightly: bool, all sets in a row."""
-    return np.concatenate([unpacked(line["right"][name], PAIRS) for name in TARGETS])
+    return np.concatenate([unpacked(line["right"][name], PAIRS) for name in targets])
 
 
 def final(line: Line) -> Line:
@@ -42,7 +42,8 @@ def final(line: Line) -> Line:
 
 
 def difference(lines: Lines, kind: str, rate: float, arm: str, control: str,
-               of: Callable[[Line], Line] = dict, seed: int = 0) -> Optional[Difference]:
+               of: Callable[[Line], Line] = dict, seed: int = 0,
+               targets: Sequence[str] = TARGETS) -> Optional[Difference]:
     """Paired difference of two arms over the seeds both have.
 
     The interval is a bootstrap over seeds and, within, over pairs (the same pairs for all seeds,
@@ -54,7 +55,8 @@ def difference(lines: Lines, kind: str, rate: float, arm: str, control: str,
         if (key.kind, key.rate, key.arm) == (kind, rate, arm):
             other = lines.get(key._replace(arm=control))
             if other:
-                rows.append(right_pairs(of(line)).astype(np.int8) - right_pairs(of(other)))
+                rows.append(right_pairs(of(line), targets).astype(np.int8)
+                            - right_pairs(of(other), targets))
     if not rows:
         return None
     table = np.array(rows)
@@ -149,6 +151,23 @@ def results(lines: Lines, kind: str, rate: float, arms: Sequence[str]) -> str:
     return markdown(["arm", "seeds", "FF", "FP", "mean", "against its control", "last: mean",
                      "last: against its control", "clean known", "flips believed",
                      "flips: right person", "second term right"], rows)
+
+
+def starts(lines: Lines) -> str:
+    """What the methods gain over more of the same, from the last model and half-way."""
+    rows = []
+    for kind, rate in cells(lines):
+        for arm in ARMS:
+            if arm + ", early" not in ARMS or arm == CONTROL:
+                continue
+            gains = [difference(lines, kind, rate, name, control_of(name), final, targets=targets)
+                     for name in (arm, arm + ", early") for targets in (TARGETS[:1], TARGETS)]
+            if any(gains):
+                seeds = "/".join(str(gain.seeds) if gain else "0" for gain in gains[::2])
+                rows.append([kind, f"{100 * rate:.0f}%", arm, seeds,
+                             *(str(gain or "") for gain in gains)])
+    return markdown(["flips", "rate", "arm", "seeds", "from the last: FF", "FF and FP",
+                     "from half-way: FF", "FF and FP"], rows)
 
 
 def lists(lines: Lines) -> str:
@@ -279,6 +298,9 @@ def write(lines: Lines, wanted: Sequence[Key], docs: Path) -> None:
                    "NRA before: mean cosine of two images of a tail person"),
          "study_tail.png", "Gain of the tail over its tightness"))
     parts += ["![{}]({})".format(text, name) for there, name, text in pictures if there]
+    parts += ["## What is gained over more of the same, by where it begins",
+              "Points above *continued* (half-way: above *continued, early*), last checkpoints.",
+              starts(lines)]
     for kind, rate in cells(lines):
         parts += ["## {} flips, {:.0f}%".format(kind.capitalize(), 100 * rate),
                   results(lines, kind, rate, arms)]

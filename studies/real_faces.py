@@ -125,7 +125,7 @@ ARMS: Dict[str, Arm] = {
     # From the model half-way, which has not learnt as many wrong labels yet.
     "continued, early": Arm("ArcFace", "train_softmax.py", FINE, start="early"),
     **{"NRA {}, early".format(beta): _nra(beta, True, start="early")
-       for beta in ("0.9", "0.5", "0.3")},
+       for beta in ("1", "0.9", "0.5", "0.3")},
     "list dropped, early": Arm("ArcFace", "train_softmax.py", FINE, data="without_early_list",
                                start="early"),
     "NRA 0.5, list dropped, early": _nra("0.5", True, noise_list="early_list", start="early"),
@@ -133,7 +133,7 @@ ARMS: Dict[str, Arm] = {
 
 _HEAD = ("margin 0", "ArcFace", "continued", "NRA 0.5", "NRA 0.3", "NRA 0.9", "list dropped",
          "NRA 0.5, list dropped")
-_EARLY = ("continued, early", "NRA 0.5, early", "NRA 0.3, early", "NRA 0.9, early",
+_EARLY = ("continued, early", "NRA 0.5, early", "NRA 0.3, early", "NRA 0.9, early", "NRA 1, early",
           "list dropped, early", "NRA 0.5, list dropped, early")
 _REFERENCE = tuple("NRA {}, reference's scale".format(beta) for beta in ("0.5", "0.3", "0.9"))
 _TAIL = ("tail, weight 0", "tail, weight 1", "tail, random, weight 1", "tail, weights 1, 5, 10",
