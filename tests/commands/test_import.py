@@ -314,3 +314,18 @@ def test_a_pipe_and_lists_that_are_no_text(lfw, capsys):
     (lfw / "without.txt").write_bytes(b"\xff\xfe\tBo_Li\n\xff")
     assert run("lfw", lfw / "down", lfw / "set", "--without", lfw / "without.txt") == 1
     assert "1 people are not in the set, \\udcff first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode, said", (
+    (None, "holds no picture called like"), ("w:gz", "is mostly a hole"),
+    ("w:xz", "is mostly a hole")))
+def test_an_archive_of_nothing(tmp_path, mode, said, capsys):
+    """Six gigabytes of zeros would be taken for compressed files of no length, or their padding."""
+    path = tmp_path / "lfw.tar"
+    if mode:
+        tar(path, mode)
+    else:
+        path.write_bytes(b"")
+    os.truncate(str(path), 6 << 30)
+    assert run("lfw", path, tmp_path / "set") == 1
+    assert said in capsys.readouterr().err

@@ -51,6 +51,7 @@ _LFW_LISTS = {"lfw": "pairs.txt", "lfw_dev_train": "pairsDevTrain.txt",
               "lfw_dev_test": "pairsDevTest.txt"}
 _MAX_NAME = 1 << 14  # bytes of an entry's name in an archive
 _MAX_GROWTH = 20  # of an archive that is unpacked; pictures hardly compress
+_COMPRESSED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\0": "xz"}  # by the first bytes
 _MIN_ROOM = 1 << 28  # bytes that any archive may have unpacked
 _LOOKED_AT = 64  # pictures of a pack that are decoded, spread over it
 
@@ -120,9 +121,17 @@ def _unpack(path: str, pattern: "re.Pattern[str]", root: str) -> Dict[str, List[
     number: the pictures have at most :data:`_MAX_GROWTH` times its size."""
     people: Dict[str, List[str]] = {}
     with open_input(path) as packed:
-        room = max(_MIN_ROOM, _MAX_GROWTH * os.fstat(packed.fileno()).st_size)
+        facts = os.fstat(packed.fileno())
+        room = max(_MIN_ROOM, _MAX_GROWTH * facts.st_size)
+        start = packed.read(6)
+        packed.seek(0)
+        # By its first bytes: tried in turn, zeros are a compressed file of no length, one after
+        # the other. Those readers look at each byte of what follows their data, too.
+        kind = next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), "")
+        if kind and 4 * 512 * facts.st_blocks < facts.st_size:
+            raise InputError(f"{path}: is mostly a hole; copy it again.")
         try:
-            with tarfile.open(fileobj=packed, tarinfo=_Member) as archive:
+            with tarfile.open(fileobj=packed, mode="r:" + kind, tarinfo=_Member) as archive:
                 for member in archive:
                     # Else one of each entry stays in memory.
                     archive.members.clear()  # type: ignore[attr-defined]
