@@ -51,7 +51,8 @@ _LFW_LISTS = {"lfw": "pairs.txt", "lfw_dev_train": "pairsDevTrain.txt",
               "lfw_dev_test": "pairsDevTest.txt"}
 _MAX_NAME = 1 << 14  # bytes of an entry's name in an archive
 _MAX_GROWTH = 20  # of an archive that is unpacked; pictures hardly compress
-_COMPRESSED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\0": "xz"}  # by the first bytes
+_PLAIN = "r:"
+_COMPRESSED = {b"\x1f\x8b": "r:gz", b"BZh": "r:bz2", b"\xfd7zXZ\0": "r:xz"}  # by the first bytes
 _MIN_ROOM = 1 << 28  # bytes that any archive may have unpacked
 _LOOKED_AT = 64  # pictures of a pack that are decoded, spread over it
 
@@ -127,11 +128,12 @@ def _unpack(path: str, pattern: "re.Pattern[str]", root: str) -> Dict[str, List[
         packed.seek(0)
         # By its first bytes: tried in turn, zeros are a compressed file of no length, one after
         # the other. Those readers look at each byte of what follows their data, too.
-        kind = next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), "")
-        if kind and 4 * 512 * facts.st_blocks < facts.st_size:
+        mode: Any = next((mode for magic, mode in _COMPRESSED.items() if start.startswith(magic)),
+                         _PLAIN)
+        if mode != _PLAIN and 4 * 512 * facts.st_blocks < facts.st_size:
             raise InputError(f"{path}: is mostly a hole; copy it again.")
         try:
-            with tarfile.open(fileobj=packed, mode="r:" + kind, tarinfo=_Member) as archive:
+            with tarfile.open(fileobj=packed, mode=mode, tarinfo=_Member) as archive:
                 for member in archive:
                     # Else one of each entry stays in memory.
                     archive.members.clear()  # type: ignore[attr-defined]
