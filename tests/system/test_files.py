@@ -99,3 +99,18 @@ def test_one_look_at_a_folder_of_many_files(tmp_path, monkeypatch):
         with replacing(str(tmp_path / f"{number}.jpg"), binary=True) as file:
             file.write(b"x")
     assert looks == [str(tmp_path)]
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_no_file_takes_a_devices_place(tmp_path, kind):
+    # Root may rename a file to /dev/null, and whoever makes a pipe wants to read from it.
+    path = str(tmp_path / "there")
+    if kind == "device":
+        os.symlink(os.devnull, path)
+    else:
+        os.mkfifo(path)
+    before = os.lstat(path)
+    with pytest.raises(InputError, match="there: is not a plain file"), files.replacing(path):
+        pass
+    assert os.path.samestat(os.lstat(path), before)
+    assert os.listdir(str(tmp_path)) == ["there"]

@@ -154,7 +154,17 @@ def replacing_path(path: str) -> Iterator[str]:
     A block left by an exception leaves whatever stood at ``path`` before. What a killed process was
     writing for ``path`` is removed by the next one that writes there, or by
     :func:`remove_leftovers`.
+
+    Raises
+    ------
+    InputError
+        When a device, pipe or socket stands there: a rename would put a file in its place (root may
+        do so even to /dev/null).
     """
+    with suppress(OSError):
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise _not_plain(path)
     directory, name = os.path.split(path)
     make_directory(directory)
     remove_dead(directory, name)
