@@ -4,10 +4,13 @@ Rests on: MXNet 1.9.1's own memory planner, asked by binding the training symbol
 GPUs at its full size (``executor.debug_str``). Binding reserves address space and touches none of
 it, so a million classes take 0.1 s and no memory here, and no GPU. The planner is the same on CPUs
 and GPUs; not in its figure are pointwise fusion, which only takes arrays away, and cuDNN's
-workspace, for which :data:`ALLOWANCE` stands. The store's buffers follow MXNet's
-src/kvstore/comm.h (CommDevice: each array has one device, which gets every other's gradient) and
-kvstore_local.h (the updated weight beside it). Never compared with a GPU by us;
-``tests/commands/test_plan.py`` compares the figures with what a bound module and a process use.
+workspace, for which :data:`ALLOWANCE` stands. It counts four bytes a number whatever the type
+(src/nnvm/plan_memory.cc:81), though memory is taken by the type
+(src/executor/graph_executor.cc:1117): for float16 its figure less half of the share of the 16-bit
+numbers is an estimate. The store's buffers follow MXNet's src/kvstore/comm.h (CommDevice: each
+array has one device, which gets every other's gradient) and kvstore_local.h (the updated weight
+beside it). Never compared with a GPU by us; ``tests/commands/test_plan.py`` compares the figures
+with what a bound module and a process use.
 """
 import argparse
 import functools
@@ -56,7 +59,8 @@ class Bound(NamedTuple):
     parameters: Dict[str, int]
     states: int  # BatchNorm's averages
     inputs: int
-    planned: int  # what the planner allocates: outputs, activations and their gradients
+    planned: int  # what the planner allocates: outputs, activations and their gradients; an
+    # estimate where some are of 16 bits
 
 
 def bound_size(symbol: mx.sym.Symbol, inputs: Dict[str, Tuple[int, ...]], training: bool,
@@ -89,8 +93,22 @@ def bound_size(symbol: mx.sym.Symbol, inputs: Dict[str, Tuple[int, ...]], traini
             {name: "write" if training and name in learnt else "null" for name in values}, states)
     planned = re.search(r"Total (\d+) MB allocated", executor.debug_str())
     assert planned is not None  # every bound executor says so
+    taken = int(int(planned.group(1)) * MIB * _bytes_of_four(symbol, inputs))
     return Bound(learnt, sum(_bytes(value.shape, value.dtype) for value in states.values()),
-                 sum(sizes[name] for name in inputs), int(planned.group(1)) * MIB)
+                 sum(sizes[name] for name in inputs), taken)
+
+
+def _bytes_of_four(symbol: mx.sym.Symbol, inputs: Dict[str, Tuple[int, ...]]) -> float:
+    """What share of the planner's four bytes a number the outputs of the layers take: 1 for
+    float32, about a half for a network in float16."""
+    layers = symbol.get_internals()
+    shapes = layers.infer_shape(**inputs)[1]
+    types = layers.infer_type(**dict.fromkeys(inputs, np.float32))[1]
+    given = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
+    sizes = [(_bytes(shape, kind), _bytes(shape, np.float32))
+             for name, shape, kind in zip(layers.list_outputs(), shapes, types)
+             if name not in given]
+    return min(1.0, sum(size for size, _ in sizes) / sum(four for _, four in sizes))
 
 
 def _bytes(shape: Tuple[int, ...], kind: Any) -> int:
@@ -116,8 +134,11 @@ def _training(run: Run) -> Bound:
         heads.softmax_head(mx.sym.Variable("gathered"), label, rows, run.emb_size, index=False),
         {"gathered": (gathered, run.emb_size), "softmax_label": (gathered,)}, True,
         run.save_memory)
+    # Beside the executor a step has its exponentials, and with --noise-beta below 1 the largest
+    # entries and their product (training/split_learner.py, exponentials and backward).
+    beside = 3 * 4 * gathered * rows
     return Bound({**network.parameters, **head.parameters}, network.states,
-                 network.inputs + 2 * head.inputs, network.planned + head.planned)
+                 network.inputs + 2 * head.inputs, network.planned + head.planned + beside)
 
 
 def _stored(run: Run) -> Dict[str, int]:
@@ -127,9 +148,7 @@ def _stored(run: Run) -> Dict[str, int]:
 
 
 def _network(run: Run) -> mx.sym.Symbol:
-    # bfloat16 for float16: as large, and MXNet's CPU build knows only that one.
-    return networks.get_symbol(run.network, run.emb_size, depthwise_prelu=False,
-                               dtype="float32" if run.dtype == "float32" else "bfloat16")
+    return networks.get_symbol(run.network, run.emb_size, depthwise_prelu=False, dtype=run.dtype)
 
 
 @functools.lru_cache(maxsize=None)
