@@ -65,7 +65,7 @@ def draw(folder: str) -> None:
     with open(os.path.join(folder, "MF2.lst"), "w", encoding="utf-8") as file:
         file.writelines(lines)
     os.rename(os.path.join(folder, "drawn", "eval_dataset"), os.path.join(folder, "eval_dataset"))
-    for script in SMALL:
+    for script in (*SMALL, "train_relusoft.py"):  # the last is NRA.sh's
         os.symlink(os.path.join(ROOT, script), os.path.join(folder, script))
 
 
