@@ -203,8 +203,10 @@ def wait(condition):
         time.sleep(0.02)
 
 
-def test_two_pages_side_by_side_in_a_browser(serve, people, browser):  # noqa: F811
-    """Neither overwrites the other; each learns of the other's decisions with its own next one."""
+@pytest.fixture
+def seen(people, browser):  # noqa: F811
+    """Three functions: the text of the page's element of some id, pressing a key, and the lines of
+    decisions so far."""
     from selenium.webdriver.common.by import By
 
     def text(name):
@@ -216,6 +218,13 @@ def test_two_pages_side_by_side_in_a_browser(serve, people, browser):  # noqa: F
     def lines():
         path = people / "decisions.csv"
         return path.read_text().splitlines()[1:] if path.exists() else []
+
+    return text, press, lines
+
+
+def test_two_pages_side_by_side_in_a_browser(serve, people, browser, seen):  # noqa: F811
+    """Neither overwrites the other; each learns of the other's decisions with its own next one."""
+    text, press, lines = seen
 
     def tab(address):
         browser.switch_to.new_window("tab")
@@ -250,20 +259,11 @@ def test_two_pages_side_by_side_in_a_browser(serve, people, browser):  # noqa: F
     browser.switch_to.window(first)
 
 
-def test_in_a_browser_by_keyboard_and_mouse(serve, people, browser):  # noqa: F811
+def test_in_a_browser_by_keyboard_and_mouse(serve, browser, seen):  # noqa: F811
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    def text(name):
-        return browser.find_element(By.ID, name).text
-
-    def press(key):
-        browser.find_element(By.TAG_NAME, "body").send_keys(key)
-
-    def lines():
-        path = people / "decisions.csv"
-        return path.read_text().splitlines()[1:] if path.exists() else []
-
+    text, press, lines = seen
     server = serve()
     browser.get(server.address)
     wait(lambda: text("title") == "Picture 1 of 3")

@@ -3,7 +3,6 @@
 Identical pictures under two people, pictures in which no face is found, and pictures that are not
 cut to faces.
 """
-import hashlib
 import itertools
 import logging
 import os
@@ -42,7 +41,7 @@ class Twins:
 
     def add(self, data: bytes, label: int) -> None:
         """Note the next picture of the set."""
-        self._digests += hashlib.blake2b(data, digest_size=16).digest()
+        self._digests += images.digest(data)
         self._labels.append(label)
 
     def pairs(self) -> np.ndarray:
@@ -103,9 +102,7 @@ def look_uncut(paths: Iterable[str], size: Tuple[int, int]) -> bool:
             data = images.read(path)
         except (OSError, InputError):
             continue
-        high, wide, _ = images.jpeg_frame(data) or (0, 0, 0)
-        if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-            wide, high = (int.from_bytes(data[at:at + 4], "big") for at in (16, 20))
+        high, wide = images.declared_size(data) or (0, 0)
         if not min(high, wide):
             continue
         count += 1

@@ -1,4 +1,5 @@
 """One picture: encoded bytes to RGB pixels and back."""
+import hashlib
 import os
 import struct
 import sys
@@ -345,6 +346,20 @@ def jpeg_frame(data: bytes) -> Optional[Tuple[int, int, int]]:
         return None
     height, width, components = _FRAME.unpack_from(data, position)
     return height, width, components
+
+
+def declared_size(data: bytes) -> Optional[Tuple[int, int]]:
+    """``(height, width)`` that a JPEG or PNG declares, before any rotation; None for others."""
+    if data.startswith(_PNG) and len(data) >= 16 + _PNG_SIZE.size:
+        width, height = _PNG_SIZE.unpack_from(data, 16)
+        return height, width
+    frame = jpeg_frame(data)
+    return frame[:2] if frame else None
+
+
+def digest(data: bytes) -> bytes:
+    """16 bytes that are the same for pictures of the same bytes, and for no others."""
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _scan_position(data: bytes, frame: int) -> Optional[int]:

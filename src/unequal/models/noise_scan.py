@@ -24,8 +24,6 @@ from unequal.system.progress import Bar, track
 logger = logging.getLogger(__name__)
 
 SMALL = 1000  # pictures; see `find`
-
-
 MOST_ROWS = 256  # images the classifier takes at once; more made it no faster
 _ARRAYS = 5  # of (rows, classes): logits, with margin, probabilities, and two to reduce them
 
@@ -325,6 +323,25 @@ def _seen(records: RecordSet, arg_params: Dict[str, Any], sub_centers: int) -> b
     return weight is not None and weight.shape[0] == records.num_classes * sub_centers
 
 
+def labels_and_digests(records: RecordSet,
+                       keys: Sequence[int]) -> Tuple[np.ndarray, List[bytes]]:
+    """Labels, int64 (n,), of the images with these keys, and what tells identical ones.
+
+    Raises
+    ------
+    InputError
+        When all are of one class.
+    """
+    labels, digests = np.empty(len(keys), np.int64), []
+    for row, key in enumerate(keys):
+        labels[row], data = records.image(int(key))
+        digests.append(pictures.digest(data))
+    if len(np.unique(labels)) < 2:
+        raise InputError(f"{records.path}: has pictures of one class only; wrong labels show "
+                         "among several.")
+    return labels, digests
+
+
 def texture_features(records: RecordSet) -> np.ndarray:
     """float32 (images, 128 or fewer): see :func:`unequal.data.texture.features`."""
     images = (pictures.decode(data, f"{records.path}: image {key}")
@@ -392,14 +409,7 @@ def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optiona
             f"checkpoint is missing: {records.path} has {len(records)} pictures, and above {SMALL} "
             "a model judges better than texture does (`unequal train auto` makes one).",
             "checkpoint")
-    labels = np.empty(len(records), np.int64)
-    digests = []
-    for row, key in enumerate(records.image_keys):
-        labels[row], data = records.image(key)
-        digests.append(hashlib.blake2b(data, digest_size=16).digest())
-    if len(np.unique(labels)) < 2:
-        raise InputError(f"{records.path}: has pictures of one class only; wrong labels show "
-                         "among several.")
+    labels, digests = labels_and_digests(records, records.image_keys)
     return labels, rows, noise_scores.find(rows, labels, classes=records.num_classes,
                                            digests=digests, unseen=unseen)
 

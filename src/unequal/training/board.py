@@ -4,7 +4,6 @@ An observer (:mod:`unequal.training.observers`): it reads the checkpoint that wa
 record set, and takes no part in what the workers do together. The others wait for worker 0 at the
 end as they do while it verifies.
 """
-import hashlib
 import logging
 import os
 import shutil
@@ -18,6 +17,7 @@ from unequal.data import copying, pictures
 from unequal.data.records import RecordSet
 from unequal.errors import ArgumentError, InputError, install_hint
 from unequal.eval import noise_scores
+from unequal.models import noise_scan
 from unequal.models.embedder import Embedder
 from unequal.training.observers import Observer, scalars
 from unequal.training.setup import Run
@@ -70,16 +70,10 @@ def sample(run: Run, checkpoint: str) -> Sample:
                                         64 * len(run.devices), argument="prefix")
     plain, _ = embedder.embed(run.records, keys, label="TensorBoard's pictures")
     features = plain / (np.linalg.norm(plain, axis=1, keepdims=True) + 1e-12)
-    labels, pixels, digests = np.empty(len(keys), np.int64), [], []
-    for row, key in enumerate(keys):
-        labels[row], data = run.records.image(int(key))
-        pixels.append(pictures.decode(data, f"{run.records.path}: record {key}",
-                                      *run.records.image_size))
-        digests.append(hashlib.blake2b(data, digest_size=16).digest())
+    labels, digests = noise_scan.labels_and_digests(run.records, keys)
+    pixels = [pictures.decode(run.records.image(int(key))[1], f"{run.records.path}: record {key}",
+                              *run.records.image_size) for key in keys]
     classes, places = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise InputError(f"{run.records.path}: has pictures of one class only; wrong labels show "
-                         "among several.")
     found = noise_scores.find(features, places, classes=len(classes), digests=digests)
     return Sample(keys, labels, features, pixels, found, classes)
 
