@@ -324,8 +324,9 @@ def _seen(records: RecordSet, arg_params: Dict[str, Any], sub_centers: int) -> b
 
 
 def labels_and_digests(records: RecordSet,
-                       keys: Sequence[int]) -> Tuple[np.ndarray, List[bytes]]:
-    """Labels, int64 (n,), of the images with these keys, and what tells identical ones.
+                       keys: np.ndarray) -> Tuple[np.ndarray, List[bytes]]:
+    """Labels, int64 (n,), of the images with these keys (integers), and what tells identical
+    ones.
 
     Raises
     ------
