@@ -220,7 +220,7 @@ def test_the_cuda_build_imports_with_pips_libraries(stub_driver):
         "print(runtime.devices())",
         LD_LIBRARY_PATH=str(stub_driver.parent), CUDA_VISIBLE_DEVICES="0")
     assert done.stdout == "[cpu(0)]\n", done.stderr
-    assert "CUDA_VISIBLE_DEVICES names 1 GPU but MXNet finds no GPUs" in done.stderr
+    assert "CUDA_VISIBLE_DEVICES names 1 GPU but MXNet finds no GPU" in done.stderr
 
 
 # GPUs
