@@ -8,8 +8,8 @@ from real_faces import ARMS, EARLY, LISTS, TARGETS, Key, unpacked
 
 MARK = "<!-- written by studies/real_faces.py --page -->\n"
 CONTROL = "continued"  # as many updates as the other arms, every label trusted
-EARLY_CONTROL = "continued, early"
 TAIL_CONTROL = "tail, weight 0"
+EARLY_SUFFIX = ", early"  # of arms that begin with the model half-way; their control has it too
 REPLICATES = 2000
 PAIRS = 2100  # in each report set: three splits of CFP
 # (without margin, with margin), per cent of the clean images; the study's own condition.
@@ -88,9 +88,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def control_of(arm: str) -> str:
     """The arm of equal updates from the same checkpoint that uses neither method nor list."""
-    if arm.startswith("tail"):
-        return TAIL_CONTROL
-    return EARLY_CONTROL if arm.endswith(", early") else CONTROL
+    control = TAIL_CONTROL if arm.startswith("tail") else CONTROL
+    return control + EARLY_SUFFIX if arm.endswith(EARLY_SUFFIX) else control
 
 
 def start_of(lines: Lines, key: Key) -> Optional[Line]:
@@ -158,10 +157,10 @@ def starts(lines: Lines) -> str:
     rows = []
     for kind, rate in cells(lines):
         for arm in ARMS:
-            if arm + ", early" not in ARMS or arm == CONTROL:
+            if arm + EARLY_SUFFIX not in ARMS or arm in (CONTROL, TAIL_CONTROL):
                 continue
             gains = [difference(lines, kind, rate, name, control_of(name), final, targets=targets)
-                     for name in (arm, arm + ", early") for targets in (TARGETS[:1], TARGETS)]
+                     for name in (arm, arm + EARLY_SUFFIX) for targets in (TARGETS[:1], TARGETS)]
             if any(gains):
                 seeds = "/".join(str(gain.seeds) if gain else "0" for gain in gains[::2])
                 rows.append([kind, f"{100 * rate:.0f}%", arm, seeds,
@@ -293,7 +292,7 @@ def write(lines: Lines, wanted: Sequence[Key], docs: Path) -> None:
                    "ArcFace before: clean images given to their label, with margin, %"),
          "study_gain.png", "Gain of NRA over the start's training accuracy"),
         (plot_gain(lines, docs / "study_tail.png", "What the tail gains",
-                   lambda key: key.arm.startswith("tail") and key.arm != TAIL_CONTROL,
+                   lambda key: key.arm.startswith("tail") and key.arm != control_of(key.arm),
                    lambda start: start["tail_cosine"],
                    "NRA before: mean cosine of two images of a tail person"),
          "study_tail.png", "Gain of the tail over its tightness"))

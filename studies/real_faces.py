@@ -87,11 +87,12 @@ def _nra(beta: str, mean: bool, **more: Any) -> Arm:
                FINE + ("--noise-beta", beta) + (("--mean-loss", "1") if mean else ()), **more)
 
 
-def _tail(weights: str, *flags: str) -> Arm:
+def _tail(weights: str, *flags: str, early: bool = False) -> Arm:
     # Each weight of a list gets its share of 300 updates.
     steps = str(300 // len(weights.split(",")))
-    return Arm("NRA 0.5", "train_unequal.py", TAIL + (steps, "--interweight", weights) + flags,
-               data="without_list", tail=True)
+    return Arm("NRA 0.5, early" if early else "NRA 0.5", "train_unequal.py",
+               TAIL + (steps, "--interweight", weights) + flags,
+               data="without_early_list" if early else "without_list", tail=True)
 
 
 LISTS = ("margin", "early", "reference", "sub-centers")  # noise lists, by what makes them
@@ -129,6 +130,10 @@ ARMS: Dict[str, Arm] = {
     "list dropped, early": Arm("ArcFace", "train_softmax.py", FINE, data="without_early_list",
                                start="early"),
     "NRA 0.5, list dropped, early": _nra("0.5", True, noise_list="early_list", start="early"),
+    "tail, weight 0, early": _tail("0", early=True),
+    "tail, random, weight 1, early": _tail("1", "--mining", "0", early=True),
+    "tail, weight 1, early": _tail("1", early=True),
+    "tail, weights 1, 5, 10, early": _tail("1,5,10", early=True),
 }
 
 _HEAD = ("margin 0", "ArcFace", "continued", "NRA 0.5", "NRA 0.3", "NRA 0.9", "list dropped",
@@ -138,6 +143,8 @@ _EARLY = ("continued, early", "NRA 0.5, early", "NRA 0.3, early", "NRA 0.9, earl
 _REFERENCE = tuple("NRA {}, reference's scale".format(beta) for beta in ("0.5", "0.3", "0.9"))
 _TAIL = ("tail, weight 0", "tail, weight 1", "tail, random, weight 1", "tail, weights 1, 5, 10",
          "tail, weights 1, 5", "tail as classes")
+_EARLY_TAIL = ("tail, weight 0, early", "tail, weight 1, early", "tail, random, weight 1, early",
+               "tail, weights 1, 5, 10, early")
 _REST = ("NRA 1", "list relabelled", "margin 0, 3 sub-centers", "3 sub-centers",
          "3 sub-centers, dropped", "reference's list dropped",
          "NRA 0.5, reference's list dropped", "NRA 0.8", "NRA 0.7",
@@ -162,17 +169,19 @@ def order() -> Iterator[Key]:
                 for arm in arms:
                     yield Key(kind, rate, seed, arm)
 
-    yield from block("uniform", (0.4,), _HEAD + _EARLY)
+    yield from block("uniform", (0.4,), _EARLY + _EARLY_TAIL)
+    yield from block("structured", (0.4,), _EARLY)
     yield from block("uniform", (0.0,), ("margin 0", "ArcFace"))
     yield from block("uniform", (0.4,), _TAIL)
-    yield from block("uniform", (0.2,), _HEAD + _EARLY)
-    yield from block("structured", (0.4,), _HEAD + _EARLY)
-    yield from block("uniform", (0.6,), _HEAD + _EARLY)
-    yield from block("uniform", (0.4,), _REFERENCE)
-    yield from block("uniform", (0.0,), _HEAD)
-    yield from block("structured", (0.2, 0.6), _HEAD + _EARLY)
+    yield from block("uniform", (0.2, 0.6), _EARLY)
+    yield from block("uniform", (0.0,), _EARLY + _EARLY_TAIL)
+    yield from block("uniform", (0.4,), _HEAD + _REFERENCE)
+    yield from block("structured", (0.4,), _EARLY_TAIL + _HEAD)
+    yield from block("structured", (0.2, 0.6), _EARLY)
+    yield from block("uniform", (0.2, 0.6), _EARLY_TAIL + _HEAD)
+    yield from block("structured", (0.2, 0.6), _EARLY_TAIL + _HEAD)
     yield from block("uniform", (0.4,), _REST)
-    yield from block("uniform", (0.2, 0.6, 0.0), _REFERENCE + _TAIL)
+    yield from block("uniform", (0.2, 0.6, 0.0), _HEAD + _REFERENCE + _TAIL)
     yield from block("structured", (0.4, 0.2, 0.6), _REFERENCE + _TAIL)
     yield from block("uniform", (0.2, 0.6, 0.0), _REST)
     yield from block("structured", (0.4, 0.2, 0.6), _REST)
