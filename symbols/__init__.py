@@ -1,1 +1,1 @@
-"""What a network is: ``fresnet`` and the loss heads, as functions of MXNet symbols."""
+"""What a network is: backbones and loss heads, as functions of MXNet symbols."""

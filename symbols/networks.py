@@ -1,28 +1,45 @@
 """The table of backbones: a name, as ``--network`` takes it, to what builds it.
 
-A new backbone is a module with a ``build`` and a row here.
+A new backbone is a module with a ``build`` and a row here. Nothing here imports MXNet before a
+network is built: the command line, which takes its help from this table, must work where MXNet
+does not (``unequal doctor``).
 """
-from typing import Tuple
-
-import mxnet as mx
+import importlib
+from typing import TYPE_CHECKING, NamedTuple, Tuple
 
 from unequal.errors import ArgumentError, lookup
-from unequal.symbols import fresnet, mobilefacenet
-from unequal.symbols.layers import ACTIVATIONS, DTYPES, Layers
 
-BUILDERS = {**dict.fromkeys(fresnet.NETWORKS, fresnet.build), "y1": mobilefacenet.build}
+if TYPE_CHECKING:
+    from unequal.symbols.layers import Symbol
+
+
+class Family(NamedTuple):
+    """Networks that one function builds."""
+
+    module: str  # in this folder; its ``build`` makes the symbol
+    names: Tuple[str, ...]
+    about: str  # in the help of ``--network``
+
+
+FAMILIES = (
+    Family("fresnet", ("n8", "r18", "r34", "r49", "r50", "r74", "r90", "r100", "r101", "r124",
+                       "r152", "r200", "r269"), "r18 ... r269; n8 for small pictures"),
+    Family("mobilefacenet", ("y1",), "y1, MobileFaceNet"),
+)
+MODULES = {name: family.module for family in FAMILIES for name in family.names}
+ABOUT = "; ".join(family.about for family in FAMILIES)
 
 
 def get_symbol(network: str = "r50", embedding_size: int = 512, *, version_se: int = 0,
                version_input: int = 1, version_output: str = "E", version_unit: int = 3,
                version_act: str = "prelu", bn_momentum: float = 0.9,
-               depthwise_prelu: bool = True, dtype: str = "float32") -> mx.sym.Symbol:
+               depthwise_prelu: bool = True, dtype: str = "float32") -> "Symbol":
     """The embedding network as a symbol of one input, ``data`` (N, 3, H, W), RGB 0-255.
 
     Parameters
     ----------
     network : str
-        A key of :data:`BUILDERS` (``--network``): ``n8``, ``r18`` ... ``r269``, or ``y1``,
+        A name in :data:`FAMILIES` (``--network``): ``n8``, ``r18`` ... ``r269``, or ``y1``,
         MobileFaceNet.
     embedding_size : int
         Length of the embedding.
@@ -49,17 +66,19 @@ def get_symbol(network: str = "r50", embedding_size: int = 512, *, version_se: i
     ArgumentError
         For a value no table holds; the text lists the known ones.
     """
-    build = lookup(BUILDERS, network, "network")
+    from unequal.symbols.layers import ACTIVATIONS, DTYPES, Layers
+
+    module = importlib.import_module("unequal.symbols." + lookup(MODULES, network, "network"))
     lookup(ACTIVATIONS, version_act, "version_act")
     lookup({0: None, 1: None}, version_se, "version_se")
     lookup(dict.fromkeys(DTYPES), dtype, "dtype")
     layers = Layers(version_act, bn_momentum, depthwise_prelu, dtype)
-    return build(network, embedding_size, layers, version_se=version_se,
-                 version_input=version_input, version_output=version_output,
-                 version_unit=version_unit)
+    return module.build(network, embedding_size, layers, version_se=version_se,
+                        version_input=version_input, version_output=version_output,
+                        version_unit=version_unit)
 
 
-def check_size(symbol: mx.sym.Symbol, network: str, image_size: Tuple[int, int]) -> None:
+def check_size(symbol: "Symbol", network: str, image_size: Tuple[int, int]) -> None:
     """Refuse pictures that are too small for a network's layers, before MXNet binds it.
 
     A network halves its pictures several times, and ``y1`` then needs features of 7x7: its
@@ -77,9 +96,11 @@ def check_size(symbol: mx.sym.Symbol, network: str, image_size: Tuple[int, int])
     ------
     ArgumentError
     """
+    from mxnet.base import MXNetError
+
     try:
         symbol.infer_shape_partial(data=(1, 3) + tuple(image_size))
-    except mx.base.MXNetError as error:
+    except MXNetError as error:
         height, width = image_size
         raise ArgumentError(
             f"network {network}: pictures of {height}x{width} are too small for its layers; pack "

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from helpers.loops import assert_close, cases, recorded, run
-from unequal.errors import InputError
-from unequal.symbols import fresnet, layers, networks
+from unequal.symbols import fresnet, networks
 
 # network -> (convolutions with a 3x3 or 1x1 kernel on the main path, channels of the last stage).
 # The number in a name is those and the fully connected layer, except where a unit has three
@@ -121,24 +120,6 @@ def test_squeeze_excite_adds_two_convolutions_a_unit(network):
     assert not [name for name in states if "_se_" in name]
 
 
-def test_squeeze_excite_scales_channels_by_a_gate():
-    """The gate written out in NumPy, on one layer alone."""
-    random = np.random.RandomState(0)
-    symbol = layers.Layers("prelu", 0.9, False).squeeze_excite(mx.sym.Variable("data"), 32, "u")
-    data = random.randn(2, 32, 3, 5)
-    values = {"data": data, "u_se_conv1_weight": random.randn(2, 32, 1, 1),
-              "u_se_conv1_bias": random.randn(2), "u_se_relu1_gamma": np.array([0.1, 0.7]),
-              "u_se_conv2_weight": random.randn(32, 2, 1, 1), "u_se_conv2_bias": random.randn(32)}
-    outputs, _ = run(symbol, {name: value.astype(np.float32) for name, value in values.items()},
-                     inputs=list(values), head_gradients=[data])
-    squeezed = data.mean(axis=(2, 3)) @ values["u_se_conv1_weight"][:, :, 0, 0].T
-    squeezed += values["u_se_conv1_bias"]
-    squeezed = np.where(squeezed > 0, squeezed, values["u_se_relu1_gamma"] * squeezed)
-    gate = squeezed @ values["u_se_conv2_weight"][:, :, 0, 0].T + values["u_se_conv2_bias"]
-    gate = 1 / (1 + np.exp(-gate))
-    assert_close(next(iter(outputs.values())), data * gate[:, :, None, None], 1e-5)
-
-
 @pytest.mark.parametrize("version, kernel, side", [(0, 7, 4), (1, 3, 8)])
 def test_input_versions(version, kernel, side):
     symbol = networks.get_symbol("n8", version_input=version)
@@ -237,49 +218,6 @@ def test_relu_has_no_slopes():
     assert_close(relu, prelu, 1e-5)
 
 
-@pytest.mark.parametrize("arguments, text", [
-    (dict(network="r51"), "network 'r51' is unknown; known are n8, r18, r34, r49, r50, r74, r90, "
-                          "r100, r101, r124, r152, r200, r269, y1."),
-    (dict(version_output="K"),
-     "version_output 'K' is unknown; known are E, F, G, H, I, FC, J, GAP."),
-    (dict(version_output="Z"),
-     "version_output 'Z' is not supported: its features, (channels, height, width), fit no "
-     "classifier of emb_size columns; use E."),
-    (dict(version_input=2), "version_input 2 is unknown; known are 0, 1."),
-    (dict(version_act="gelu"), "version_act 'gelu' is unknown; known are prelu, relu."),
-    (dict(version_unit=1), "version_unit 1 is unknown; known are 3."),
-    (dict(version_se=2), "version_se 2 is unknown; known are 0, 1."),
-])
-def test_unknown_values_answer_with_the_known(arguments, text):
-    with pytest.raises(InputError) as error:
-        networks.get_symbol(**arguments)
-    assert str(error.value) == text
-
-
-# MXNet's own operator fails the second: its gradient of the slope is wrong behind a computed input.
-@pytest.mark.parametrize("before", ["input", "computed"])
-@pytest.mark.parametrize("function", [layers.prelu, layers.prelu_depthwise])
-def test_prelu_by_loops(function, before):
-    random = np.random.RandomState(0)
-    data, slope = random.randn(3, 16, 4, 5), random.randn(3, 16, 4, 5)
-    gamma = np.linspace(-0.5, 1.5, 16)
-    data[0, :, 0, 0] = 0
-    symbol = mx.sym.Variable("data")
-    symbol = function(symbol if before == "input" else symbol * 1.0, 16, "relu0")
-    outputs, gradients = run(symbol, {"data": data.astype(np.float32),
-                                      "relu0_gamma": gamma.astype(np.float32)},
-                             inputs=(), head_gradients=[slope])
-    expected, into_data, into_gamma = np.zeros_like(data), np.zeros_like(data), np.zeros(16)
-    for index, x in np.ndenumerate(data):
-        a = gamma[index[1]]
-        expected[index] = x if x > 0 else a * x
-        into_data[index] = slope[index] * (1 if x > 0 else a)
-        into_gamma[index[1]] += slope[index] * (0 if x > 0 else x)
-    assert_close(outputs["relu0"], expected, 1e-6)
-    assert_close(gradients["relu0_gamma"], into_gamma, 1e-6)
-    assert_close(gradients["data"], into_data, 1e-6)
-
-
 def test_both_prelus_make_the_same_network():
     data = np.random.RandomState(1).randint(0, 256, (4, 3, 32, 32)).astype(np.float32)
     head_gradient = np.random.RandomState(2).randn(4, 16)
@@ -348,9 +286,3 @@ def test_momentum_of_the_moving_averages(momentum):
     mean = conv0["conv0"].mean(axis=(0, 2, 3))
     assert_close(states["bn0_moving_mean"],
                  momentum * values["bn0_moving_mean"] + (1 - momentum) * mean, 1e-5)
-
-
-def test_dropout_is_mxnets_so_that_seeds_count_on_gpus():
-    nodes = json.loads(networks.get_symbol("r18").tojson())["nodes"]
-    dropout = [node for node in nodes if node["op"] == "Dropout"]
-    assert [node["attrs"]["cudnn_off"] for node in dropout] == ["True"]

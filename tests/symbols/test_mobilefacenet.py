@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from unequal.errors import ArgumentError
+from unequal.models.embedder import Embedder
 from unequal.symbols import networks
 
 # Names, shapes and the output itself: test_parity.py, beside a recording of InsightFace's symbol.
@@ -52,3 +53,10 @@ def test_pictures_that_are_too_small_are_refused_before_binding():
     with pytest.raises(ArgumentError, match="^network y1: pictures of 96x112 are too small for "
                                             "its layers; pack them larger"):
         networks.check_size(symbol, "y1", (96, 112))
+
+
+def test_an_embedder_of_too_small_pictures_is_refused_without_mxnets_words():
+    symbol = networks.get_symbol("y1", 8)
+    with pytest.raises(ArgumentError, match="^The network's layers do not fit pictures of "
+                                            "48x64 pixels: give the image_size it was trained on"):
+        Embedder(symbol, {}, {}, (48, 64))

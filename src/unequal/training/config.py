@@ -17,6 +17,7 @@ from dataclasses import replace as replace  # the way to another configuration
 from typing import Any, Dict, Type, TypeVar
 
 from unequal.errors import ArgumentError
+from unequal.symbols import networks
 from unequal.system import files
 from unequal.training.flags import (
     ANYWHERE,
@@ -48,7 +49,7 @@ class Config:
     """
 
     # The network.
-    network: str = flag("r50", "r18 ... r269; n8 for small pictures; y1, MobileFaceNet")
+    network: str = flag("r50", networks.ABOUT)
     version_se: int = flag(0, "1: squeeze-and-excitation", allowed=SWITCH)
     version_input: int = flag(1, "0: 7x7 stride 2, 1: 3x3 stride 1 first convolution")
     version_output: str = flag("E", "how the embedding is made of the features")
