@@ -149,11 +149,12 @@ class Sound:
             for number in range(5))
         self.cfp = {f"cfp/Data/Images/{who:03d}/{side}/{place:02d}.jpg": jpegs[2 * who]
                     for who in (1, 2, 3) for side in ("frontal", "profile") for place in (1, 2)}
-        rows = "".join(f"{number} ../Data/Images/{who:03d}/{{}}/{place:02d}.jpg\n"
-                       for number, (who, place) in enumerate(
-                           ((who, place) for who in (1, 2, 3) for place in (1, 2)), 1))
-        self.cfp_lists = {"Pair_list_F.txt": rows.format(*["frontal"] * 6),
-                          "Pair_list_P.txt": rows.format(*["profile"] * 6)}
+        pictures = [(who, place) for who in (1, 2, 3) for place in (1, 2)]
+        self.cfp_lists = {
+            f"Pair_list_{side[0].upper()}.txt": "".join(
+                f"{number} ../Data/Images/{who:03d}/{side}/{place:02d}.jpg\n"
+                for number, (who, place) in enumerate(pictures, 1))
+            for side in ("frontal", "profile")}
         for number in range(1, 11):
             for kind in ("FF", "FP"):
                 self.cfp_lists[f"Split/{kind}/{number:02d}/same.txt"] = "1,2\n3,4\n"

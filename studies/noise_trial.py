@@ -131,7 +131,8 @@ def main() -> int:
         rows.append((right / max(1, len(listed)), right / len(wrong)))
         print(f"{seed:6d}{len(truth):10d}{len(listed):8d}{rows[-1][0]:11.3f}{rows[-1][1]:8.3f}"
               f"{hits.get('flip', np.nan):10.3f}{hits.get('outlier', np.nan):12.3f}", flush=True)
-    print("mean{:31.3f}{:8.3f}".format(*np.mean(rows, axis=0)))
+    precision, recall = np.mean(rows, axis=0)
+    print(f"mean{precision:31.3f}{recall:8.3f}")
     return 0
 
 

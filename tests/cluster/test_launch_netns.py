@@ -28,8 +28,8 @@ def ip(*arguments):
 @pytest.fixture
 def namespaces():
     """Names of two namespaces that reach each other, and nothing else."""
-    names = ["unequal-{}-{}".format(letter, os.getpid()) for letter in "ab"]
-    ends = ["veth-{}-{}".format(letter, os.getpid() % 10000) for letter in "ab"]
+    names = [f"unequal-{letter}-{os.getpid()}" for letter in "ab"]
+    ends = [f"veth-{letter}-{os.getpid() % 10000}" for letter in "ab"]
     try:
         for name in names:
             ip("netns", "add", name)
@@ -56,20 +56,20 @@ def sshds(namespaces, tmp_path):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f",
                         str(tmp_path / key)], check=True)
     config, started = tmp_path / "sshd_config", []
-    config.write_text("Port {}\nHostKey {}\nAuthorizedKeysFile {}\nPermitRootLogin yes\n"
-                      "StrictModes no\nUsePAM no\nPidFile none\n".format(
-                          PORT, tmp_path / "host", tmp_path / "user.pub"))
+    config.write_text(f"Port {PORT}\nHostKey {tmp_path}/host\nAuthorizedKeysFile "
+                      f"{tmp_path}/user.pub\nPermitRootLogin yes\nStrictModes no\nUsePAM no\n"
+                      "PidFile none\n")
     ssh = tmp_path / "bin" / "ssh"
     ssh.parent.mkdir()
-    ssh.write_text("#!/bin/sh\nexec {} -F none -i {} -l {} -o StrictHostKeyChecking=no -o "
-                   "UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o Port={} \"$@\"\n".format(
-                       shutil.which("ssh"), tmp_path / "user", getpass.getuser(), PORT))
+    ssh.write_text(f"#!/bin/sh\nexec {shutil.which('ssh')} -F none -i {tmp_path}/user -l "
+                   f"{getpass.getuser()} -o StrictHostKeyChecking=no -o "
+                   f"UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o Port={PORT} \"$@\"\n")
     ssh.chmod(0o755)
     for name in namespaces[0]:
         started.append(subprocess.Popen(["ip", "netns", "exec", name, sshd, "-D", "-e", "-f",
                                          str(config)], stderr=subprocess.DEVNULL))
     time.sleep(1)
-    yield "{}:{}".format(ssh.parent, os.environ["PATH"])
+    yield f"{ssh.parent}:{os.environ['PATH']}"
     for process in started:
         process.kill()
         process.wait()
@@ -79,7 +79,7 @@ def sshds(namespaces, tmp_path):
 def test_a_host_that_is_cut_off(launcher, namespaces, sshds, tmp_path):
     names, ends = namespaces
     port = ":" + PORT if launcher == "ssh" else ""  # the pretended ssh gives mpirun's its port
-    (tmp_path / "hosts").write_text("{}{port}\n{}{port}\n".format(HERE, THERE, port=port))
+    (tmp_path / "hosts").write_text(f"{HERE}{port}\n{THERE}{port}\n")
     work = ("import unequal, mxnet as mx, time\n"
             "store = mx.kv.create('dist_sync')\n"
             "store.init('a', mx.nd.zeros(4))\n"
@@ -109,20 +109,20 @@ def test_a_host_that_is_cut_off(launcher, namespaces, sshds, tmp_path):
                 ["ip", "netns", "exec", name, "ss", "-Hltnp"], universal_newlines=True)
             # MPI's daemons listen everywhere; that is theirs.
             assert {line.split()[3].rpartition(":")[0] for line in listening.splitlines()
-                    if any("pid={},".format(pid) in line for pid in members)} == {address}
+                    if any(f"pid={pid}," in line for pid in members)} == {address}
 
         ip("-n", names[1], "link", "set", ends[1], "down")
         start = time.monotonic()
         errors = job.communicate(timeout=60)[1]
-        print("the launcher ended after {:.1f} s".format(time.monotonic() - start))
+        print(f"the launcher ended after {time.monotonic() - start:.1f} s")
         assert job.returncode == 1
         message = errors.splitlines()[-1]
-        assert " on {} ".format(THERE) in message, errors
+        assert f" on {THERE} " in message, errors
         assert launcher != "ssh" or "could not be reached or was cut off (ssh " in message, errors
         assert not jobs.running(ours)
         jobs.wait_for(lambda: not jobs.running(theirs), "the end on the other host",
                       60 - (time.monotonic() - start))
-        print("the other host's processes ended after {:.1f} s".format(time.monotonic() - start))
+        print(f"the other host's processes ended after {time.monotonic() - start:.1f} s")
     finally:
         job.kill()
         job.communicate()

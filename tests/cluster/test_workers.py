@@ -58,7 +58,7 @@ def test_two_workers_make_the_updates_of_one_with_two_devices(both):
             # BatchNorm takes a fixed gamma as 1, whatever weight decay has made of its array.
             if name != "arg:fc1_gamma":
                 np.testing.assert_allclose(found[name].asnumpy(), expected[name].asnumpy(), 1e-4,
-                                           1e-6, err_msg="{} {}".format(path, name))
+                                           1e-6, err_msg=f"{path} {name}")
 
 
 def test_worker_0_writes_and_the_others_have_a_log_of_their_own(both):
@@ -138,7 +138,7 @@ def test_a_killed_server_or_scheduler_ends_the_job(role, name, launch):
             signal.SIGKILL)
     errors = job.communicate(timeout=60)[1]
     assert job.returncode == 1
-    assert errors.splitlines()[-1].startswith("error: {} was killed by SIGKILL; ".format(name))
+    assert errors.splitlines()[-1].startswith(f"error: {name} was killed by SIGKILL; ")
     assert jobs.running(everything) == []
 
 

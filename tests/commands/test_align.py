@@ -143,12 +143,12 @@ def test_with_other_settings_it_is_another_folder(tmp_path, squares):
         align.align(source, out, align.Settings(source, size=(64, 64)))
 
 
-@pytest.mark.parametrize("row", ("a.jpg,aligned,many,,,,,,{}", "{}", "a" * 140000 + ",,1,,,,,,{}"))
+@pytest.mark.parametrize("row", ("a.jpg,aligned,many,,,,,,", "", "a" * 140000 + ",,1,,,,,,"))
 def test_a_damaged_table_is_one_sentence(tmp_path, row):
     path = tmp_path / "aligned.csv"
     rule = align.Settings("").rule
-    path.write_text(",".join(align.FIELDS) + "\n" + row.format(rule) + "\n")
-    if row == "{}":  # a line that is not whole is done again
+    path.write_text(",".join(align.FIELDS) + "\n" + row + rule + "\n")
+    if not row:  # a line that is not whole is done again
         assert align.read_table(str(path), rule) == {}
         return
     with pytest.raises(InputError, match="is not the table of `unequal align`"):

@@ -19,9 +19,9 @@ def make(directory, counts, mark):
     with RecordWriter(str(directory), (16, 16)) as writer:
         for label, count in enumerate(counts):
             for number in range(count):
-                name = "{}{}/{}".format(mark, label, number)
+                name = f"{mark}{label}/{number}"
                 writer.add(label, picture + name.encode(), name)
-    write_names(str(directory), ["{}{}".format(mark, label) for label in range(len(counts))])
+    write_names(str(directory), [f"{mark}{label}" for label in range(len(counts))])
     return str(directory)
 
 
@@ -53,7 +53,7 @@ def test_truth_says_what_each_record_shows(sets, tmp_path, capsys):
             label, data = records.image(key)
             mark, person, number = shown(data)
             seen.append((mark, person, number))
-            assert line[1:] == ["{}{}/{}".format(mark, person, number), str(label)]
+            assert line[1:] == [f"{mark}{person}/{number}", str(label)]
             true, kind = truth[int(key)]
             kinds.append(kind)
             assert true == (-1 if mark == "s" else person)

@@ -12,8 +12,8 @@ def test_command(tmp_path, capsys):
     assert cli.main(["denoise", source, path, source]) == 1
     assert "every set needs a folder of its own" in capsys.readouterr().err
     assert cli.main(["denoise", source, str(tmp_path / "none"), out]) == 1
-    assert capsys.readouterr().err == "error: {}: No such file or directory\n".format(
-        tmp_path / "none")
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}/none: No such file or directory\n")
 
 
 def test_relabelled_sets_can_be_inspected_split_and_unpacked(tmp_path, capsys):

@@ -26,7 +26,7 @@ def test_a_machine_that_can_train():
     assert (done.returncode, done.stderr) == (0, "")
     table = rows(done.stdout)
     assert table["mxnet"].startswith("1.9.1 (mxnet")
-    assert table["python"].startswith("{}.{}.".format(*sys.version_info))
+    assert table["python"].startswith(f"{sys.version_info[0]}.{sys.version_info[1]}.")
     assert table["threads"].startswith("3 (OMP_NUM_THREADS)")
     assert table["cpu(0)"].startswith("a small network agrees with the CPU: ")
     assert table["trains on"] == "cpu(0)"

@@ -178,7 +178,7 @@ def test_command(small, tmp_path, capsys):
     command = ["export", "--model", str(tmp_path / "model") + ",7", "--onnx", str(out)]
     assert cli.main(command) == 0
     line = capsys.readouterr().out
-    assert line.startswith("{}: ".format(out)) and "embedding_size 24" in line
+    assert line.startswith(f"{out}: ") and "embedding_size 24" in line
     symbol, *params = small
     assert largest_difference(symbol, params, (32, 32), onnx.load(str(out))) < 1e-4
     for size in ("32", "32x32", "32,32"):  # the last was our older spelling

@@ -18,7 +18,7 @@ def arrays():
 def test_identify(arrays, tmp_path, capsys, kind):
     probes, names, strangers = arrays
     write = WRITERS[kind]
-    stranger_names = ["d/{}/{}.jpg".format(row % 7, row) for row in range(40)]
+    stranger_names = [f"d/{row % 7}/{row}.jpg" for row in range(40)]
     noise, bad = tmp_path / "noise.txt", tmp_path / "bad.txt"
     noise.write_text("p0/p0_1.png\n")
     bad.write_text("3/3.jpg\n5/5.jpg\n")
@@ -46,7 +46,7 @@ def test_identify(arrays, tmp_path, capsys, kind):
                                 "rank-5", "%", "TAR@1e-04", "%", "TAR@1e-05",
                                 "%", "TAR@1e-06", "%"]
     assert lines[1].split()[:5] == ["14", "5", "38", "26",
-                                    "{:.2f}".format(100 * expected["rank_1"])]
+                                    f"{100 * expected['rank_1']:.2f}"]
     assert "smallest FAR these 532 impostor pairs" in lines[2]
 
 

@@ -33,7 +33,7 @@ def lfw(tmp_path):
     for who, count in PEOPLE.items():
         (root / who).mkdir(parents=True)
         for number in range(1, count + 1):
-            name = "{0}/{0}_{1:04d}.jpg".format(who, number)
+            name = f"{who}/{who}_{number:04d}.jpg"
             (root / name).write_bytes(marked(name))
     (root / "Thumbs.db").write_bytes(b"not a picture")
     same = ["Ann_Lee\t1\t2", "Bo_Li\t1\t3"]
@@ -68,7 +68,7 @@ def test_lfw(lfw, archive):
     assert list(read_names(str(out)).values()) == ["Ann_Lee", "Cy_Ng", "Zoë_O'Hara"]
     images = packed(out)
     assert [name for _, name in images] == [
-        "{0}/{0}_{1:04d}.jpg".format(who, number) for who in ("Ann_Lee", "Cy_Ng", "Zoë_O'Hara")
+        f"{who}/{who}_{number:04d}.jpg" for who in ("Ann_Lee", "Cy_Ng", "Zoë_O'Hara")
         for number in range(1, PEOPLE[who] + 1)]
     pictures, issame = load_bin(str(out / "lfw.bin"))
     assert issame.tolist() == [True, False] * 10  # the published order, so the published folds
@@ -119,23 +119,23 @@ def make_cfp(root, people, splits):
     frontal, profile = [], []
     for person in range(1, people + 1):
         for kind, count, rows in (("frontal", 2, frontal), ("profile", 1, profile)):
-            (images / "{:03d}".format(person) / kind).mkdir(parents=True)
+            (images / f"{person:03d}" / kind).mkdir(parents=True)
             for number in range(1, count + 1):
-                name = "{:03d}/{}/{:02d}.jpg".format(person, kind, number)
+                name = f"{person:03d}/{kind}/{number:02d}.jpg"
                 (images / name).write_bytes(marked(name))
-                rows.append("{} ../Data/Images/{}".format(len(rows) + 1, name))
+                rows.append(f"{len(rows) + 1} ../Data/Images/{name}")
     (lists / "Split").mkdir(parents=True)
     (lists / "Pair_list_F.txt").write_text("\n".join(frontal))
     (lists / "Pair_list_P.txt").write_text("\n".join(profile))
     for split in range(1, splits + 1):
         for kind in ("FF", "FP"):
-            folder = lists / "Split" / kind / "{:02d}".format(split)
+            folder = lists / "Split" / kind / f"{split:02d}"
             folder.mkdir(parents=True)
             a, b = 2 * split - 1, 2 * split  # the split's people
             same, other = ((2 * a - 1, 2 * a), (2 * a, 2 * b)) if kind == "FF" else (
                 (2 * a, a), (2 * a, b))
-            (folder / "same.txt").write_text("{},{}\n".format(*same) * 2)
-            (folder / "diff.txt").write_text("{},{}\n".format(*other) * 2)
+            (folder / "same.txt").write_text(f"{same[0]},{same[1]}\n" * 2)
+            (folder / "diff.txt").write_text(f"{other[0]},{other[1]}\n" * 2)
     return root
 
 
@@ -143,12 +143,12 @@ def test_cfp(tmp_path):
     source, out = make_cfp(tmp_path / "down", 20, 10), tmp_path / "out"
     assert run("cfp", source, out, "--people", "1-3") == 0
     assert [name for _, name in packed(out)] == [
-        "{:03d}/{}.jpg".format(person, name) for person in (1, 2, 3)
+        f"{person:03d}/{name}.jpg" for person in (1, 2, 3)
         for name in ("frontal/01", "frontal/02", "profile/01")]
     pictures, issame = load_bin(str(out / "cfp_fp.bin"))
     # Ten splits: two same pairs, then two different ones of each, fold by fold.
     assert issame.tolist() == [True, True, False, False] * 10
-    one, other = (["001/frontal/02.jpg", "{:03d}/profile/01.jpg".format(who)] for who in (1, 2))
+    one, other = (["001/frontal/02.jpg", f"{who:03d}/profile/01.jpg"] for who in (1, 2))
     assert [mark(data) for data in pictures[:6]] == one + one + other
     pictures, _ = load_bin(str(out / "cfp_ff.bin"))
     assert [mark(data) for data in pictures[-2:]] == ["019/frontal/02.jpg", "020/frontal/02.jpg"]
@@ -200,8 +200,8 @@ def make_pack(directory, arrays, listed, counts=(12, 3, 10, 5)):
         ranges.append((key, key + count))
         for number in range(count):
             header = mx.recordio.IRHeader(0, [label, 0.0] if arrays else float(label), key, 0)
-            writer.write_idx(key, pack(header, marked("{}/{}".format(label, number))))
-            lines.append("1\t/data/{}/{}.jpg\t{}\n".format(label, number, label))
+            writer.write_idx(key, pack(header, marked(f"{label}/{number}")))
+            lines.append(f"1\t/data/{label}/{number}.jpg\t{label}\n")
             key += 1
     for pair in ranges:
         writer.write_idx(key, pack(mx.recordio.IRHeader(2, list(pair), key, 0), b""))
@@ -209,7 +209,7 @@ def make_pack(directory, arrays, listed, counts=(12, 3, 10, 5)):
     writer.close()
     if listed:
         (directory / "train.lst").write_text("".join(lines))
-    (directory / "property").write_text("{},16,16".format(len(counts)))  # no line break there
+    (directory / "property").write_text(f"{len(counts)},16,16")  # no line break there
     for name in ("lfw", "agedb_30"):
         pictures = [encoded(smooth(16, 16, seed)) for seed in range(40)]
         with open(str(directory / (name + ".bin")), "wb") as file:
@@ -221,11 +221,11 @@ def make_pack(directory, arrays, listed, counts=(12, 3, 10, 5)):
 def test_insightface_pack(tmp_path, arrays, listed, capsys):
     source, out = make_pack(tmp_path / "faces", arrays, listed), tmp_path / "out"
     assert cli.main(["import", "insightface", str(source), str(out)]) == 0
-    assert packed(out / "head") == [(new, "{}/{}".format(old, number))
+    assert packed(out / "head") == [(new, f"{old}/{number}")
                                     for new, (old, count) in enumerate(((0, 12), (2, 10)))
                                     for number in range(count)]
     assert [name for _, name in packed(out / "tail")] == [
-        "{}/{}".format(old, number) for old, count in ((1, 3), (3, 5)) for number in range(count)]
+        f"{old}/{number}" for old, count in ((1, 3), (3, 5)) for number in range(count)]
     for name in ("lfw.bin", "agedb_30.bin"):
         assert (out / "eval_dataset" / name).read_bytes() == (source / name).read_bytes()
     said = capsys.readouterr().out

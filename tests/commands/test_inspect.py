@@ -64,7 +64,7 @@ def test_pictures_at_fault(tmp_path):
     for fault, key, text in zip(faults, (2, 3, 5, 6), (
             "not a picture, or cut short", "is 24 pixels high and 20 wide but should be 20 and 24",
             "damaged picture, the decoder says: Corrupt JPEG data", "not a picture")):
-        assert fault.startswith("{}: record {}: ".format(os.path.join(directory, "train.rec"), key))
+        assert fault.startswith(f"{directory}{os.sep}train.rec: record {key}: ")
         assert text in fault
 
 

@@ -146,13 +146,13 @@ def pretend(tmp_path, monkeypatch):
     def put(name):
         script = tmp_path / "bin" / name
         script.parent.mkdir()
-        script.write_text("#!{}\nimport os, sys\n"
-                          "print(*sys.argv[1:-1], file=open({!r}, 'a'))\n"
+        calls = str(tmp_path / "calls")
+        script.write_text(f"#!{sys.executable}\nimport os, sys\n"
+                          f"print(*sys.argv[1:-1], file=open({calls!r}, 'a'))\n"
                           "os.chdir('/')\n"
-                          "os.execle('/bin/sh', 'sh', '-c', sys.argv[-1], {{'HOME': '/'}})\n"
-                          .format(sys.executable, str(tmp_path / "calls")))
+                          "os.execle('/bin/sh', 'sh', '-c', sys.argv[-1], {'HOME': '/'})\n")
         script.chmod(0o755)
-        monkeypatch.setenv("PATH", "{}:{}".format(script.parent, os.environ["PATH"]))
+        monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
 
     return put
 
@@ -180,8 +180,8 @@ def test_other_hosts(launcher, program, hosts, calls, message, tmp_path, pretend
     assert job.returncode == 1
     assert message in errors
     for number in range(2):
-        if (tmp_path / "worker{}".format(number)).exists():  # the first to end may end the other
-            assert eval((tmp_path / "worker{}".format(number)).read_text()) == (
+        if (tmp_path / f"worker{number}").exists():  # the first to end may end the other
+            assert eval((tmp_path / f"worker{number}").read_text()) == (
                 ["a b", "'"], "it's $HOME", "127.0.0.1")
     noted = (tmp_path / "calls").read_text().splitlines()
     assert all(any(line.endswith(call) for line in noted) for call in calls)

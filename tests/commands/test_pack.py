@@ -89,7 +89,7 @@ def test_unpack_leaves_nothing_half_done(folder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     record.write_bytes(record.read_bytes().replace(b"oops", b"\x0a\x23\xd7\xce"))
     assert cli.main(["unpack", str(tmp_path / "set"), str(tmp_path / "empty")]) == 0
-    assert capsys.readouterr().out == "{}: 12 images\n".format(tmp_path / "empty")
+    assert capsys.readouterr().out == f"{tmp_path}/empty: 12 images\n"
 
 
 def test_people_held_out_for_verification(tmp_path, capsys):

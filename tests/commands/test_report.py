@@ -72,12 +72,11 @@ def run_directory(tmp_path_factory):
         keys = records.image_keys
     random = np.random.RandomState(0)
     scores = random.permutation(len(keys)) / len(keys)
-    (directory / "scores.csv").write_text("# 0\n{}\n{}".format(
-        ",".join(noise_lists.COLUMNS), "".join("{},{},0.75,0.125,{!r},{}\n".format(
-            label, key, float(score), (label + 1) % 6)
-            for label, key, score in zip(labels, keys, scores))))
+    (directory / "scores.csv").write_text("\n".join(["# 0", ",".join(noise_lists.COLUMNS)] + [
+        f"{label},{key},0.75,0.125,{float(score)!r},{(label + 1) % 6}"
+        for label, key, score in zip(labels, keys, scores)]) + "\n")
     listed = keys[scores < 0.2]
-    (directory / "list.txt").write_text("".join("0 {} 0.1 0.1\n".format(key) for key in listed))
+    (directory / "list.txt").write_text("".join(f"0 {key} 0.1 0.1\n" for key in listed))
     facts = {
         "title": TITLE, "data": "data", "seed": 0, "seconds": 83.2,
         "commands": ["make <demo>"], "rows": [
@@ -105,7 +104,7 @@ def _with(run_directory, tmp_path, **changes):
 def test_page_is_whole_escaped_and_always_the_same(run_directory, capsys):
     directory = run_directory[0]
     assert cli.main(["report", str(directory)]) == 0
-    assert capsys.readouterr().out == "{}/report.html\n".format(directory)
+    assert capsys.readouterr().out == f"{directory}/report.html\n"
     text = (directory / "report.html").read_text(encoding="utf-8")
     assert "<title>A &lt;b&gt;run&lt;/b&gt; &amp; &quot;more&quot;</title>" in text
     assert "step 4: &lt;tail&gt;" in text and "<tail>" not in text and "make &lt;demo&gt;" in text
@@ -121,8 +120,8 @@ def test_page_is_whole_escaped_and_always_the_same(run_directory, capsys):
     assert "url(" not in text and "<script" not in text
     assert "default-src &#x27;none&#x27;" in text
     for element in ("table", "section", "figure", "article", "div", "p", "tr", "td", "picture"):
-        assert len(re.findall("<{}[ >]".format(element), text)) == text.count(
-            "</{}>".format(element)), element
+        assert len(re.findall(f"<{element}[ >]", text)) == text.count(
+            f"</{element}>"), element
     other = directory / "sub" / "again.html"
     assert cli.main(["report", str(directory), "--out", str(other)]) == 0
     assert other.read_text(encoding="utf-8") == text
@@ -304,7 +303,7 @@ def test_roc_areas(run_directory):
             distances = verification.pair_distances(plain + flipped)
             # The share of pairs (same, different) in the right order.
             area = np.mean(distances[issame][:, None] < distances[~issame])
-            expected.append("{:.2f}".format(100 * area))
+            expected.append(f"{100 * area:.2f}")
     assert cells == expected
     assert text.count("<picture>") == 2
 
@@ -315,15 +314,16 @@ def test_suspects_are_the_lowest_scores(run_directory):
     worst = sorted(scores, key=scores.get)[:report_pictures.SUSPECTS]
     assert [int(key) for key in re.findall(r"<figcaption>image (\d+)<", text)] == worst
     cards = re.findall("<article>(.*?)</article>", text)
-    words = {"flip": "Wrong label: this is {}", "split": "Second label of {}",
-             "outlier": "Nobody of the set", "clean": "The label is right"}
     for key, card in zip(worst, cards):
         identity, kind = truth[key]
-        assert ">{}</p>".format(words[kind].format(identity)) in card
+        words = {"flip": f"Wrong label: this is {identity}", "split": f"Second label of {identity}",
+                 "outlier": "Nobody of the set", "clean": "The label is right"}
+        assert f">{words[kind]}</p>" in card
         assert card.count("<img") == 3 and "has a probability of 75.0%, the label of 12.5%" in card
-    wrong = [kind != "clean" for _, kind in truth.values()]
-    assert "In truth {} of these 24 labels are wrong; in the whole set {:.0%} are.".format(
-        sum(truth[key][1] != "clean" for key in worst), np.mean(wrong)) in text
+    wrong = np.mean([kind != "clean" for _, kind in truth.values()])
+    shown = sum(truth[key][1] != "clean" for key in worst)
+    assert (f"In truth {shown} of these 24 labels are wrong; in the whole set {wrong:.0%} are."
+            in text)
 
 
 def test_typical_picture_is_the_least_suspected_of_the_label(run_directory):
@@ -331,10 +331,10 @@ def test_typical_picture_is_the_least_suspected_of_the_label(run_directory):
     text = report_pictures.suspects(report.Run(str(directory)))
     with RecordSet(str(directory / "data" / "MF2_pic9_head")) as records:
         for words in ("label", "predicted"):
-            label = int(re.search("<figcaption>{} (\\d+)<".format(words), text).group(1))
+            label = int(re.search(f"<figcaption>{words} (\\d+)<", text).group(1))
             best = max((key for key in records.image_keys if records.image(key)[0] == label),
                        key=scores.get)
-            assert page.picture(records.image(best)[1], "", "{} {}".format(words, label)) in text
+            assert page.picture(records.image(best)[1], "", f"{words} {label}") in text
 
 
 def test_noise_quality(run_directory):
@@ -349,7 +349,7 @@ def test_noise_quality(run_directory):
         noisy = [truth[key][1] != "clean" for key in among]
         listed = sum(scores[key] < 0.2 for key in among)
         precisions = [np.mean(noisy[:place + 1]) for place, bad in enumerate(noisy) if bad]
-        assert found[name] == [str(sum(noisy))] + ["{:.1f}".format(100 * value) for value in (
+        assert found[name] == [str(sum(noisy))] + [f"{100 * value:.1f}" for value in (
             np.mean(noisy), np.mean(precisions), np.mean(noisy[:listed]),
             sum(noisy[:listed]) / sum(noisy))], name
 

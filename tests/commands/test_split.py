@@ -9,7 +9,7 @@ def test_command(tmp_path, capsys):
     head, tail = str(tmp_path / "head"), str(tmp_path / "tail")
     assert cli.main(["split", source, head, tail, "--head-min-images", "9"]) == 0
     assert capsys.readouterr().out == (
-        "{}: 31 images of 3 identities\n{}: 6 images of 3 identities\n".format(head, tail))
+        f"{head}: 31 images of 3 identities\n{tail}: 6 images of 3 identities\n")
     for same in ([source, head, head], [source, source, tail], [source, head, source + "/."]):
         assert cli.main(["split"] + same) == 1
         assert "every set needs a folder of its own" in capsys.readouterr().err

@@ -46,9 +46,9 @@ def test_verify(sets, checkpoint, network, capsys):  # noqa: F811
             assert numbers[key] == pytest.approx(value, rel=1e-5), (name, key)
         assert numbers["min_far"] == 0.1
         assert numbers["tar_at_1e-02"] is None
-        assert "{:.3f} +- {:.3f}".format(100 * expected.accuracy_flip,
-                                         100 * expected.accuracy_flip_std) in "\n".join(lines)
-        assert "{}: smallest FAR these pairs can show 1.0e-01".format(name) in "\n".join(lines)
+        mean, deviation = 100 * expected.accuracy_flip, 100 * expected.accuracy_flip_std
+        assert f"{mean:.3f} +- {deviation:.3f}" in "\n".join(lines)
+        assert f"{name}: smallest FAR these pairs can show 1.0e-01" in "\n".join(lines)
     assert b"<svg" in (sets / "roc.svg").read_bytes()
 
 

@@ -205,7 +205,7 @@ def test_a_damaged_record_is_replaced_and_reported(record_set, caplog):
         labels, pictures = collect(FaceIter(record_set, 5, shuffle=False))
     assert len(labels) == 30 and labels[3] == 1
     np.testing.assert_array_equal(pictures[3], rgb(5))
-    assert "skipped (1 so far): {}: record 4 at byte".format(record_set.path) in caplog.text
+    assert f"skipped (1 so far): {record_set.path}: record 4 at byte" in caplog.text
 
 
 def test_a_class_outside_of_property_is_no_accident(record_set):

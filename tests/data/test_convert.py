@@ -76,7 +76,7 @@ def test_order_labels_and_content(folder, tmp_path):
 def test_processes_do_not_change_the_bytes(folder, tmp_path):
     _write(folder / "anna" / "bad.jpg", b"no")
     for number in range(80):  # several batches
-        _write(folder / "carl" / "{:03}.png".format(number), encoded(smooth(9, 9, number), ".png"))
+        _write(folder / "carl" / f"{number:03}.png", encoded(smooth(9, 9, number), ".png"))
     assert _pack(folder, tmp_path / "one", 1) == _pack(folder, tmp_path / "two", 2)
     for name in os.listdir(str(tmp_path / "one")):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -183,7 +183,7 @@ def test_what_cannot_be_packed_is_listed(folder, tmp_path, caplog):
 
 def test_many_problems_are_counted_on_stderr(folder, tmp_path, caplog):
     for number in range(30):
-        _write(folder / "anna" / "x{:02}.jpg".format(number), b"no")
+        _write(folder / "anna" / f"x{number:02}.jpg", b"no")
     _pack(folder, tmp_path / "set")
     assert caplog.text.count("skipped: ") == 20
     assert "... and 10 more, all in" in caplog.text
@@ -213,7 +213,7 @@ def test_list_order_boxes_and_landmarks(tmp_path):
     picture = smooth(200, 200, seed=5)
     _write(tmp_path / "a.png", encoded(picture, ".png"))
     points = alignment.TEMPLATE * 0.5 + 60
-    marks = "\t".join("{:.3f}".format(value) for value in points.T.ravel())
+    marks = "\t".join(f"{value:.3f}" for value in points.T.ravel())
     path = _list(tmp_path, "0\ta.png\t7\t40\t50\t72\t82", "1\ta.png\t3\t1\t2\t3\t4",
                  "0\ta.png\t7\t0\t0\t9\t9\t" + marks, "", "0\ta.png\t3.0")
     assert _pack_list(path, tmp_path / "set", tmp_path, margin=0.0) == (4, 2, 0, 0)
@@ -255,7 +255,7 @@ def test_bad_lists(tmp_path, line, text):
 
 def test_list_with_absolute_paths_below_the_root(tmp_path):
     _write(tmp_path / "deep" / "a.png", encoded(smooth(*SIZE), ".png"))
-    path = _list(tmp_path, "1\t{}\t0".format(tmp_path / "deep" / "a.png"),
+    path = _list(tmp_path, f"1\t{tmp_path}/deep/a.png\t0",
                  "1\tdeep/../deep/a.png\t0", "1\tgone.png\t0",
                  "0\tdeep/a.png\t0\t500\t500\t600\t600")
     assert _pack_list(path, tmp_path / "set", tmp_path) == (2, 1, 2, 0)
@@ -271,11 +271,11 @@ def test_large_jpegs_decoded_small_show_the_same(tmp_path, rotation, turn):
     (tmp_path / "a.jpg").write_bytes(rotated_jpeg(picture, rotation, 100))
     (tmp_path / "a.png").write_bytes(encoded(upright, ".png"))  # never decoded small
     points = alignment.TEMPLATE * 2 + (150, 250)
-    for extra in ("1\t{}\t0", "0\t{}\t0\t200\t240\t460\t610",
-                  "0\t{}\t0\t0\t0\t9\t9\t" + "\t".join(map(str, points.T.ravel()))):
+    for flag, extra in (("1", ""), ("0", "\t200\t240\t460\t610"),
+                        ("0", "\t0\t0\t9\t9\t" + "\t".join(map(str, points.T.ravel())))):
         stored = []
         for name in ("a.jpg", "a.png"):
-            path = _list(tmp_path, extra.format(name))
+            path = _list(tmp_path, f"{flag}\t{name}\t0{extra}")
             assert _pack_list(path, tmp_path / "set", tmp_path)[0] == 1
             with RecordSet(str(tmp_path / "set")) as records:
                 stored.append(pictures.decode(records.image(1)[1], "x").astype(int))
@@ -347,14 +347,14 @@ def test_order_of_lfw_is_kept_even_when_uneven(lfw, tmp_path, caplog):
 
 def test_plain_list_is_spread_over_the_folds(lfw, tmp_path, caplog):
     caplog.set_level("INFO")
-    lines = ["P_0/P_0_000{}.png P_1/P_1_0001.png different".format(1 + k % 5) for k in range(20)]
-    lines += ["P_2/P_2_000{}.png P_2/P_2_0001.png SAME".format(1 + k % 5) for k in range(20)]
+    lines = [f"P_0/P_0_000{1 + k % 5}.png P_1/P_1_0001.png different" for k in range(20)]
+    lines += [f"P_2/P_2_000{1 + k % 5}.png P_2/P_2_0001.png SAME" for k in range(20)]
     assert _pack_pairs(_file(tmp_path, *lines), lfw, tmp_path / "x.bin") == (40, 20)
     stored, issame = load_bin(str(tmp_path / "x.bin"))
     assert [fold.tolist().count(True) for fold in np.array_split(issame, 10)] == [2] * 10
     assert "put in another order" in caplog.text and "cannot be all alike" not in caplog.text
     firsts = [image for image, same in zip(stored[::2], issame) if same]
-    assert firsts == [_expected(lfw, "P_2/P_2_000{}.png".format(1 + k % 5)) for k in range(20)]
+    assert firsts == [_expected(lfw, f"P_2/P_2_000{1 + k % 5}.png") for k in range(20)]
 
 
 def test_even_plain_list_keeps_its_order(lfw, tmp_path, caplog):

@@ -112,7 +112,7 @@ def test_names_mean_every_name_that_ends_in_them(tmp_path):
         ["p1/p1_0.png_r50.bin", "p1/p1_1.png", "s/p2/p2_1.png", "p3/p2_1.png", "p1/p1_0x"], entries)
     assert noisy.tolist() == [True, False, True, False, False]
     assert unknown == 2
-    names = ["A.J._Buckley/A.J._Buckley_{}.png{}".format(number, ending)
+    names = [f"A.J._Buckley/A.J._Buckley_{number}.png{ending}"
              for number in (1, 2) for ending in ("", "_r50.bin", ".bin")]
     noisy, unknown = noise_lists.noisy(names, ["A.J._Buckley_2.JPEG"])
     assert noisy.tolist() == [False] * 3 + [True] * 3 and unknown == 0

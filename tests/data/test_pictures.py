@@ -61,8 +61,8 @@ def test_pixels_pass_through():
     b"", b"text", encoded(PICTURE)[:-2], encoded(PICTURE)[:300], encoded(PICTURE, ".png")[:-20],
     np.zeros(0, np.uint8)])
 def test_what_is_no_picture(data):
-    with pytest.raises(InputError, match=r"^record 7: not a picture, or cut short \({} bytes\)"
-                       .format(len(data))):
+    with pytest.raises(InputError, match="^record 7: not a picture, or cut short "
+                                         rf"\({len(data)} bytes\)"):
         pictures.decode(data, "record 7")
 
 

@@ -113,7 +113,7 @@ def test_bad_property(tmp_path, text):
 def test_missing_file_is_named(tmp_path, name):
     directory = write(tmp_path, payloads([2]))
     (tmp_path / name).unlink()
-    with pytest.raises(InputError, match="{}: no such file".format(name)):
+    with pytest.raises(InputError, match=f"{name}: no such file"):
         RecordSet(directory)
 
 
@@ -148,7 +148,7 @@ def test_flipped_bits_are_found_where_they_matter(tmp_path):
         damaged[position] = value  # the magic, the length, the continuation flag
         (tmp_path / "train.rec").write_bytes(damaged)
         with RecordSet(directory) as records:
-            with pytest.raises(InputError, match="record 2 at byte {} is damaged".format(offset)):
+            with pytest.raises(InputError, match=f"record 2 at byte {offset} is damaged"):
                 records.image(2)
             assert records.image(3)  # the others can be read
 

@@ -27,7 +27,7 @@ def test_read_block_by_block(arrays, tmp_path, kind):
     assert [len(block) for block in blocks] == [4, 4, 4, 3]
     np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=1e-6)
     assert features.identities(opened.names).tolist() == [
-        "p{}".format(row // 3) for row in range(15)]
+        f"p{row // 3}" for row in range(15)]
     kept = opened.without(np.arange(15) % 2 == 1)
     assert len(kept) == 8 and len(kept.kept_names()) == 8
     np.testing.assert_allclose(np.concatenate(list(kept.blocks(4))), expected[::2], rtol=1e-6)

@@ -17,6 +17,7 @@ from unequal.training import flags as options
 
 ROOT = Path(__file__).parent.parent.parent
 # Without dropout, whose random numbers two CPU contexts of one process share.
+# Templates for str.format: {data} and {out} are known only when a worker starts.
 COMMON = ("--network n8 --version-output I --emb-size 16 --margin-s 16 --target lfw --verbose 3 "
           "--cutoff 3 --eval-dir {data}/eval_dataset --data-dir {data}/MF2_pic9_head")
 STEPS = (

@@ -9,7 +9,7 @@ def simulated():
     random = np.random.RandomState(0)
     centres = random.randn(5, 6)
     probes = np.repeat(centres, 3, axis=0) + 0.5 * random.randn(15, 6)
-    names = ["set/p{}/p{}_{}.png".format(row // 3, row // 3, row % 3) for row in range(15)]
+    names = [f"set/p{row // 3}/p{row // 3}_{row % 3}.png" for row in range(15)]
     return probes.astype(np.float32), names, random.randn(40, 6).astype(np.float32)
 
 

@@ -43,7 +43,7 @@ class Batches(mx.io.DataIter):
         assert not arrays
 
     def fingerprint(self):
-        return "{} batches".format(self.batches)
+        return f"{self.batches} batches"
 
     def seek(self, epoch, batch):
         self._next = batch

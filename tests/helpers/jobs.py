@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 # Open MPI does not run as root without.
-MPI_AS_ROOT = {"{}_ALLOW_RUN_AS_ROOT{}".format(family, tail): "1"
+MPI_AS_ROOT = {f"{family}_ALLOW_RUN_AS_ROOT{tail}": "1"
                for family in ("OMPI", "PRTE") for tail in ("", "_CONFIRM")}
 SMALL = ("--network", "n8", "--emb-size", "16", "--margin-s", "16", "--target", "lfw",
          "--version-output", "I")
@@ -30,7 +30,7 @@ def launch(*arguments, **environment):
 
 def _read(pid, name):
     try:
-        return Path("/proc/{}/{}".format(pid, name)).read_bytes()
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:  # it has ended
         return b""
 
@@ -80,7 +80,7 @@ def wait_for(condition, what, seconds=120):
         if value:
             return value
         time.sleep(0.05)
-    raise AssertionError("waited {} s for {}".format(seconds, what))
+    raise AssertionError(f"waited {seconds} s for {what}")
 
 
 def running(pids):
@@ -93,9 +93,8 @@ def listening(pids):
     sockets = set()
     for pid in pids:
         try:
-            for name in os.listdir("/proc/{}/fd".format(pid)):
-                match = re.match(r"socket:\[(\d+)\]", os.readlink("/proc/{}/fd/{}".format(
-                    pid, name)))
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                match = re.match(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{name}"))
                 sockets.update(match.groups() if match else ())
         except OSError:
             continue

@@ -17,13 +17,13 @@ def make(directory, counts, identities=True, arrays=False, listed=True, gap=0, o
         images = [images[place] for place in order]
     with RecordWriter(str(directory), (16, 16), len(counts) + gap, identities) as writer:
         for label, number in images:
-            data = PICTURE + "{}/{}".format(label, number).encode() + MAGIC * (number % 3)
+            data = PICTURE + f"{label}/{number}".encode() + MAGIC * (number % 3)
             if arrays:
                 header = mx.recordio.IRHeader(0, [label, 0.5, number], 1000 + number, 7)
                 writer.add_payload(label, mx.recordio.pack(header, data),
-                                   "1\t{}/{}\t{}\t1\t2\t3\t4\n".format(label, number, label))
+                                   f"1\t{label}/{number}\t{label}\t1\t2\t3\t4\n")
             else:
-                writer.add(label, data, "{}/{}".format(label, number) if listed else None)
+                writer.add(label, data, f"{label}/{number}" if listed else None)
     return str(directory)
 
 

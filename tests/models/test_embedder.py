@@ -44,7 +44,7 @@ def test_features_of_arrays_bytes_and_files(network, faces, tmp_path, flip, batc
     expected = by_hand(network, faces, flip)
     paths = []
     for number, picture in enumerate(faces):
-        paths.append(tmp_path / "{}.png".format(number))
+        paths.append(tmp_path / f"{number}.png")
         paths[-1].write_bytes(png(picture))
     for source in (faces, np.array(faces), [png(picture) for picture in faces], paths,
                    [str(path) for path in paths]):
@@ -247,14 +247,14 @@ def test_embed_command(checkpoint, network, faces, tmp_path, capsys):
     folder = tmp_path / "people" / "a"
     folder.mkdir(parents=True)
     for number, picture in enumerate(faces):
-        (folder / "{:02}.png".format(number)).write_bytes(png(picture))
+        (folder / f"{number:02}.png").write_bytes(png(picture))
     (folder / "notes.txt").write_text("no picture")
     expected = by_hand(network, faces, True)
-    names = [str(folder / "{:02}.png".format(number)) for number in range(len(faces))]
+    names = [str(folder / f"{number:02}.png") for number in range(len(faces))]
     out = tmp_path / "out.npz"
     command = ["embed", "--model", checkpoint, str(folder.parent), "--batch-size", "4", "--out"]
     assert cli.main(command + [str(out)]) == 0
-    assert capsys.readouterr().out == "{}: 11 features of length 24\n".format(out)
+    assert capsys.readouterr().out == f"{out}: 11 features of length 24\n"
     with np.load(out) as written:
         np.testing.assert_allclose(written["features"], expected, atol=2e-5)
         assert written["names"].tolist() == names
@@ -275,19 +275,19 @@ def test_embed_command_on_a_record_set(checkpoint, network, faces, tmp_path):
     with np.load(out) as written:
         np.testing.assert_allclose(written["features"], by_hand(network, faces, True), atol=2e-5)
         assert written["names"].tolist() == [
-            "{}/{}".format(number // 4, key) for number, key in enumerate(keys)]
+            f"{number // 4}/{key}" for number, key in enumerate(keys)]
 
 
 def test_embed_command_for_the_devkit(checkpoint, network, faces, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for number, picture in enumerate(faces):
-        folder = tmp_path / "set" / "p{}".format(number // 4)
+        folder = tmp_path / "set" / f"p{number // 4}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "{:02}.png".format(number)).write_bytes(png(picture))
+        (folder / f"{number:02}.png").write_bytes(png(picture))
     command = ["embed", "--model", checkpoint, "set/../set", "--batch-size", "4", "--out", "out/"]
     assert cli.main(command) == 0
     opened = features.open_features("out")
-    assert opened.names == ["set/p{}/{:02}.png.bin".format(number // 4, number)
+    assert opened.names == [f"set/p{number // 4}/{number:02}.png.bin"
                             for number in range(11)]
     np.testing.assert_allclose(opened.array(), by_hand(network, faces, True), atol=2e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]

@@ -29,8 +29,8 @@ MARGINS = [
 
 
 def name_of(value):
-    return "-".join("{}{}".format(*item) for item in value._asdict().items()
-                    if item[0] == "loss_type" or item[1] != Margin._field_defaults[item[0]])
+    return "-".join(f"{name}{number}" for name, number in value._asdict().items()
+                    if name == "loss_type" or number != Margin._field_defaults[name])
 
 
 def inputs(value, seed=3):

@@ -329,7 +329,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     with pytest.raises(InputError) as error:
         train(args, Batches(), before_batch=spoil, metrics=finite)
     for text in ("is no longer finite at batch 9: training has diverged",
-                 "the last good checkpoint is {},0 of batch 1".format(args.prefix), "lr too high"):
+                 f"the last good checkpoint is {args.prefix},0 of batch 1", "lr too high"):
         assert text in str(error.value)
     after = {path.name: path.read_bytes() for path in (tmp_path / "m").glob("model-*[!l]")}
     assert after == before
@@ -430,7 +430,7 @@ def whole_state(tmp_path_factory):
 
 def no_data(arrays):
     if arrays:
-        raise ValueError("{} is not of this data".format(", ".join(arrays)))
+        raise ValueError(f"{', '.join(arrays)} is not of this data")
 
 
 def made_by(path):

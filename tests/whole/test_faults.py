@@ -139,7 +139,7 @@ def test_a_signal_saves_at_the_next_batch(data, tmp_path, number):
     process.send_signal(number)
     _, errors = finish(process, 75)
     name = signal.Signals(number).name
-    assert errors.startswith("stopped by {} after batch ".format(name)) and errors.count("\n") == 1
+    assert errors.startswith(f"stopped by {name} after batch ") and errors.count("\n") == 1
     done = int(errors.split("after batch ")[1].split(";")[0])
     assert sorted(os.listdir(tmp_path / "stopped")) == ["model-resume.npz", "model-trainlog.jsonl"]
     limit = ("--max-steps", str(done + 3))

@@ -243,7 +243,7 @@ def test_numbers_of_the_index_that_overflow(tmp_path):
     directory = make_set(tmp_path / "set")
     for offset in (2 ** 63 - 1, 2 ** 63 - 8, 2 ** 62, 2 ** 64):
         with open(os.path.join(directory, "train.idx"), "w") as file:
-            file.write("0\t0\n1\t{}\n".format(offset))
+            file.write(f"0\t0\n1\t{offset}\n")
         with pytest.raises(InputError, match="train.idx: expected lines|beyond the end"):
             RecordSet(directory)
 

@@ -44,6 +44,6 @@ def test_clean_labels_verify_far_better_than_noisy_ones(tmp_path):
     write_clean(dataset, tmp_path / "clean")
     noisy = mean_accuracy(dataset / "MF2_pic9_head", dataset, tmp_path / "noisy_model")
     clean = mean_accuracy(tmp_path / "clean", dataset, tmp_path / "clean_model")
-    print("clean {:.4f} noisy {:.4f}".format(clean, noisy))
+    print(f"clean {clean:.4f} noisy {noisy:.4f}")
     assert 0.80 < clean < 0.97
     assert 0.55 < noisy < clean - 0.06  # 0.563 to 0.628 by the seeds of order and dropout

@@ -117,7 +117,7 @@ def test_a_file_of_six_gigabytes_of_nothing(tmp_path, name, little_memory):
 def test_an_index_has_no_more_entries_than_records_fit(tmp_path):
     directory = make_set(tmp_path / "set")
     with open(os.path.join(directory, "train.idx"), "w") as file:
-        file.writelines("{}\t{}\n".format(key, 4 * key) for key in range(10000))
+        file.writelines(f"{key}\t{4 * key}\n" for key in range(10000))
     with pytest.raises(InputError, match="train.idx: has more records than train.rec has room for"):
         RecordSet(directory)
 
@@ -276,7 +276,7 @@ def test_spaces_in_a_size(symbol, kernel, said):
 
 def test_a_chain_of_copies(tmp_path):
     nodes = [{"op": "null", "name": "data", "inputs": []}]
-    nodes += [{"op": "_copy", "name": "c{}".format(place), "inputs": [[place, 0, 0]]}
+    nodes += [{"op": "_copy", "name": f"c{place}", "inputs": [[place, 0, 0]]}
               for place in range(20000)]
     nodes.append({"op": "_copy", "name": "fc1", "inputs": [[20000, 0, 0]]})
     path = tmp_path / "m-symbol.json"
@@ -305,6 +305,6 @@ def test_the_largest_network_has_room(tmp_path):
     network = networks.get_symbol("r100", 512)
     nodes = json.loads(network.tojson())["nodes"]
     assert 2.5 * len(nodes) < untrusted._MAX_NODES
-    arrays = {"w{}".format(number): mx.nd.zeros((1,)) for number in range(3000)}
+    arrays = {f"w{number}": mx.nd.zeros((1,)) for number in range(3000)}
     checkpoints.save(str(tmp_path / "m"), 0, networks.get_symbol("n8", 16), arrays, {})
     assert len(untrusted.read_arrays(str(tmp_path / "m-0000.params"))[0]) == 3000

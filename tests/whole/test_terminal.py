@@ -29,7 +29,7 @@ def obeyed(text):
 
 def test_an_error_is_one_plain_line(capsys):
     def fail():
-        raise InputError("{}: is no name; give another.".format(HOSTILE))
+        raise InputError(f"{HOSTILE}: is no name; give another.")
 
     assert cli.report_errors(fail) == 1
     said = capsys.readouterr().err
@@ -126,7 +126,7 @@ def test_a_misspelt_word_is_shown_as_text(capsys):
     assert said.count("\n") == 1 and not obeyed(said)
 
 
-@pytest.mark.parametrize("words", (
+@pytest.mark.parametrize("words", (  # templates: {} is a place in tmp_path
     ("drop-centers", "{}", "{}\udcff", "--data-dir", "{}"), ("corrupt", "{}", "{}\udcff")))
 def test_a_name_that_mxnet_cannot_write(words, tmp_path, capsys):
     with pytest.raises(InputError, match="is not UTF-8 text, and MXNet can write no such file"):

@@ -121,7 +121,7 @@ def test_nra_by_its_shell_script(trained, tmp_path):
         NETWORK="n8", PER_BATCH_SIZE="2", DATA_DIR=trained.head, PREFIX=str(tmp_path / "model"),
         PRETRAINED=trained.model_t, BIN_DIR=str(tmp_path / "bin"), LR_STEPS="")
     listed = (tmp_path / "bin" / "0_noiselist.txt").read_text().splitlines()
-    assert listed and "{} of ".format(len(listed)) in done.stdout
+    assert listed and f"{len(listed)} of " in done.stdout
     events = scripts.events(tmp_path / "model")
     assert events[0]["options"]["noise_beta"] == 0.9 and events[0]["options"]["lr"] == 0.01
     # A verification and a save after batch 1.

@@ -83,13 +83,13 @@ def test_weights_are_raised_from_the_best_model(trained):
                        "1", "--max-steps", "4", "--ckpt", "1")
     best = None
     for weight in (0, 1, 5):
-        end = events("{}_w{}".format(prefix, weight))[-1]
+        end = events(f"{prefix}_w{weight}")[-1]
         assert end["event"] == "end"
         if best is None or end["best_mean"] > best[0]:
-            best = end["best_mean"], "{}_w{},{}".format(prefix, weight, end["best_epoch"])
+            best = end["best_mean"], f"{prefix}_w{weight},{end['best_epoch']}"
         if weight < 5:
-            assert "starts from {}".format(best[1]) in done.stdout
-    reasons = [events("{}_w{}".format(prefix, weight))[-1]["reason"] for weight in (0, 1, 5)]
+            assert f"starts from {best[1]}" in done.stdout
+    reasons = [events(f"{prefix}_w{weight}")[-1]["reason"] for weight in (0, 1, 5)]
     assert any("patience" in reason for reason in reasons)
 
 

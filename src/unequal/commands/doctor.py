@@ -82,10 +82,11 @@ def _report_mxnet(problems: List[InputError]) -> None:
     _row("mxnet", f"{mx.__version__} ({build or 'not from pip'}) with {', '.join(enabled)}")
     _row("weight rows", "by the compiled kernel" if operators.COMPILED else
          "by MXNet: there was no C compiler at installation, so step 3's head is slower")
-    _row("pictures", "ordinary JPEGs decoded by {}, batches written by {}".format(
-        "simplejpeg" if find_spec("simplejpeg") else "OpenCV (slower; simplejpeg is not installed)",
-        "the compiled pass" if find_spec("unequal.data._planes") else
-        "OpenCV (slower; there was no C compiler at installation)"))
+    decoder = ("simplejpeg" if find_spec("simplejpeg") else
+               "OpenCV (slower; simplejpeg is not installed)")
+    writer = ("the compiled pass" if find_spec("unequal.data._planes") else
+              "OpenCV (slower; there was no C compiler at installation)")
+    _row("pictures", f"ordinary JPEGs decoded by {decoder}, batches written by {writer}")
     if len(builds) > 1:
         problems.append(InputError(
             "mxnet and mxnet-cu112 are both installed and overwrite each other's files: run `pip "

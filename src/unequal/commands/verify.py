@@ -65,8 +65,9 @@ def _embedder(options: argparse.Namespace, path: str, size: Tuple[int, ...],
         if needed == size:
             raise
         raise InputError(
-            "{}: its pictures are {}x{}, but {} takes {}x{}; make the set at that size (`unequal "
-            "pack-bin --size`).".format(path, *size, options.model, *needed)) from None
+            f"{path}: its pictures are {size[0]}x{size[1]}, but {options.model} takes "
+            f"{needed[0]}x{needed[1]}; make the set at that size (`unequal pack-bin --size`)."
+        ) from None
 
 
 def _with_interval(numbers: Any, name: Any) -> Any:

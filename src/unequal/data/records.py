@@ -444,8 +444,8 @@ class RecordWriter:
         try:
             self._lock = Lock(os.path.join(directory, ".train.lock"))
         except Taken as other:
-            raise InputError("{}: a set is being written there already ({}); wait for its end, or "
-                             "name another folder.".format(directory, other)) from None
+            raise InputError(f"{directory}: a set is being written there already ({other}); wait "
+                             "for its end, or name another folder.") from None
         self._list: Optional[IO[str]] = None
         self._temporary = {
             name: os.path.join(directory, f".{name}.{os.getpid()}")

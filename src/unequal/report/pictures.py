@@ -17,7 +17,8 @@ SUSPECTS, PAIRS = 24, 12  # pictures, pairs of identities on the page
 MAP_IMAGES = 40  # of a person on the map
 TAIL_IMAGES, TAIL_BAG = 3, 3600  # images of an identity, images in all: one bag of the recipe
 
-# Kind of label noise (`unequal synth`) -> what a picture of it is, {} being the true identity.
+# Kind of label noise (`unequal synth`) -> what a picture of it is, as a template for str.format;
+# {} is the true identity.
 TRUTHS = {"flip": "Wrong label: this is {}", "split": "Second label of {}",
           "outlier": "Nobody of the set", "clean": "The label is right"}
 KINDS = {"flip": "wrong label", "split": "second label of a person",

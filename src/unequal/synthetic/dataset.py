@@ -34,7 +34,6 @@ import functools
 import itertools
 import os
 import pickle
-import re
 import shutil
 import tempfile
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Type, Union
@@ -233,10 +232,10 @@ def _chunks(sets: Dict[str, Planned]) -> Iterator[Chunk]:
             yield _STREAMS[name], start, people[start:stop], situations[start:stop]
 
 
-def _check(condition: bool, message: str, *values: object) -> None:
-    """Raise ArgumentError unless ``condition``; the arguments are the words before a ``{}``."""
+def _check(condition: bool, message: str, *arguments: str) -> None:
+    """Raise ArgumentError unless ``condition``; the message names the arguments."""
     if not condition:
-        raise ArgumentError(message.format(*values), *re.findall(r"(\w+) \{", message))
+        raise ArgumentError(message, *arguments)
 
 
 def make_dataset(directory: str, *, seed: int = 0, image_size: int = 32,
@@ -286,28 +285,31 @@ def make_dataset(directory: str, *, seed: int = 0, image_size: int = 32,
     Drawing takes about 2 ms a picture of 32x32 on one core. Memory grows by about 80 bytes a
     head or tail picture, plus the pictures of one verification set.
     """
-    _check(seed >= 0, "seed {}: must be 0 or more.", seed)
-    _check(16 <= image_size <= 512, "image_size {}: must be from 16 to 512 pixels.", image_size)
-    _check(head_identities >= 2, "head_identities {}: must be 2 or more.", head_identities)
+    _check(seed >= 0, f"seed {seed}: must be 0 or more.", "seed")
+    _check(16 <= image_size <= 512, f"image_size {image_size}: must be from 16 to 512 pixels.",
+           "image_size")
+    _check(head_identities >= 2, f"head_identities {head_identities}: must be 2 or more.",
+           "head_identities")
     _check(HEAD_MIN <= head_images <= 1e6,
-           "head_images {}: must be from 10 (head identities have more than 9 pictures) to 1e6.",
-           head_images)
-    _check(tail_identities >= 1, "tail_identities {}: must be 1 or more.", tail_identities)
-    _check(eval_identities >= 2 * FOLDS,
-           "eval_identities {}: must be 20 or more, two for each of ten folds.", eval_identities)
+           f"head_images {head_images}: must be from 10 (head identities have more than 9 "
+           "pictures) to 1e6.", "head_images")
+    _check(tail_identities >= 1, f"tail_identities {tail_identities}: must be 1 or more.",
+           "tail_identities")
+    _check(eval_identities >= 2 * FOLDS, f"eval_identities {eval_identities}: must be 20 or more, "
+           "two for each of ten folds.", "eval_identities")
     _check(eval_pairs >= 2 * FOLDS and eval_pairs % (2 * FOLDS) == 0,
-           "eval_pairs {}: must be a multiple of 20, ten folds with as many pairs of one person "
-           "as of two.", eval_pairs)
+           f"eval_pairs {eval_pairs}: must be a multiple of 20, ten folds with as many pairs of "
+           "one person as of two.", "eval_pairs")
     for name, rate in (("noise", noise), ("outliers", outliers), ("split", split)):
-        _check(0 <= rate <= 1, name + " {}: must be a share from 0 to 1.", rate)
-    _check(noise + outliers <= 1, "noise {} and outliers {}: together more than 1; lower one.",
-           noise, outliers)
-    _check(distractors >= 0, "distractors {}: must be 0 or more.", distractors)
+        _check(0 <= rate <= 1, f"{name} {rate}: must be a share from 0 to 1.", name)
+    _check(noise + outliers <= 1, f"noise {noise} and outliers {outliers}: together more than 1; "
+           "lower one.", "noise", "outliers")
+    _check(distractors >= 0, f"distractors {distractors}: must be 0 or more.", "distractors")
     directory = os.path.abspath(directory)
     if os.path.exists(directory):
-        _check(os.path.isdir(directory), "{}: is a file; name a new directory.", directory)
+        _check(os.path.isdir(directory), f"{directory}: is a file; name a new directory.")
         _check(not os.listdir(directory),
-               "{}: is not empty; name a new directory, or remove this one.", directory)
+               f"{directory}: is not empty; name a new directory, or remove this one.")
 
     sets = _plan(seed, head_identities, head_images, tail_identities, eval_identities, eval_pairs,
                  noise, outliers, split)

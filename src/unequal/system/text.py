@@ -47,8 +47,8 @@ def to_cells(row: Iterable[object]) -> List[object]:
 
 def _hexadecimal(letter: str) -> str:
     number = ord(letter)
-    return ("\\x{:02x}" if number < 0x100 else "\\u{:04x}" if number < 0x10000
-            else "\\U{:08x}").format(number)
+    return (f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000
+            else f"\\U{number:08x}")
 
 
 def from_cell(text: str) -> str:
