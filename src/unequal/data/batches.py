@@ -3,8 +3,8 @@ import math
 import weakref
 import zlib
 from collections import deque
-from concurrent.futures import wait
-from typing import Any, Deque, Dict, Iterator, List, Optional, Sequence, Tuple
+from concurrent.futures import Future, wait
+from typing import Deque, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -19,6 +19,8 @@ DATA_NAME, LABEL_NAME = "data", "softmax_label"
 # A batch of all workers, a part of it at a time: whose pictures, how many, of which keys from
 # where on, and which of them are this worker's.
 _Part = Tuple[PictureLoader, int, np.ndarray, int, range]
+# A batch being decoded: its array, what will give its labels, and its keys.
+_Pending = Tuple[mx.nd.NDArray, List["Future[np.ndarray]"], List[np.ndarray]]
 
 
 class _Order:
@@ -81,8 +83,7 @@ class _PictureIter(mx.io.DataIter):
         self._data_shape = (batch_size, 3) + tuple(image_size)
         self._buffers = BatchBuffers(self._data_shape)
         self._label_buffers = BatchBuffers((batch_size,))
-        # NDArray, futures and keys of the batches being decoded.
-        self._pending: Deque[Tuple[Any, List[Any], List[np.ndarray]]] = deque()
+        self._pending: Deque[_Pending] = deque()
         self.epoch = -1
         self.reset()
 
@@ -92,12 +93,12 @@ class _PictureIter(mx.io.DataIter):
         raise NotImplementedError
 
     @property
-    def provide_data(self) -> List[Any]:
+    def provide_data(self) -> List[mx.io.DataDesc]:
         """``[DataDesc]`` of the pictures: (batch_size, 3, height, width)."""
         return [mx.io.DataDesc(DATA_NAME, self._data_shape, layout="NCHW")]
 
     @property
-    def provide_label(self) -> List[Any]:
+    def provide_label(self) -> List[mx.io.DataDesc]:
         """``[DataDesc]`` of the classes: (batch_size,)."""
         return [mx.io.DataDesc(LABEL_NAME, (self.batch_size,), layout="N")]
 
@@ -138,7 +139,7 @@ class _PictureIter(mx.io.DataIter):
     def _submit(self) -> None:
         array, view = self._buffers.take()
         self._random.seed([self._seed, self.epoch, self._next, 0])
-        futures: List[Any] = []
+        futures: List["Future[np.ndarray]"] = []
         keys: List[np.ndarray] = []
         # At once: whatever happens from here on, the array is not free before its futures are done.
         self._pending.append((array, futures, keys))
@@ -157,7 +158,7 @@ class _PictureIter(mx.io.DataIter):
             row += len(own)
         self._next += 1
 
-    def next(self) -> Any:
+    def next(self) -> mx.io.DataBatch:
         """The next batch.
 
         Returns

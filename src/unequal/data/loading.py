@@ -4,7 +4,7 @@ import math
 import sys
 import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any, List, Optional, Protocol, Set, Tuple
+from typing import List, Optional, Protocol, Set, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -44,9 +44,9 @@ class BatchBuffers:
 
     def __init__(self, shape: Tuple[int, ...]) -> None:
         self._shape = shape
-        self._pool: List[Tuple[Any, np.ndarray]] = []  # NDArray, its numpy view
+        self._pool: List[Tuple[mx.nd.NDArray, np.ndarray]] = []  # and its numpy view
 
-    def take(self) -> Tuple[Any, np.ndarray]:
+    def take(self) -> Tuple[mx.nd.NDArray, np.ndarray]:
         """A free ``(NDArray, numpy view)``; grows by one array when all are in use."""
         for pair in self._pool:
             # Held by the tuple, by the view and by getrefcount's argument only.

@@ -3,11 +3,12 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import (
-    Any,
     Dict,
+    Iterable,
     Iterator,
     List,
     Literal,
@@ -15,6 +16,7 @@ from typing import (
     Sequence,
     Tuple,
     Union,
+    cast,
     overload,
 )
 
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 EMBEDDING = "fc1_output"
 
 Loose = Union[str, "os.PathLike[str]", images.Encoded]  # a picture of LoosePictures
+Pictures = Union[PictureSource, Iterable[Loose]]  # the X of Embedder.transform
 Params = Dict[str, mx.nd.NDArray]
 # Of Embedder.stream: start, labels, plain, flipped.
 Embedded = Tuple[int, np.ndarray, np.ndarray, Optional[np.ndarray]]
@@ -72,7 +75,8 @@ class LoosePictures:
 
     path = "pictures"
 
-    def __init__(self, pictures: Sequence[Loose], image_size: Sequence[int]) -> None:
+    def __init__(self, pictures: Union[Sequence[Loose], np.ndarray],
+                 image_size: Sequence[int]) -> None:
         self._pictures, self._size = pictures, (image_size[0], image_size[1])
         self.image_keys = np.arange(len(pictures))
 
@@ -323,7 +327,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         loader = PictureLoader(source, threads=threads, max_damaged=0)
         buffers = BatchBuffers(self._shape)
 
-        def submit(start: int) -> Tuple[int, int, mx.nd.NDArray, List[Any]]:
+        def submit(start: int) -> Tuple[int, int, mx.nd.NDArray, List["Future[np.ndarray]"]]:
             array, view = buffers.take()
             count = min(batch_size, len(keys) - start)
             # The last batch's remaining rows keep older pictures; their outputs are cut off.
@@ -378,11 +382,10 @@ class Embedder(TransformerMixin, BaseEstimator):
         for _, labels, plain, flipped in self.stream(source, keys, self.flip):
             yield labels, normalize(plain if flipped is None else plain + flipped, copy=False)
 
-    def source(self, X: Any) -> PictureSource:
+    def source(self, X: Pictures) -> PictureSource:
         """``X`` of :meth:`transform` as something :meth:`stream` reads."""
         if hasattr(X, "image_keys"):
-            source: PictureSource = X
-            return source
+            return cast(PictureSource, X)
         if isinstance(X, (str, bytes, os.PathLike)):
             shown = "bytes" if isinstance(X, bytes) else os.fspath(X)
             raise InputError(f"{shown}: expected a list of pictures; put a single one into "
@@ -398,11 +401,11 @@ class Embedder(TransformerMixin, BaseEstimator):
             X = list(X)
         return LoosePictures(X, self.image_size)
 
-    def fit(self, X: Any = None, y: Any = None) -> "Embedder":
+    def fit(self, X: object = None, y: object = None) -> "Embedder":
         """Nothing to learn; returns itself (scikit-learn's convention)."""
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Pictures) -> np.ndarray:
         """Features of pictures.
 
         Parameters
@@ -434,11 +437,11 @@ class Embedder(TransformerMixin, BaseEstimator):
     # What scikit-learn asks of an estimator, answered for one whose network is given: there is
     # nothing to tune, and a clone may share it.
 
-    def get_params(self, deep: bool = True) -> Dict[str, Any]:
+    def get_params(self, deep: bool = True) -> Dict[str, object]:
         """``{}``."""
         return {}
 
-    def set_params(self, **params: Any) -> "Embedder":
+    def set_params(self, **params: object) -> "Embedder":
         """Nothing but itself: there is no parameter (scikit-learn's convention).
 
         Raises
