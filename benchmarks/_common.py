@@ -2,7 +2,7 @@
 import os
 import statistics
 import time
-from typing import Callable, Dict, List, NamedTuple, Tuple
+from typing import Callable, Dict, List, Mapping, NamedTuple, Tuple
 
 # Works, and returns how many things it did, in how many seconds, of processor time too.
 Peer = Callable[[], Tuple[int, float, float]]
@@ -24,7 +24,7 @@ def timed(work: Callable[[], int]) -> Peer:
     return peer
 
 
-def alternate(peers: Dict[str, Peer], rounds: int) -> Dict[str, Rates]:
+def alternate(peers: Mapping[str, Peer], rounds: int) -> Dict[str, Rates]:
     """Call every peer once a round, in turn, so that all meet the same machine.
 
     Parameters

@@ -129,10 +129,9 @@ def measure(options: argparse.Namespace, kind: str) -> Dict[str, float]:
 def compare(options: argparse.Namespace) -> None:
     import unequal  # noqa: F401
 
-    expected = gradient_bytes(network(options.network, options.classes))
+    size = gradient_bytes(network(options.network, options.classes))
     # Two workers send and receive all; compressed, they send a sixteenth.
-    expected = {"alone": 0, "ours": 4 * expected, "server": 4 * expected,
-                "2-bit": (2 + 2 / 16) * expected}
+    expected = {"alone": 0, "ours": 4 * size, "server": 4 * size, "2-bit": (2 + 2 / 16) * size}
     rounds: Dict[str, List[Dict[str, float]]] = {kind: [] for kind in KINDS}
     for number in range(1, options.rounds + 1):
         for kind in KINDS:

@@ -18,7 +18,7 @@ import os
 import statistics
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import unequal  # noqa: F401  first: it prepares MXNet
 
@@ -157,7 +157,7 @@ def main() -> None:
         pictures = write_sets(scratch, options.pictures)
         records = os.path.join(scratch, "set")
         few = range(1, options.pictures // 4 + 1)  # the reference's way is slow
-        peers = {
+        works: Dict[str, Callable[[], int]] = {
             "FaceIter": Ours(records, augmentation.Augmentation()),
             "FaceIter colour": Ours(records, augmentation.COLOR),
             "reference step 2": Reference(records, [], few),
@@ -169,8 +169,8 @@ def main() -> None:
                                  [np.frombuffer(data, np.uint8) for data in pictures]),
         }
         if simplejpeg is not None:
-            peers["simplejpeg"] = Bare(simplejpeg.decode_jpeg, pictures)
-        peers = {name: timed(work) for name, work in peers.items()}
+            works["simplejpeg"] = Bare(simplejpeg.decode_jpeg, pictures)
+        peers = {name: timed(work) for name, work in works.items()}
         for peer in peers.values():  # warm-up
             peer()
         print(f"{len(pictures):,} pictures of {np.mean([len(data) for data in pictures]):,.0f} "

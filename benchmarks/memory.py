@@ -59,7 +59,8 @@ def mine(module: mx.mod.Module, size: str, batch: int) -> None:
     begin = np.arange(identities) * 4  # 2,215,502 images of 542,197 identities
     random = np.random.RandomState(0)
     bags = draw_bags(np.stack([begin, begin + 4], axis=1), IMAGES, bag_size, 100, random)
-    embedder = Embedder(module.symbol, *module.get_params(), (SIDE, SIDE), batch_size=180)
+    arg_params, aux_params = module.get_params()
+    embedder = Embedder(module.symbol, arg_params, aux_params, (SIDE, SIDE), batch_size=180)
     pictures = [random.randint(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)] * bags.bounds[1]
     embeddings, _ = embedder.embed(PictureList(pictures, "bag"))
     confusable_identities(embeddings, bags.identities[:bags.bounds[1]], batch // 2 // IMAGES)

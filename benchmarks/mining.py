@@ -28,19 +28,20 @@ def row_by_row(embeddings: np.ndarray, count: int, kind: Any = None) -> List[int
     """
     centers = embeddings.reshape(-1, IMAGES, embeddings.shape[1]).mean(axis=1)
     on_device = mx.nd.array(centers)
-    distances = []
+    lines = []
     for index in range(len(centers)):
         difference = mx.nd.broadcast_sub(on_device[index:index + 1], on_device)
-        distances.append(mx.nd.sum(difference * difference, axis=1).asnumpy())
-    distances = np.array(distances) + np.eye(len(centers))
+        lines.append(mx.nd.sum(difference * difference, axis=1).asnumpy())
+    distances = np.array(lines) + np.eye(len(centers))
     rows, columns = np.unravel_index(np.argsort(distances, axis=None, kind=kind), distances.shape)
-    chosen = []
+    chosen: List[int] = []
     for pair in zip(rows, columns):
         for identity in pair:
             if identity not in chosen:
                 chosen.append(identity)
         if len(chosen) >= count:
-            return chosen[:count]
+            break
+    return chosen[:count]
 
 
 def bag(identities: int, size: int) -> np.ndarray:

@@ -18,7 +18,7 @@ head images.
 import argparse
 import os
 import tempfile
-from typing import Sequence, Type
+from typing import Callable, Dict, Sequence, Type
 
 import unequal  # noqa: F401  first: it prepares MXNet
 
@@ -59,7 +59,8 @@ def embedder(network: str, side: int, batch: int, size: int = 512,
     module.bind([("data", (1, 3, side, side))], for_training=False)
     mx.random.seed(0)
     module.init_params(mx.init.Xavier())
-    return kind(symbol, *module.get_params(), (side, side), batch_size=batch)
+    arg_params, aux_params = module.get_params()
+    return kind(symbol, arg_params, aux_params, (side, side), batch_size=batch)
 
 
 class Instant(Embedder):
@@ -187,15 +188,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=("host", "n8", "r50"))
     options = parser.parse_args()
-    parts = {
-        "host": lambda: host(scratch, options),
-        "n8": lambda: with_network(scratch, "n8", 32, BAGS // 10, options.bag_size, options),
-        "r50": lambda: with_network(scratch, "r50", 112, 1, 360, options),
+    parts: Dict[str, Callable[[str], None]] = {
+        "host": lambda scratch: host(scratch, options),
+        "n8": lambda scratch: with_network(scratch, "n8", 32, BAGS // 10, options.bag_size,
+                                           options),
+        "r50": lambda scratch: with_network(scratch, "r50", 112, 1, 360, options),
     }
     with tempfile.TemporaryDirectory() as scratch:
         for name, part in parts.items():
             if options.only in (None, name):
-                part()
+                part(scratch)
 
 
 if __name__ == "__main__":

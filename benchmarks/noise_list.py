@@ -34,8 +34,9 @@ BATCH = 20  # the reference's
 def by_batch(weight: mx.nd.NDArray, settings: margins.Margin) -> Score:
     """The reference's way; a function of embeddings and labels."""
     label = mx.sym.Variable("label")
+    classes, size = weight.shape
     symbol = mx.sym.softmax(margins.margin_logits(
-        mx.sym.Variable("embedding"), label, *weight.shape, settings), axis=1)
+        mx.sym.Variable("embedding"), label, classes, size, settings), axis=1)
 
     def score(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
         largest = []

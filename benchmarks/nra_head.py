@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Tuple
 
 import unequal  # noqa: F401  first: it sets the number of threads
 
@@ -45,8 +45,8 @@ def bare(embedding: mx.sym.Symbol, label: mx.sym.Symbol,
 def cosines(embedding: mx.sym.Symbol, label: mx.sym.Symbol,
             options: argparse.Namespace) -> mx.sym.Symbol:
     """The products of normalised rows: what normalising the weight adds."""
-    return products(*(mx.sym.L2Normalization(value, mode="instance") for value in (
-        embedding, mx.sym.Variable("fc7_weight"))), options)
+    return products(mx.sym.L2Normalization(embedding, mode="instance"),
+                    mx.sym.L2Normalization(mx.sym.Variable("fc7_weight"), mode="instance"), options)
 
 
 def ours(embedding: mx.sym.Symbol, label: mx.sym.Symbol, options: argparse.Namespace,
@@ -96,7 +96,8 @@ def measure(build: Build, options: argparse.Namespace) -> Dict[str, float]:
     beginning, when MXNet was imported and nothing allocated."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     symbol = build(mx.sym.Variable("emb"), mx.sym.Variable("label"), options)
-    shapes = {"emb": (options.batch, options.size), "fc7_weight": (options.classes, options.size)}
+    shapes: Dict[str, Tuple[int, ...]] = {
+        "emb": (options.batch, options.size), "fc7_weight": (options.classes, options.size)}
     if "label" in symbol.list_arguments():
         shapes["label"] = (options.batch,)
     executor = symbol.simple_bind(mx.cpu(), grad_req={

@@ -86,7 +86,7 @@ def measured(module: mx.mod.Module, directory: str, rounds: int) -> Dict[str, Di
                 prefix, 0, module.symbol, *values))
             seconds[name]["checkpoint"].append(passed)
             _, passed = timed(lambda values=values: state.save(prefix, {}, state.State(
-                position, *values, mxnet_private.momenta(module), {})))
+                position, values[0], values[1], mxnet_private.momenta(module), {})))
             seconds[name]["state"].append(passed)
     return {name: {part: statistics.median(values) for part, values in parts.items()}
             for name, parts in seconds.items()}

@@ -61,8 +61,9 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
                             normalizer=2 * options.batch, index=False)
     stage = Stage("nra", "", symbol, Data(options.batch), [], [], split=SplitHead(
         options.classes, SIZE, margin, 2 * options.batch, beta=0.9))
-    run = Run([mx.cpu(number) for number in range(options.devices)], None, embedding, label, margin,
-              None, None, Workers(), SoftmaxConfig(data_dir="x", lr=0.01))
+    run = Run([mx.cpu(number) for number in range(options.devices)],
+              None,  # type: ignore[arg-type]  # no set: the batch is drawn
+              embedding, label, margin, None, None, Workers(), SoftmaxConfig(data_dir="x", lr=0.01))
     learner = LEARNERS[variant](stage, run)
     learner.start(0)
     random = np.random.RandomState(0)

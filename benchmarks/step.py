@@ -34,8 +34,11 @@ def mxnet_step(batch: int, plain: bool) -> Callable[[], None]:
     from unequal.training import config, learner
 
     if plain:
-        layers.prelu_depthwise = lambda data, channels, name: mx.sym.LeakyReLU(
-            data, gamma=layers.slope(channels, name), act_type="prelu", name=name)
+        def plain_prelu(data: Any, channels: int, name: str, narrow: Any = None) -> Any:
+            return mx.sym.LeakyReLU(data, gamma=layers.slope(channels, name), act_type="prelu",
+                                    name=name)
+
+        layers.prelu_depthwise = plain_prelu
     label = mx.sym.Variable("softmax_label")
     symbol = heads.softmax_head(networks.get_symbol("r50", EMBEDDING), label, CLASSES, EMBEDDING)
     module = mx.mod.Module(symbol)
@@ -147,14 +150,16 @@ class Peer:
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--serve", name, "--batch", str(options.batch)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        assert self._process.stdin and self._process.stdout  # both are pipes
+        self._ask, self._answers = self._process.stdin, self._process.stdout
 
     def __call__(self) -> Tuple[int, float, float]:
-        self._process.stdin.write(f"{self._steps}\n")
-        seconds, processor = map(float, self._process.stdout.readline().split())
+        self._ask.write(f"{self._steps}\n")
+        seconds, processor = map(float, self._answers.readline().split())
         return self._images, seconds, processor
 
     def close(self) -> None:
-        self._process.stdin.close()
+        self._ask.close()
         self._process.wait()
 
 

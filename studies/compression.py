@@ -31,8 +31,8 @@ def main() -> None:
                  "--data-dir", directory + "/data/MF2_pic9_head", "--kv-store", "dist_sync",
                  "--compress-gradients", str(threshold), "--prefix", prefix],
                 check=True, stdout=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
-            events = map(json.loads, Path(prefix + "-trainlog.jsonl").read_text().splitlines())
-            events = {event["event"]: event for event in events}
+            lines = map(json.loads, Path(prefix + "-trainlog.jsonl").read_text().splitlines())
+            events = {line["event"]: line for line in lines}
             loss = events["train"]["metrics"]["softmaxloss"]
             accuracies = "  ".join(f"{name} {result['accuracy_flip']:.4f}"
                                    for name, result in events["verify"]["results"].items())

@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 import tempfile
-from typing import Dict, Optional, Tuple
+from typing import Dict, Tuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from unequal.eval import noise_scores
 from unequal.models import noise_scan
 from unequal.symbols.margins import Margin
 
-Rule = Tuple[np.ndarray, Optional[np.ndarray]]  # scores (low: suspicious), listed
+Rule = Tuple[np.ndarray, np.ndarray]  # scores (low: suspicious), listed
 
 
 def todays(records: RecordSet, checkpoint: str, directory: str) -> Dict[str, Rule]:
@@ -32,6 +32,7 @@ def todays(records: RecordSet, checkpoint: str, directory: str) -> Dict[str, Rul
         columns, listed = noise_scan.make_list(
             records, checkpoint, Margin(margin_m=0.3, margin_s=16.0), threshold,
             os.path.join(directory, method), method=method)
+        assert listed is not None  # there is a threshold
         rules[f"{method}, {threshold:g}"] = columns["score"], listed
     return rules
 
