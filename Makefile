@@ -33,12 +33,14 @@ test: types
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
-# mypy wants the package as it is imported; its parts lie in three folders.
+# mypy wants the package as it is imported; its parts lie in three folders. The scripts, which are no
+# package, are checked after it.
 types: $(VENV)/installed
 	rm -rf build/types
 	mkdir -p build/types/unequal
 	ln -s $(CURDIR)/src/unequal/* $(CURDIR)/symbols $(CURDIR)/eval build/types/unequal/
 	$(BIN)/mypy
+	$(BIN)/mypy *.py benchmarks campaigns studies
 
 demo: $(VENV)/installed
 	$(BIN)/python demo.py

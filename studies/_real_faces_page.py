@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from real_faces import ARMS, EARLY, LISTS, TARGETS, Key, unpacked
+from _real_faces_arms import ARMS, EARLY, LISTS, TARGETS, Key, unpacked
 
 MARK = "<!-- written by studies/real_faces.py --page -->\n"
 CONTROL = "continued"  # as many updates as the other arms, every label trusted
@@ -28,7 +28,7 @@ class Difference(NamedTuple):
     seeds: int
 
     def __str__(self) -> str:
-        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(self.mean, self.low, self.high)
+        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
 
 
 def right_pairs(line: Line, targets: Sequence[str] = TARGETS) -> np.ndarray:
@@ -64,7 +64,8 @@ def difference(lines: Lines, kind: str, rate: float, arm: str, control: str,
     means = [100 * table[random.integers(len(table), size=len(table))][
         :, random.integers(table.shape[1], size=table.shape[1])].mean()
         for _ in range(REPLICATES)]
-    return Difference(100 * float(table.mean()), *np.percentile(means, (2.5, 97.5)), len(table))
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Difference(100 * float(table.mean()), low, high, len(table))
 
 
 def mean(line: Line) -> float:
@@ -72,18 +73,17 @@ def mean(line: Line) -> float:
     return statistics.mean(line["report"][name] for name in TARGETS)
 
 
-def _spread(values: Sequence[Optional[float]], form: str = "{:.1f}") -> str:
-    values = [value for value in values if value is not None]
-    if not values:
+def _spread(values: Sequence[Optional[float]], form: str = ".1f") -> str:
+    known = [value for value in values if value is not None]
+    if not known:
         return ""
-    text = form.format(statistics.mean(values))
-    return text + (" ± " + form.format(statistics.stdev(values)) if len(values) > 1 else "")
+    deviation = f" ± {statistics.stdev(known):{form}}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):{form}}{deviation}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
-    return "\n".join("| {} |".format(" | ".join(row))
-                     for row in [head, ["---"] * len(head), *rows])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def control_of(arm: str) -> str:
@@ -120,9 +120,9 @@ def regime(lines: Lines) -> str:
             known = final(line)["training"]
             plain, margin = known["recognised"], known["recognised_margin"]
             wanted = REGIME[rate == 0]
-            rows.append([kind, "{:.0f}%".format(100 * rate), str(line["seed"]),
-                         "{:.1f} (≥ {:.0f})".format(plain, wanted[0]),
-                         "{:.1f} (≥ {:.0f})".format(margin, wanted[1]),
+            rows.append([kind, f"{100 * rate:.0f}%", str(line["seed"]),
+                         f"{plain:.1f} (≥ {wanted[0]:.0f})",
+                         f"{margin:.1f} (≥ {wanted[1]:.0f})",
                          "yes" if plain >= wanted[0] and margin >= wanted[1] else "no"])
     return markdown(["flips", "rate", "seed", "to their label, no margin, %", "with margin, %",
                      "in the regime"], rows)
@@ -179,10 +179,10 @@ def lists(lines: Lines) -> str:
                 if (key.kind, key.rate) == (kind, rate) and name in line["lists"]:
                     found[key.seed] = line["lists"][name]
             if found:
-                rows.append([kind, "{:.0f}%".format(100 * rate), name, str(len(found)), *(
+                rows.append([kind, f"{100 * rate:.0f}%", name, str(len(found)), *(
                     _spread([facts[what] for facts in found.values()], form)
-                    for what, form in (("listed", "{:.0f}"), ("precision", "{:.2f}"),
-                                       ("recall", "{:.2f}")))])
+                    for what, form in (("listed", ".0f"), ("precision", ".2f"),
+                                       ("recall", ".2f")))])
     return markdown(["flips", "rate", "list", "seeds", "listed", "precision", "recall"], rows)
 
 
@@ -198,10 +198,10 @@ def missing(lines: Lines, wanted: Sequence[Key]) -> str:
         some = [key for key in left if (key.kind, key.rate) == (kind, rate)]
         total = sum((key.kind, key.rate) == (kind, rate) for key in wanted)
         hours = sum(statistics.mean(times.get(key.arm, [usual])) for key in some) / 3600
-        rows.append([kind, "{:.0f}%".format(100 * rate), str(total - len(some)), str(len(some)),
-                     "{:.1f}".format(hours)])
+        rows.append([kind, f"{100 * rate:.0f}%", str(total - len(some)), str(len(some)),
+                     f"{hours:.1f}"])
     table = markdown(["flips", "rate", "lines there", "missing", "hours for them"], rows)
-    return "{} of {} lines are there.\n\n{}".format(len(wanted) - len(left), len(wanted), table)
+    return f"{len(wanted) - len(left)} of {len(wanted)} lines are there.\n\n{table}"
 
 
 def _axes(width: float = 7.5, height: float = 4.5, columns: int = 1) -> Tuple[Any, Any]:
@@ -228,11 +228,11 @@ def plot_curve(lines: Lines, path: Path) -> bool:
         return False
     figure, (left, right) = _axes(10, 4.2, 2)
     for key, line in curves:
-        name = "{} {:.0f}%, seed {}".format(key.kind, 100 * key.rate, key.seed)
+        name = f"{key.kind} {100 * key.rate:.0f}%, seed {key.seed}"
         steps = [point["step"] for point in line["curve"]]
         knows = [point["recognised_margin"] for point in line["curve"]]
         left.plot(steps, [point["recognised"] for point in line["curve"]], "--",
-                  color="C{}".format(len(left.lines) // 2))
+                  color=f"C{len(left.lines) // 2}")
         left.plot(steps, knows, marker="o", color=left.lines[-1].get_color(), label=name)
         points = [(point["recognised_margin"], point["differ_right"]) for point in line["curve"]
                   if point["differ_right"] is not None]
@@ -296,12 +296,12 @@ def write(lines: Lines, wanted: Sequence[Key], docs: Path) -> None:
                    lambda start: start["tail_cosine"],
                    "NRA before: mean cosine of two images of a tail person"),
          "study_tail.png", "Gain of the tail over its tightness"))
-    parts += ["![{}]({})".format(text, name) for there, name, text in pictures if there]
+    parts += [f"![{text}]({name})" for there, name, text in pictures if there]
     parts += ["## What is gained over more of the same, by where it begins",
               "Points above *continued* (half-way: above *continued, early*), last checkpoints.",
               starts(lines)]
     for kind, rate in cells(lines):
-        parts += ["## {} flips, {:.0f}%".format(kind.capitalize(), 100 * rate),
+        parts += [f"## {kind.capitalize()} flips, {100 * rate:.0f}%",
                   results(lines, kind, rate, arms)]
     parts += ["## The noise lists", lists(lines)]
     page = docs / "study.md"

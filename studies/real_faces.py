@@ -25,200 +25,35 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
+import _real_faces_page as page
 import numpy as np
+from _real_faces_arms import (
+    ARMS,
+    EARLY,
+    LISTS,
+    MARGIN,
+    NETWORK,
+    SCALE,
+    TARGETS,
+    Arm,
+    Key,
+    packed,
+    read_results,
+    wanted,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "studies" / "results" / "real_faces.jsonl"
 CHECKPOINTS = ROOT / "studies" / "checkpoints.json"
-TARGETS = ("cfp_ff", "cfp_fp")
-SIZE, SCALE, MARGIN, OUTLIERS, HEAD_MIN = 48, 32.0, 0.3, 0.1, 5
-
-# The regime (docs/study.md): the margin comes when the people are half known, as a margin that is
-# there from the first batch keeps noisy labels from being learnt at all.
-NETWORK = ("--network", "n8", "--emb-size", "128", "--loss-type", "4", "--margin-s",
-           "{:g}".format(SCALE), "--patience", "0", "--end-epoch", "100000")
-WARM = ("--margin-m", "0", "--per-batch-size", "128", "--lr", "0.1", "--lr-steps", "100000",
-        "--max-steps", "500", "--verbose", "500")
-ARCFACE = ("--margin-m", "{:g}".format(MARGIN), "--per-batch-size", "128", "--lr", "0.1",
-           "--lr-steps", "700,900", "--max-steps", "1000", "--verbose", "250", "--ckpt", "2")
-FINE = ("--margin-m", "{:g}".format(MARGIN), "--per-batch-size", "128", "--lr", "0.02",
-        "--lr-steps", "400", "--max-steps", "500", "--verbose", "250")
-TAIL = ("--margin-m", "{:g}".format(MARGIN), "--noise-beta", "0.5", "--lr", "0.002",
-        "--batch-size1", "96", "--batchsize_id", "48", "--bag-size", "360", "--bags", "50",
-        "--images-per-identity", "2", "--verbose", "100", "--max-steps")
-
-
-class Arm(NamedTuple):
-    """How an arm's model is made.
-
-    Attributes
-    ----------
-    parent : str, optional
-        The arm whose last checkpoint it starts from. Under much noise the validation people prefer
-        an early one, of a model that does not know its own people yet (docs/study.md).
-    script : str
-    flags : tuple of str
-    data : str
-        A method of :class:`Cell` that makes the training set and returns its directory.
-    noise_list : str, optional
-        A method of :class:`Cell` that makes the list of the images to leave out.
-    start : str, optional
-        A method of :class:`Cell` that makes the checkpoint to start from of the parent's (the
-        dominant centres of it, or an earlier one of the same training).
-    tail : bool
-    """
-
-    parent: Optional[str]
-    script: str
-    flags: Tuple[str, ...]
-    data: str = "noisy"
-    noise_list: Optional[str] = None
-    start: Optional[str] = None
-    tail: bool = False
-
-
-EARLY = 2  # the ArcFace checkpoint after 500 of its 1,000 batches
-
-
-def _nra(beta: str, mean: bool, **more: Any) -> Arm:
-    return Arm("ArcFace", "train_relusoft.py",
-               FINE + ("--noise-beta", beta) + (("--mean-loss", "1") if mean else ()), **more)
-
-
-def _tail(weights: str, *flags: str, early: bool = False) -> Arm:
-    # Each weight of a list gets its share of 300 updates.
-    steps = str(300 // len(weights.split(",")))
-    return Arm("NRA 0.5, early" if early else "NRA 0.5", "train_unequal.py",
-               TAIL + (steps, "--interweight", weights) + flags,
-               data="without_early_list" if early else "without_list", tail=True)
-
-
-LISTS = ("margin", "early", "reference", "sub-centers")  # noise lists, by what makes them
-BETAS = ("0.9", "0.8", "0.7", "0.5", "0.3")
-ARMS: Dict[str, Arm] = {
-    "margin 0": Arm(None, "train_softmax.py", WARM),
-    "ArcFace": Arm("margin 0", "train_softmax.py", ARCFACE),
-    "continued": Arm("ArcFace", "train_softmax.py", FINE),
-    **{"NRA " + beta: _nra(beta, True) for beta in BETAS},
-    **{"NRA {}, reference's scale".format(beta): _nra(beta, False) for beta in BETAS},
-    # What learning the classifier anew does by itself: NRA without its second term.
-    "NRA 1": _nra("1", True),
-    "list dropped": Arm("ArcFace", "train_softmax.py", FINE, data="without_list"),
-    "reference's list dropped": Arm("ArcFace", "train_softmax.py", FINE,
-                                    data="without_reference_list"),
-    "list relabelled": Arm("ArcFace", "train_softmax.py", FINE, data="relabelled"),
-    "NRA 0.5, list dropped": _nra("0.5", True, noise_list="margin_list"),
-    "NRA 0.5, reference's list dropped": _nra("0.5", True, noise_list="reference_list"),
-    # Sub-center ArcFace (Deng et al., ECCV 2020), and its drop of centres and images.
-    "margin 0, 3 sub-centers": Arm(None, "train_softmax.py", WARM + ("--sub-centers", "3")),
-    "3 sub-centers": Arm("margin 0, 3 sub-centers", "train_softmax.py",
-                         ARCFACE + ("--sub-centers", "3")),
-    "3 sub-centers, dropped": Arm("3 sub-centers", "train_softmax.py", FINE,
-                                  data="without_sub_center_list", start="dominant_centers"),
-    "tail, weight 0": _tail("0"),
-    "tail, random, weight 1": _tail("1", "--mining", "0"),
-    "tail, weight 1": _tail("1"),
-    "tail, weights 1, 5": _tail("1,5"),
-    "tail, weights 1, 5, 10": _tail("1,5,10"),
-    "tail as classes": _nra("0.5", True, data="with_tail_classes"),
-    # From the model half-way, which has not learnt as many wrong labels yet.
-    "continued, early": Arm("ArcFace", "train_softmax.py", FINE, start="early"),
-    **{"NRA {}, early".format(beta): _nra(beta, True, start="early")
-       for beta in ("1", "0.9", "0.5", "0.3")},
-    "list dropped, early": Arm("ArcFace", "train_softmax.py", FINE, data="without_early_list",
-                               start="early"),
-    "NRA 0.5, list dropped, early": _nra("0.5", True, noise_list="early_list", start="early"),
-    "tail, weight 0, early": _tail("0", early=True),
-    "tail, random, weight 1, early": _tail("1", "--mining", "0", early=True),
-    "tail, weight 1, early": _tail("1", early=True),
-    "tail, weights 1, 5, 10, early": _tail("1,5,10", early=True),
-}
-
-_HEAD = ("margin 0", "ArcFace", "continued", "NRA 0.5", "NRA 0.3", "NRA 0.9", "list dropped",
-         "NRA 0.5, list dropped")
-_EARLY = ("continued, early", "NRA 0.5, early", "NRA 0.3, early", "NRA 0.9, early", "NRA 1, early",
-          "list dropped, early", "NRA 0.5, list dropped, early")
-_REFERENCE = tuple("NRA {}, reference's scale".format(beta) for beta in ("0.5", "0.3", "0.9"))
-_TAIL = ("tail, weight 0", "tail, weight 1", "tail, random, weight 1", "tail, weights 1, 5, 10",
-         "tail, weights 1, 5", "tail as classes")
-_EARLY_TAIL = ("tail, weight 0, early", "tail, weight 1, early", "tail, random, weight 1, early",
-               "tail, weights 1, 5, 10, early")
-_REST = ("NRA 1", "list relabelled", "margin 0, 3 sub-centers", "3 sub-centers",
-         "3 sub-centers, dropped", "reference's list dropped",
-         "NRA 0.5, reference's list dropped", "NRA 0.8", "NRA 0.7",
-         "NRA 0.8, reference's scale", "NRA 0.7, reference's scale")
-SEEDS = (0, 1, 2)
-
-
-class Key(NamedTuple):
-    """Which line of the results: one arm of one noisy set."""
-
-    kind: str  # uniform or structured
-    rate: float  # flips
-    seed: int
-    arm: str
-
-
-def order() -> Iterator[Key]:
-    """All lines the study wants, the most telling first."""
-    def block(kind: str, rates: Sequence[float], arms: Sequence[str]) -> Iterator[Key]:
-        for rate in rates:
-            for seed in SEEDS:
-                for arm in arms:
-                    yield Key(kind, rate, seed, arm)
-
-    yield from block("uniform", (0.4,), _EARLY + _EARLY_TAIL)
-    yield from block("structured", (0.4,), _EARLY)
-    yield from block("uniform", (0.0,), ("margin 0", "ArcFace"))
-    yield from block("uniform", (0.4,), _TAIL)
-    yield from block("uniform", (0.2, 0.6), _EARLY)
-    yield from block("uniform", (0.0,), _EARLY + _EARLY_TAIL)
-    yield from block("uniform", (0.4,), _HEAD + _REFERENCE)
-    yield from block("structured", (0.4,), _EARLY_TAIL + _HEAD)
-    yield from block("structured", (0.2, 0.6), _EARLY)
-    yield from block("uniform", (0.2, 0.6), _EARLY_TAIL + _HEAD)
-    yield from block("structured", (0.2, 0.6), _EARLY_TAIL + _HEAD)
-    yield from block("uniform", (0.4,), _REST)
-    yield from block("uniform", (0.2, 0.6, 0.0), _HEAD + _REFERENCE + _TAIL)
-    yield from block("structured", (0.4, 0.2, 0.6), _REFERENCE + _TAIL)
-    yield from block("uniform", (0.2, 0.6, 0.0), _REST)
-    yield from block("structured", (0.4, 0.2, 0.6), _REST)
-
-
-def wanted() -> List[Key]:
-    """:func:`order` without repetitions."""
-    return list(dict.fromkeys(order()))
-
-
-def read_results(path: Path) -> Dict[Key, Dict[str, Any]]:
-    """The lines that are there; a half-written last one (a kill) is no line."""
-    found = {}
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            found[Key(line["kind"], line["rate"], line["seed"], line["arm"])] = line
-    return found
+SIZE, OUTLIERS, HEAD_MIN = 48, 0.1, 5
 
 
 def best_epoch(prefix: str) -> int:
     """The checkpoint that the validation people chose, from a training log's last line."""
     with open(prefix + "-trainlog.jsonl", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines][-1]["best_epoch"]
-
-
-def packed(bits: np.ndarray) -> str:
-    """Booleans as hexadecimal text."""
-    return np.packbits(np.asarray(bits, bool)).tobytes().hex()
-
-
-def unpacked(text: str, count: int) -> np.ndarray:
-    """The first ``count`` booleans of :func:`packed`."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:count].astype(bool)
 
 
 def commit() -> str:
@@ -325,7 +160,7 @@ class Cell:
 
     def __init__(self, study: "Study", kind: str, rate: float, seed: int) -> None:
         self.study, self.kind, self.rate, self.seed = study, kind, rate, seed
-        self.folder = study.work / "{}-{:.0f}".format(kind, 100 * rate) / "seed-{}".format(seed)
+        self.folder = study.work / f"{kind}-{100 * rate:.0f}" / f"seed-{seed}"
         self.commands: List[str] = []
 
     def path(self, *names: str) -> str:
@@ -408,7 +243,7 @@ class Cell:
 
     def early(self, model: str) -> str:
         """ArcFace's checkpoint half-way: of ``model``'s prefix."""
-        return "{},{}".format(model.rsplit(",", 1)[0], EARLY)
+        return f"{model.rsplit(',', 1)[0]},{EARLY}"
 
     def early_list(self) -> str:
         """Images whose label is not the likeliest one half-way."""
@@ -462,7 +297,7 @@ class Cell:
         memory = self.study.call([sys.executable, "-u", arm.script, *flags, "--resume", "auto"],
                                  folder / "log.txt")
         prefix = last_prefix(prefix, arm)
-        chosen = "{},{}".format(prefix, best_epoch(prefix))
+        chosen = f"{prefix},{best_epoch(prefix)}"
         line: Dict[str, Any] = {
             "study": "real_faces", "kind": self.kind, "rate": self.rate,
             "outliers": OUTLIERS if self.rate else 0.0, "seed": self.seed, "arm": name,
@@ -498,8 +333,7 @@ class Cell:
         with open(prefix + "-trainlog.jsonl", encoding="utf-8") as lines:
             for event in map(json.loads, lines):
                 if event["event"] == "save" and event["epoch"]:
-                    numbers, _ = measure_training("{},{}".format(prefix, event["epoch"]),
-                                                  self.noisy())
+                    numbers, _ = measure_training(f"{prefix},{event['epoch']}", self.noisy())
                     points.append(dict(numbers, step=event["step"]))
         return points
 
@@ -517,7 +351,7 @@ def last_prefix(prefix: str, arm: Arm) -> str:
 
 def _sha256(checkpoint: str) -> str:
     prefix, epoch = checkpoint.rsplit(",", 1)
-    path = Path("{}-{:04d}.params".format(prefix, int(epoch)))
+    path = Path(f"{prefix}-{int(epoch):04d}.params")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -534,7 +368,8 @@ def write_set(out: str, parts: Sequence[Tuple[str, Dict[int, int], Optional[int]
     from unequal.data.records import RecordSet, RecordWriter, relabel
 
     opened = [RecordSet(directory) for directory, _, _ in parts]
-    images, classes = [], 0
+    images: List[Tuple[int, int, RecordSet, int]] = []
+    classes = 0
     for records, (_, given, offset) in zip(opened, parts):
         shift = classes if offset is None else offset
         images += [(given.get(int(key), records.image(key)[0]) + shift, place, records, key)
@@ -560,7 +395,7 @@ class Study:
     @contextlib.contextmanager
     def locked(self, key: Key, wait: bool = True) -> Iterator[bool]:
         """Hold a noisy set against other processes; yields whether it was free (or waited for)."""
-        path = self.work / "locks" / "{}-{:g}-{}".format(*key[:3])
+        path = self.work / "locks" / f"{key.kind}-{key.rate:g}-{key.seed}"
         if str(path) in self._locks:  # ours already
             yield True
             return
@@ -594,8 +429,8 @@ class Study:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
         if process.returncode:
-            raise SystemExit("real_faces: {} failed ({}), see {}".format(
-                self.shown(command[:3]), process.returncode, file.name))
+            raise SystemExit(f"real_faces: {self.shown(command[:3])} failed "
+                             f"({process.returncode}), see {file.name}")
         return usage.ru_maxrss // 1024
 
     def unequal(self, *arguments: str) -> None:
@@ -654,9 +489,8 @@ class Study:
             self.results.parent.mkdir(parents=True, exist_ok=True)
             with open(str(self.results), "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        print("{} {:.0f}% seed {} {:30s} report {} validation {} {} s".format(
-            key.kind, 100 * key.rate, key.seed, key.arm, line["report"], line["validation"],
-            line["seconds"]), flush=True)
+        print(f"{key.kind} {100 * key.rate:.0f}% seed {key.seed} {key.arm:30s} report "
+              f"{line['report']} validation {line['validation']} {line['seconds']} s", flush=True)
 
     def do_all(self, keys: Sequence[Key], until: Optional[float]) -> None:
         """Do what is missing, in order, leaving aside what another process is at."""
@@ -681,7 +515,9 @@ def write_checkpoints(lines: Dict[Key, Dict[str, Any]], path: Path) -> None:
     """How each checkpoint is made again, with its parents' commands first."""
     table = {}
     for key, line in lines.items():
-        chain, name = [], key.arm
+        only = f"{key.kind},{key.rate:g},{key.seed},{key.arm}"
+        chain: List[str] = []
+        name: Optional[str] = key.arm
         while name:
             parent = lines.get(key._replace(arm=name))
             if parent is None:
@@ -691,7 +527,7 @@ def write_checkpoints(lines: Dict[Key, Dict[str, Any]], path: Path) -> None:
         table[line["checkpoint"]] = {
             "commit": line["commit"], "sha256": line["sha256"], "commands": chain,
             "or": "python studies/real_faces.py --lfw LFW --cfp CFP --protocol DIR --work WORK "
-                  "--only {}".format(shlex.quote("{},{:g},{},{}".format(*key)))}
+                  f"--only {shlex.quote(only)}"}
     path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
@@ -717,7 +553,6 @@ def main() -> None:
     lines = read_results(Path(options.results))
     missing = [key for key in wanted() if key not in lines]
     if options.page or options.plan:
-        import _real_faces_page as page
         if options.plan:
             print(page.missing(lines, wanted()))
         else:
@@ -726,8 +561,7 @@ def main() -> None:
         return
     if not options.lfw or not options.cfp:
         print("real_faces: needs LFW and CFP (--lfw, --cfp, --protocol; docs/published-sets.md "
-              "says where from); left out. {} of {} lines are missing.".format(
-                  len(missing), len(wanted())))
+              f"says where from); left out. {len(missing)} of {len(wanted())} lines are missing.")
         return
     import unequal  # noqa: F401  prepares MXNet
     logging.basicConfig(level=logging.WARNING)

@@ -3,11 +3,12 @@ import argparse
 import contextlib
 import json
 
+import _real_faces_arms as arms
 import _real_faces_page as page
 import numpy as np
 import pytest
 import real_faces
-from real_faces import Key
+from _real_faces_arms import Key
 
 from helpers.pictures import encoded, smooth
 from unequal.data.records import RecordSet, RecordWriter
@@ -16,10 +17,10 @@ from unequal.data.records import RecordSet, RecordWriter
 def line(key, right, **more):
     """A result line whose pairs are right where ``right`` (bool, (2, PAIRS)) says."""
     return dict({"kind": key.kind, "rate": key.rate, "seed": key.seed, "arm": key.arm,
-                 "parent": real_faces.ARMS[key.arm].parent, "seconds": 10, "lists": {},
-                 "right": dict(zip(real_faces.TARGETS, map(real_faces.packed, right))),
+                 "parent": arms.ARMS[key.arm].parent, "seconds": 10, "lists": {},
+                 "right": dict(zip(arms.TARGETS, map(arms.packed, right))),
                  "report": {name: 100 * float(some.mean())
-                            for name, some in zip(real_faces.TARGETS, right)}}, **more)
+                            for name, some in zip(arms.TARGETS, right)}}, **more)
 
 
 def pairs(share, seed):
@@ -28,35 +29,35 @@ def pairs(share, seed):
 
 def test_bits_survive():
     bits = pairs(0.7, 0)[0]
-    assert (real_faces.unpacked(real_faces.packed(bits), page.PAIRS) == bits).all()
+    assert (arms.unpacked(arms.packed(bits), page.PAIRS) == bits).all()
 
 
 def test_every_arm_has_its_parent_and_a_place():
-    assert {key.arm for key in real_faces.wanted()} == set(real_faces.ARMS)
-    for arm in real_faces.ARMS.values():
-        assert arm.parent is None or arm.parent in real_faces.ARMS
+    assert {key.arm for key in arms.wanted()} == set(arms.ARMS)
+    for arm in arms.ARMS.values():
+        assert arm.parent is None or arm.parent in arms.ARMS
         assert callable(getattr(real_faces.Cell, arm.data))
         assert arm.start is None or callable(getattr(real_faces.Cell, arm.start))
         assert arm.noise_list is None or callable(getattr(real_faces.Cell, arm.noise_list))
-    wanted = real_faces.wanted()
+    wanted = arms.wanted()
     assert len(set(wanted)) == len(wanted)
     for key in wanted:  # so that a sitting ends with whole comparisons
-        parent = real_faces.ARMS[key.arm].parent
+        parent = arms.ARMS[key.arm].parent
         if parent:
             assert key._replace(arm=parent) in wanted
 
 
 def test_arms_that_are_compared_make_equal_updates():
     def updates(arm):
-        flags = real_faces.ARMS[arm].flags
+        flags = arms.ARMS[arm].flags
         count = len(flags[flags.index("--interweight") + 1].split(",")) if (
             "--interweight" in flags) else 1
         return count * int(flags[flags.index("--max-steps") + 1])
 
-    for name in real_faces.ARMS:
+    for name in arms.ARMS:
         if name.startswith("tail,"):
             assert updates(name) == updates(page.TAIL_CONTROL)
-        elif real_faces.WARM[1] in real_faces.ARMS[name].flags[1:2]:
+        elif arms.WARM[1] in arms.ARMS[name].flags[1:2]:
             assert updates(name) == updates("margin 0")
         elif name.endswith("sub-centers"):
             assert updates(name) == updates("ArcFace")
@@ -68,8 +69,8 @@ def test_lines_of_a_killed_run(tmp_path):
     key = Key("uniform", 0.4, 1, "ArcFace")
     path = tmp_path / "lines.jsonl"
     path.write_text(json.dumps(line(key, pairs(0.8, 0))) + '\n{"kind": "uni')
-    assert list(real_faces.read_results(path)) == [key]
-    assert real_faces.read_results(tmp_path / "none") == {}
+    assert list(arms.read_results(path)) == [key]
+    assert arms.read_results(tmp_path / "none") == {}
 
 
 def lines_of(gain, seeds):
@@ -106,13 +107,13 @@ def test_last_checkpoints_are_compared_apart():
 
 
 def test_early_arms_are_compared_from_where_they_began():
-    for name, arm in real_faces.ARMS.items():
+    for name, arm in arms.ARMS.items():
         control = page.control_of(name)
         # The same checkpoint to start from, and no list, no second term.
         if name.endswith(", early"):
-            assert (real_faces.ARMS[control].parent, real_faces.ARMS[control].start) == (
+            assert (arms.ARMS[control].parent, arms.ARMS[control].start) == (
                 arm.parent, arm.start)
-        assert real_faces.ARMS[control].noise_list is None
+        assert arms.ARMS[control].noise_list is None
     arcface, early = Key("uniform", 0.4, 0, "ArcFace"), Key("uniform", 0.4, 0, "NRA 0.5, early")
     lines = {arcface: line(arcface, pairs(0.7, 0), training={"recognised_margin": 50.0},
                            curve=[{"recognised_margin": 13.0, "step": 250},
@@ -146,10 +147,10 @@ def test_page_and_checkpoints(tmp_path, monkeypatch):
                               sha256="s", command="train " + arm, checkpoint=arm,
                               curve=[dict(numbers, step=step) for step in (1, 2)])
     (tmp_path / "study.md").write_text("# By hand\n" + page.MARK + "old")
-    page.write(found, real_faces.wanted(), tmp_path)
+    page.write(found, arms.wanted(), tmp_path)
     text = (tmp_path / "study.md").read_text()
     assert text.startswith("# By hand\n") and "old" not in text
-    assert "8 of {} lines are there".format(len(real_faces.wanted())) in text
+    assert f"8 of {len(arms.wanted())} lines are there" in text
     assert "| NRA 0.5 | 2 |" in text and "+2.0 [" in text
     assert "50.0 (≥ 40) | yes |" in text
     assert (tmp_path / "study_gain.png").exists() and (tmp_path / "study_curve.png").exists()
@@ -164,7 +165,7 @@ def test_sets_joined(tmp_path):
         with RecordWriter(str(tmp_path / name), (16, 16)) as writer:
             for label, count in enumerate(counts):
                 for number in range(count):
-                    writer.add(label, picture + "{}{}{}".format(name, label, number).encode())
+                    writer.add(label, picture + f"{name}{label}{number}".encode())
     real_faces.write_set(str(tmp_path / "all"), [
         (str(tmp_path / "a"), {2: 1}, 0), (str(tmp_path / "b"), {}, None)])
     with RecordSet(str(tmp_path / "all")) as records:

@@ -71,6 +71,46 @@ def test_no_command_imports_another():
     assert offenders == []
 
 
+def _circle(imports):
+    """A circle in {name: names it imports}, as a list of names; None where there is none."""
+    done = set()
+
+    def visit(name, path):
+        if name in path:
+            return path[path.index(name):] + [name]
+        if name not in done:
+            for other in imports.get(name, ()):
+                found = visit(other, path + [name])
+                if found:
+                    return found
+            done.add(name)
+        return None
+
+    return next(filter(None, (visit(name, []) for name in imports)), None)
+
+
+@pytest.mark.parametrize("folder", ("benchmarks", "campaigns", "studies", "tests/helpers", "."))
+def test_scripts_do_not_import_each_other_in_a_circle(folder):
+    """Also where an import stands inside a function."""
+    paths = sorted((ROOT / folder).glob("*.py"))
+    package = "helpers." if folder == "tests/helpers" else ""  # scripts are modules of their own
+    imports = {}
+    for path in paths:
+        found = imports[package + path.stem] = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module)
+                found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    assert len(imports) > 2 and _circle(imports) is None
+
+
+def test_a_circle_is_found():
+    assert _circle({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["b"]}) == ["b", "d", "b"]
+    assert _circle({"a": ["b", "c"], "b": ["c"], "c": []}) is None
+
+
 def test_no_function_is_longer_than_sixty_lines():
     long = []
     for path in MODULES:
