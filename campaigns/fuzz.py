@@ -17,7 +17,8 @@ decoder of unusual pictures, those of ``pack --processes``) added up. Exit code 
 fails; its number repeats it alone: ``--first N --inputs 1``.
 
 ``--asan`` runs the workers with AddressSanitizer's allocator under all libraries, and with our own
-C (symbols/rows.c) compiled for it. What is freed twice, or written or copied outside of an
+C (symbols/rows.c, src/unequal/data/planes.c) compiled for it; a further format, ``planes``, fills
+batches of odd sizes by planes.c. What is freed twice, or written or copied outside of an
 allocation or after it was freed, by our C or by a function of the C library, ends the worker and is
 a finding. Some twice slower; needs gcc. It begins with such a defect, too.
 
@@ -268,15 +269,11 @@ class Worker:
         self._said = os.open(os.path.join(temporary, "said"), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         self.watch = Watch([os.path.join(root, "out"), temporary])
         # Under a tool that looks at every access, time and memory are others.
-        self._slow = "FUZZ_ASAN_ROWS" in os.environ or "FUZZ_VALGRIND_LOG" in os.environ
+        self._slow = "FUZZ_ASAN" in os.environ or "FUZZ_VALGRIND_LOG" in os.environ
         self._log, self._log_place = os.environ.get("FUZZ_VALGRIND_LOG"), 0
         self._memcheck()  # of the imports
-        if "FUZZ_ASAN_ROWS" in os.environ:
-            from unequal.symbols import operators
-            rows = ctypes.CDLL(os.environ["FUZZ_ASAN_ROWS"])
-            for name in ("unit_forward", "unit_backward"):
-                getattr(rows, name).argtypes = getattr(operators.COMPILED, name).argtypes
-            operators.COMPILED = rows
+        if "FUZZ_ASAN" in os.environ:
+            _use_sanitized(os.environ["FUZZ_ASAN"])
         self._defects_memory = held_memory() + (100 << 20)
 
     def _run(self, command: Command) -> Tuple[Any, str]:
@@ -316,6 +313,8 @@ class Worker:
             commands: Sequence[Command] = [DEFECTS[number](self)]
         elif name == "overflow":
             commands = [_overflow]
+        elif name == "planes":
+            commands = [lambda: _fill_planes(self.seeded(self.seed, name, number))]
         else:
             random = self.seeded(self.seed, name, number)
             commands = self.formats[name](self._case(random, self._sound, inside, out, outside))
@@ -379,6 +378,46 @@ def _overflow() -> int:
     return 0
 
 
+def _use_sanitized(folder: str) -> None:
+    """Put the libraries of :func:`_sanitized` in place of our own C."""
+    from unequal.data import planes
+    from unequal.symbols import operators
+
+    for module, name, functions in ((operators, "rows", ("unit_forward", "unit_backward")),
+                                    (planes, "planes", ("write_planes",))):
+        library = ctypes.CDLL(os.path.join(folder, name + ".so"))
+        for function in functions:
+            getattr(library, function).argtypes = getattr(module.COMPILED, function).argtypes
+        module.COMPILED = library
+
+
+def _fill_planes(random: random.Random) -> int:
+    """Batches of pictures of odd sizes by planes.c: the values of the form without it."""
+    import numpy as np
+
+    from unequal.data import augmentation as aug
+    from unequal.data import planes
+
+    numbers = np.random.RandomState(random.randrange(2 ** 32))
+    for _ in range(20):
+        count, height, width = (random.randrange(1, most) for most in (6, 50, 70))
+        pixels = numbers.randint(0, 256, (count, height, width, 3)).astype(np.uint8)
+        draws = aug.draw(aug.Augmentation(0.5, 0, *random.choice([(0, 0), (0.5, 0.5), (1, 1)])),
+                         numbers, count, height, width)
+        first = random.randrange(count)
+        filled = np.zeros((2, count, 3, height, width), np.float32)
+        for out, compiled in zip(filled, (True, False)):
+            batch = planes.Planes(out, draws)
+            write = batch.write if compiled else batch._write_plain
+            write(pixels[first:].copy(), first, count)
+        np.testing.assert_allclose(*filled, rtol=1e-5, atol=1e-4)
+        for wrong in (pixels[:, 1:], pixels[..., :2], pixels[:0], pixels.astype(np.int8)):
+            with suppress(ValueError):
+                batch.write(wrong, 0, count)
+                raise AssertionError(f"pixels {wrong.shape} {wrong.dtype} are accepted")
+    return 0
+
+
 # What the parent or the worker must notice, each in one word of the finding.
 DEFECTS = (
     lambda worker: lambda: os.abort(),
@@ -416,16 +455,18 @@ def work(root: str, seed: int) -> None:
 
 def _sanitized(root: str) -> Dict[str, str]:
     """What a process needs in its environment to run under AddressSanitizer."""
-    rows = os.path.join(root, "rows.so")
-    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "symbols",
-                          "rows.c")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-g", "-O1", "-fopenmp", "-fsanitize=address",
-                    "-o", rows, source, "-lm"], check=True)
+    top = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir)
+    for source in ("symbols/rows.c", "src/unequal/data/planes.c"):
+        name = os.path.splitext(os.path.basename(source))[0]
+        subprocess.run(["gcc", "-shared", "-fPIC", "-g", "-O1", "-fopenmp", "-ffp-contract=off",
+                        "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined",
+                        "-o", os.path.join(root, name + ".so"),
+                        os.path.join(top, source), "-lm"], check=True)
     # The C++ library too, whose exceptions the sanitizer looks for when it starts.
     libraries = [subprocess.run(["gcc", "-print-file-name=" + name], check=True, text=True,
                                 stdout=subprocess.PIPE).stdout.strip()
                  for name in ("libasan.so", "libstdc++.so.6")]
-    return {"LD_PRELOAD": " ".join(libraries), "PYTHONMALLOC": "malloc", "FUZZ_ASAN_ROWS": rows,
+    return {"LD_PRELOAD": " ".join(libraries), "PYTHONMALLOC": "malloc", "FUZZ_ASAN": root,
             "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:log_path="
                             + os.path.join(root, "asan")}
 
@@ -582,7 +623,7 @@ def main() -> int:
             print(f"missed: a write behind an allocation ({found})")
             return 1
         print("the write behind an allocation is noticed", flush=True)
-    names = options.formats.split(",")
+    names = options.formats.split(",") + ["planes"] * (options.tool == "asan")
     # Inputs, commands that succeed, refuse, wrong inputs; most seconds and bytes of one command.
     counts = {name: [0, 0, 0, 0, 0, 0] for name in names}
     accepted: Dict[Tuple[str, str], int] = {}  # (format, command) -> how often
