@@ -47,7 +47,8 @@ AVX2 static inline __attribute__((always_inline)) __m256 floats(__m128i bytes)
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
 }
 
-AVX2 static inline __attribute__((always_inline)) __m128 sum_as_doubles(__m128 red, __m128 green, const struct color *color)
+AVX2 static inline __attribute__((always_inline)) __m128 sum_as_doubles(
+    __m128 red, __m128 green, const struct color *color)
 {
     __m256d sum = _mm256_add_pd(
         _mm256_mul_pd(_mm256_cvtps_pd(red), _mm256_set1_pd(color->red)),
@@ -56,8 +57,8 @@ AVX2 static inline __attribute__((always_inline)) __m128 sum_as_doubles(__m128 r
 }
 
 /* Eight pixels, the first eight bytes of each colour. */
-AVX2 static inline __attribute__((always_inline)) void write_eight(const __m128i bytes[3], float *out, size_t area,
-                             const struct color *color)
+AVX2 static inline __attribute__((always_inline)) void write_eight(
+    const __m128i bytes[3], float *out, size_t area, const struct color *color)
 {
     __m256 values[3];
     for (int k = 0; k < 3; k++)
