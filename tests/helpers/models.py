@@ -43,3 +43,20 @@ def faces():
 
 def png(picture):
     return cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes()
+
+
+def by_hand(network, pictures, flip):
+    """Features by a module of its own, one picture at a time."""
+    symbol, arg_params, aux_params = network
+    module = mx.mod.Module(symbol, label_names=None)
+    module.bind([("data", (1, 3, SIDE, SIDE))], for_training=True)
+    module.set_params(arg_params, aux_params)
+    rows = []
+    for picture in pictures:
+        total = 0
+        for view in (picture, picture[:, ::-1])[:2 if flip else 1]:
+            data = mx.nd.array(view.transpose(2, 0, 1)[None])
+            module.forward(mx.io.DataBatch([data]), is_train=False)
+            total = total + module.get_outputs()[0].asnumpy()[0]
+        rows.append(total / np.linalg.norm(total))
+    return np.array(rows)

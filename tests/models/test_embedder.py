@@ -10,31 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import unequal
-from helpers.models import SIDE, initialised, png
-from unequal.commands import cli
+from helpers.models import SIDE, by_hand, initialised, png
 from unequal.data.records import RecordSet, RecordWriter
 from unequal.errors import InputError
-from unequal.eval import features
 from unequal.models import embedder
 from unequal.models.embedder import Embedder, LoosePictures, PictureList
 from unequal.symbols import networks
-
-
-def by_hand(network, pictures, flip):
-    """Features by a module of its own, one picture at a time."""
-    symbol, arg_params, aux_params = network
-    module = mx.mod.Module(symbol, label_names=None)
-    module.bind([("data", (1, 3, SIDE, SIDE))], for_training=True)
-    module.set_params(arg_params, aux_params)
-    rows = []
-    for picture in pictures:
-        total = 0
-        for view in (picture, picture[:, ::-1])[:2 if flip else 1]:
-            data = mx.nd.array(view.transpose(2, 0, 1)[None])
-            module.forward(mx.io.DataBatch([data]), is_train=False)
-            total = total + module.get_outputs()[0].asnumpy()[0]
-        rows.append(total / np.linalg.norm(total))
-    return np.array(rows)
 
 
 @pytest.mark.parametrize("flip", (True, False))
@@ -241,73 +222,3 @@ def test_symbol_without_embedding():
 def test_weights_of_another_size(network):
     with pytest.raises(InputError, match="do not fit the network at 64x64 pixels"):
         Embedder(*network, image_size=(64, 64))
-
-
-def test_embed_command(checkpoint, network, faces, tmp_path, capsys):
-    folder = tmp_path / "people" / "a"
-    folder.mkdir(parents=True)
-    for number, picture in enumerate(faces):
-        (folder / f"{number:02}.png").write_bytes(png(picture))
-    (folder / "notes.txt").write_text("no picture")
-    expected = by_hand(network, faces, True)
-    names = [str(folder / f"{number:02}.png") for number in range(len(faces))]
-    out = tmp_path / "out.npz"
-    command = ["embed", "--model", checkpoint, str(folder.parent), "--batch-size", "4", "--out"]
-    assert cli.main(command + [str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}: 11 features of length 24\n"
-    with np.load(out) as written:
-        np.testing.assert_allclose(written["features"], expected, atol=2e-5)
-        assert written["names"].tolist() == names
-    first = out.read_bytes()
-    assert cli.main(command + [str(out)]) == 0
-    assert out.read_bytes() == first
-    assert cli.main(command + [str(tmp_path / "out.npy"), "--no-flip"]) == 0
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), by_hand(network, faces, False),
-                               atol=2e-5)
-    assert (tmp_path / "out.npy.txt").read_text().splitlines() == names
-
-
-def test_embed_command_on_a_record_set(checkpoint, network, faces, tmp_path):
-    with RecordWriter(str(tmp_path / "set"), (SIDE, SIDE)) as writer:
-        keys = [writer.add(number // 4, png(picture)) for number, picture in enumerate(faces)]
-    out = tmp_path / "out.npz"
-    assert cli.main(["embed", "--model", checkpoint, str(tmp_path / "set"), "--out", str(out)]) == 0
-    with np.load(out) as written:
-        np.testing.assert_allclose(written["features"], by_hand(network, faces, True), atol=2e-5)
-        assert written["names"].tolist() == [
-            f"{number // 4}/{key}" for number, key in enumerate(keys)]
-
-
-def test_embed_command_for_the_devkit(checkpoint, network, faces, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for number, picture in enumerate(faces):
-        folder = tmp_path / "set" / f"p{number // 4}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number:02}.png").write_bytes(png(picture))
-    command = ["embed", "--model", checkpoint, "set/../set", "--batch-size", "4", "--out", "out/"]
-    assert cli.main(command) == 0
-    opened = features.open_features("out")
-    assert opened.names == [f"set/p{number // 4}/{number:02}.png.bin"
-                            for number in range(11)]
-    np.testing.assert_allclose(opened.array(), by_hand(network, faces, True), atol=2e-5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
-    assert cli.main(command) == 1
-    assert "out: is not empty" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("arguments, message", (
-    (["--out", "x.txt", "."], "--out x.txt: end the name in .npy"),
-    (["--out", "x.npy", "."], ".: neither a record set"),
-    (["--out", "x.npy", "set", "more"], "set: is a record set; give it alone"),
-    (["--out", "x.npy", "none.png"], "none.png: No such file"),
-    (["--out", "x.npy", "none.png", "--image-size", "9"], "do not fit the network at 9x9 pixels"),
-))
-def test_embed_command_errors(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "train.rec").write_bytes(b"")
-    assert cli.main(["embed", "--model", checkpoint] + arguments) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not list(tmp_path.glob("x*")) + list(tmp_path.glob(".x*"))

@@ -45,6 +45,11 @@ def test_every_module_is_in_a_known_room():
     assert {room_of(path) for path in MODULES} <= set(FLOOR)
 
 
+@pytest.mark.parametrize("room", sorted(set(FLOOR) - {"errors"}))
+def test_every_room_has_a_folder_of_tests(room):
+    assert list((ROOT / "tests" / room).glob("test_*.py"))
+
+
 @pytest.mark.parametrize("room", sorted(FLOOR))
 def test_imports_run_down(room):
     upward = [f"{path.relative_to(ROOT)}:{line} imports from {other}"

@@ -1,6 +1,6 @@
 """What the built-in data must be like to try noise-robust training on: with a small network, clean
 labels verify far better than the noisy ones, and neither is near chance or perfect. (That pixels
-alone verify near chance is in test_synth.py.)"""
+alone verify near chance is in synthetic/test_dataset.py.)"""
 import csv
 import os
 import subprocess
