@@ -29,7 +29,7 @@ WARM = ("--margin-m", "0", "--lr", "0.1", "--lr-steps", "100000", "--max-steps",
         "--verbose", "250")
 MARGIN = ("--margin-m", "0.3")
 STEP_2 = MARGIN + ("--lr", "0.1", "--lr-steps", "100000", "--max-steps", "350", "--verbose", "175")
-BETA = "0.5"
+BETA = "0.3"
 # The control makes the same updates as step 3.2.
 FINE_TUNE = ("--max-steps", "250", "--verbose", "125")
 LR = ("--lr", "0.02", "--lr-steps", "200")

@@ -689,12 +689,17 @@ def _change_array(random: random.Random, arrays: List[Tuple[str, np.ndarray]]) -
     elif way == 6:
         array = np.asfortranarray(array[None])
     if way >= 7:
-        place = next(place for place, (name, _) in enumerate(arrays) if name == "header")
-        header = arrays[place][1].tobytes()
-        header = damage_json(random, header, _HEADER_VALUES) if way == 7 else damage(random, header)
-        if not random.randrange(20):
-            header = b"[" * 100000
-        arrays[place] = "header", np.frombuffer(header, np.uint8)
+        headers = [place for place, (name, _) in enumerate(arrays) if name == "header"]
+        for place in headers:  # none, when a change before this one took it
+            header = arrays[place][1].tobytes()
+            try:
+                header = (damage_json(random, header, _HEADER_VALUES) if way == 7
+                          else damage(random, header))
+            except (ValueError, RecursionError):  # damaged already: no JSON any more
+                header = damage(random, header)
+            if not random.randrange(20):
+                header = b"[" * 100000
+            arrays[place] = "header", np.frombuffer(header, np.uint8)
     elif way >= 2:
         arrays[place] = name, array
 
