@@ -58,5 +58,5 @@ def test_pictures_that_are_too_small_are_refused_before_binding():
 def test_an_embedder_of_too_small_pictures_is_refused_without_mxnets_words():
     symbol = networks.get_symbol("y1", 8)
     with pytest.raises(ArgumentError, match="^The network's layers do not fit pictures of "
-                                            "48x64 pixels: give the image_size it was trained on"):
+                                            "48x64 pixels: give pictures of the size it was "):
         Embedder(symbol, {}, {}, (48, 64))

@@ -145,8 +145,8 @@ def _check_fit(symbol: mx.sym.Symbol, shape: Sequence[int], arg_params: Params,
         args, _, states = symbol.infer_shape_partial(**{DATA_NAME: shape})
     except mx.base.MXNetError as error:
         raise ArgumentError(
-            f"The network's layers do not fit pictures of {shape[2]}x{shape[3]} pixels: give the "
-            "image_size it was trained on (112x112 is usual).", "image_size") from error
+            f"The network's layers do not fit pictures of {shape[2]}x{shape[3]} pixels: give "
+            "pictures of the size it was trained on (112x112 is usual).", "image_size") from error
     for names, shapes, params in ((symbol.list_arguments(), args, arg_params),
                                   (symbol.list_auxiliary_states(), states, aux_params)):
         for name, needed in zip(names, shapes):
