@@ -16,7 +16,6 @@ from helpers.loops import (
     slopes,
 )
 from unequal.symbols import heads, operators
-from unequal.system import mxnet_private
 
 ROWS, CLASSES = 8, 6
 
@@ -284,16 +283,6 @@ def test_finite_at_extreme_logits(size):
         assert outputs["noise_robust_label_log_probability"][i] == pytest.approx(
             -cross_entropy(row.astype(np.float64), arrays["label"][i]), rel=1e-6)
     assert_close(gradient, robust_gradient(arrays["logits"], arrays["label"], 0.9, 1), 1e-6)
-
-
-def test_numpy_view_is_the_memory_itself():
-    for dtype in (np.float32, np.float16, np.int32):
-        array = mx.nd.array(np.arange(6).reshape(2, 3), dtype=dtype)
-        array.wait_to_read()
-        view = mxnet_private.numpy_view(array)
-        assert view.dtype == dtype and view.shape == (2, 3)
-        view[1, 2] = 40
-        assert array.asnumpy()[1, 2] == 40 and array.asnumpy()[0, 1] == 1
 
 
 # Each executor runs the operator in MXNet's own threads, while other Python threads do the same.

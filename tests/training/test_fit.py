@@ -1,19 +1,15 @@
-from argparse import Namespace
 
 import mxnet as mx
 import numpy as np
 import pytest
 
 from helpers.fitting import CLASSES, SIZE, Batches, arguments, events, train, weights, write_targets
-from unequal.cluster.workers import Workers
 from unequal.errors import InputError
-from unequal.symbols import heads, margins, networks
+from unequal.symbols import margins, networks
 from unequal.system import interrupts
 from unequal.training import metrics as measures
 from unequal.training import setup
-from unequal.training.config import SoftmaxConfig
-from unequal.training.stages import Stage
-from unequal.training.trainer import Best, Trainer
+from unequal.training.trainer import Best
 
 GOLDEN_LOSSES = [5.133804, 6.783361, 6.214981, 1.638753, 2.611506, 1.508893, 0.915952, 0.451014]
 
@@ -83,15 +79,6 @@ def test_schedule(tmp_path):
     np.testing.assert_allclose(rates, [0.1] * 4 + [0.01] * 2 + [0.001] * 2)
 
 
-def test_default_steps_scale_with_the_batch():
-    args = Namespace(lr_steps="")
-    assert setup.lr_steps(args, (32000, 48000, 60000), 200) == [81920, 122880, 153600]
-    assert setup.lr_steps(Namespace(lr_steps="5,9"), (1,), 200) == [5, 9]
-    for text in ("5,x", "9,5", "0,3", "4,4"):
-        with pytest.raises(InputError, match="^lr_steps"):
-            setup.lr_steps(Namespace(lr_steps=text), (1,), 200)
-
-
 @pytest.mark.parametrize("flags, steps", [
     (("--max-steps", "4"), 4), (("--end-epoch", "2"), 6),
     (("--end-epoch", "2", "--max-steps", "9"), 6)])
@@ -149,40 +136,6 @@ def test_divergence_stops_before_anything_is_overwritten(tmp_path):
     with pytest.raises(InputError, match="loss is nan at batch 1: training has diverged"):
         train(args, Batches(), metrics=metrics)
     assert (tmp_path / "m" / "model-0000.params").read_bytes() == before
-
-
-def test_sphere_annealing(tmp_path):
-    args = arguments(tmp_path, "--loss-type", "1", "--max-steps", "4", "--beta", "100",
-                     "--beta-min", "40", "--gamma", "1", "--beta-freeze", "1")
-    seen = []
-    set_beta = setup.sphere_annealing(args)
-
-    def before_batch(learner, batches):
-        set_beta(learner, batches)
-        seen.append(learner.module._exec_group.execs[0].arg_dict["sphere_beta"].asscalar())
-
-    train(args, Batches(), before_batch=before_batch)
-    np.testing.assert_allclose(seen, [100, 100, 50, 40])
-    assert setup.sphere_annealing(arguments(tmp_path)) is None
-    args = setup.overruled(SoftmaxConfig(loss_type=1), 20001)
-    assert (args.beta_freeze, args.gamma) == (5000, 0.06)
-    args = setup.overruled(SoftmaxConfig(loss_type=1), 20000)
-    assert (args.beta_freeze, args.gamma) == (0, 0.12)
-
-
-def test_pretrained_weights_that_do_not_fit(tmp_path):
-    args = arguments(tmp_path, "--max-steps", "1")
-    train(args, Batches())
-    _, arguments_, states = mx.model.load_checkpoint(args.prefix, 0)
-    arguments_["fc7_weight"] = mx.nd.zeros((3, 16))
-    symbol = heads.softmax_head(networks.get_symbol("n8", 16, version_output="I"),
-                                 mx.sym.Variable("softmax_label"), CLASSES, 16)
-    run = setup.Run([mx.cpu()], Namespace(image_size=(SIZE, SIZE)), None, None, None, arguments_,
-                    states, Workers(), args)
-    stage = Stage("test", "test", symbol, Batches(), [], [])
-    with pytest.raises(InputError, match="^pretrained: the checkpoint's weights do not fit .*"
-                                         "fc7_weight is 3x16 there, .*x16 here"):
-        Trainer(stage, run).fit()
 
 
 def test_golden_trajectory(tmp_path):
