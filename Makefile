@@ -40,7 +40,7 @@ types: $(VENV)/installed
 	mkdir -p build/types/unequal
 	ln -s $(CURDIR)/src/unequal/* $(CURDIR)/symbols $(CURDIR)/eval build/types/unequal/
 	$(BIN)/mypy
-	$(BIN)/mypy *.py benchmarks campaigns studies
+	$(BIN)/mypy *.py benchmarks campaigns studies tests/helpers
 
 demo: $(VENV)/installed
 	$(BIN)/python demo.py

@@ -383,8 +383,10 @@ def _use_sanitized(folder: str) -> None:
     from unequal.data import planes
     from unequal.symbols import operators
 
-    for module, name, functions in ((operators, "rows", ("unit_forward", "unit_backward")),
-                                    (planes, "planes", ("write_planes",))):
+    kernels: List[Tuple[Any, str, Tuple[str, ...]]] = [
+        (operators, "rows", ("unit_forward", "unit_backward")),
+        (planes, "planes", ("write_planes",))]
+    for module, name, functions in kernels:
         library = ctypes.CDLL(os.path.join(folder, name + ".so"))
         for function in functions:
             getattr(library, function).argtypes = getattr(module.COMPILED, function).argtypes
@@ -410,7 +412,7 @@ def _fill_planes(random: random.Random) -> int:
             batch = planes.Planes(out, draws)
             write = batch.write if compiled else batch._write_plain
             write(pixels[first:].copy(), first, count)
-        np.testing.assert_allclose(*filled, rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(filled[0], filled[1], rtol=1e-5, atol=1e-4)
         for wrong in (pixels[:, 1:], pixels[..., :2], pixels[:0], pixels.astype(np.int8)):
             with suppress(ValueError):
                 batch.write(wrong, 0, count)

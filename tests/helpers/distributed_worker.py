@@ -9,6 +9,7 @@ import pickle
 import runpy
 import sys
 from pathlib import Path
+from typing import List
 
 from unequal.cluster import workers as distributed
 from unequal.commands import cli
@@ -46,20 +47,20 @@ class Touch:
 
 
 def main(data, out, *flags):
-    workers = {}
+    workers: List[distributed.Workers] = []
 
     def once(store, threshold):  # the processes of a job take their places once
         if not workers:
-            workers["all"] = distributed.Workers(store, threshold)
-        return workers["all"]
+            workers.append(distributed.Workers(store, threshold))
+        return workers[0]
 
-    setup.Workers = once
+    vars(setup)["Workers"] = once
     for name, arguments in STEPS:
         module = runpy.run_path(str(ROOT / name))
         line = (COMMON + " " + arguments).format(data=data, out=out).split()
         args = options.parser("", module["Config"]).parse_args(line + list(flags))
         module["main"](config.from_options(module["Config"], args))
-    everyone = workers["all"]
+    everyone = workers[0]
     if everyone.count == 1:
         return
     if everyone.rank == 0:  # as anybody could who reaches the server's port

@@ -1,5 +1,6 @@
 """A training of a small network on fixed batches."""
 from argparse import Namespace
+from typing import cast
 
 import cv2
 import mxnet as mx
@@ -7,6 +8,7 @@ import numpy as np
 
 from helpers import scripts
 from unequal.cluster.workers import Workers
+from unequal.data.records import RecordSet
 from unequal.eval import bins
 from unequal.symbols import heads, networks
 from unequal.training import flags as options
@@ -70,9 +72,10 @@ def train(args, data, devices=1, lr_steps=(), before_batch=None, metrics=None):
     np.random.seed(0)
     embedding = networks.get_symbol(args.network, args.emb_size,
                                    version_output=args.version_output)
-    run = setup.Run([mx.cpu(i) for i in range(devices)], Namespace(image_size=(SIZE, SIZE)),
-                    embedding, mx.sym.Variable("softmax_label"), setup.margin_of(args), None, None,
-                    Workers(), args)
+    records = cast(RecordSet, Namespace(image_size=(SIZE, SIZE)))
+    run = setup.Run([mx.cpu(i) for i in range(devices)], records, embedding,
+                    mx.sym.Variable("softmax_label"), setup.margin_of(args), None, None, Workers(),
+                    args)
     symbol = heads.softmax_head(run.embedding, run.label, CLASSES, args.emb_size,
                                  run.margin)
     stage = Stage("test", "test", symbol, data, list(lr_steps), metrics=metrics or [

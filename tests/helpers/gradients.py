@@ -4,6 +4,7 @@ A program too: in a process with MXNET_MKLDNN_ENABLED=0 the standard operators a
 on a GPU, and not oneDNN's (read once, when first needed).
 """
 import json
+from typing import Any, Callable, Dict, Tuple
 
 import unequal  # noqa: F401  before mxnet
 
@@ -21,7 +22,8 @@ EMBEDDING, LABEL = mx.sym.Variable("emb"), mx.sym.Variable("label")
 MARGINS = [Margin(loss_type=0), Margin(1, 8.0), Margin(2, 8.0, 0.35), Margin(4, 8.0, 0.5),
            Margin(4, 8.0, 0.5, easy_margin=1), Margin(5, 8.0, 0.3, 0.9, 0.1)]
 STEP4 = dict(head_size=6, tail_identities=2, images_per_identity=3, interweight=5.0)
-HEADS = {"step 3": (heads.nra_head, {}), "step 4": (heads.unequal_head, STEP4)}
+HEADS: Dict[str, Tuple[Callable[..., mx.sym.Symbol], Dict[str, Any]]] = {
+    "step 3": (heads.nra_head, {}), "step 4": (heads.unequal_head, STEP4)}
 BETA, NORMALIZER = 0.7, 8
 
 
@@ -37,7 +39,7 @@ def inputs(seed=0):
 def loss(name, margin, threshold, arrays):
     """In float64, as in the loops, but for whole matrices: hundreds of them make a gradient."""
     emb, weight = (np.asarray(arrays[one], np.float64) for one in ("emb", "fc7_weight"))
-    rows = STEP4["head_size"] if name == "step 4" else ROWS
+    rows = int(STEP4["head_size"]) if name == "step 4" else ROWS
     head, label = emb[:rows], arrays["label"][:rows].astype(int)
     length = np.linalg.norm(head, axis=1)
     direction, weights = head / length[:, None], weight / np.linalg.norm(weight, axis=1)[:, None]

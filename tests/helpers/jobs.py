@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Dict, List, NamedTuple, Set
 
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 # Open MPI does not run as root without.
@@ -37,7 +37,7 @@ def _read(pid, name):
 
 def descendants(pid):
     """Process numbers of all that ``pid`` has started, directly or not."""
-    parents = {}
+    parents: Dict[int, List[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             stat = _read(entry, "stat").rpartition(b")")[2].split()
@@ -90,7 +90,7 @@ def running(pids):
 
 def listening(pids):
     """Addresses that processes listen on, such as ``{"127.0.0.1"}``; TCP over IPv4 and IPv6."""
-    sockets = set()
+    sockets: Set[str] = set()
     for pid in pids:
         try:
             for name in os.listdir(f"/proc/{pid}/fd"):

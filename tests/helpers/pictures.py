@@ -59,10 +59,10 @@ def faces_folder(root, size):
     for person, name in enumerate(("Zoë", "anna", "Bob 2")):
         (root / name).mkdir(parents=True)
         for number in range(4):
-            own = size if number == 0 else (20 + 7 * person, 44)
+            height, width = size if number == 0 else (20 + 7 * person, 44)
             extension = (".jpg", ".png", ".bmp", ".jpg")[number]
             (root / name / f"{number}{extension}").write_bytes(
-                encoded(smooth(*own, seed=10 * person + number), extension))
+                encoded(smooth(height, width, 10 * person + number), extension))
     return root
 
 
