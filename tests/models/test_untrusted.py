@@ -156,6 +156,7 @@ CHANGES = [  # how the document changes; what is said of it
     (lambda d: conv(d)["inputs"][0].__setitem__(1, 5), "inputs of .* do not exist"),
     (lambda d: conv(d)["inputs"][0].__setitem__(0, True), "inputs of .* do not exist"),
     (lambda d: conv(d).update(name=""), "no proper name"),
+    (lambda d: conv(d).update(name="a$b"), r"layer 'a\$b' has a dollar sign"),
     (lambda d: conv(d).update(name=d["nodes"][0]["name"]), "two layers have one name"),
     (lambda d: conv(d).pop("op"), "lacks an op, a name or inputs"),
     (lambda d: d["nodes"][0].update(inputs=[[0, 0, 0]]), "inputs of .* do not exist"),

@@ -38,7 +38,8 @@ def test_a_line_that_a_kill_cut_is_left_out(tmp_path):
     '{"event": "train", "step": -1}', '{"event": "train", "step": true}',
     '{"event": "train", "step": 1, "metrics": {"loss": "low"}}',
     '{"event": "verify", "step": 1, "results": {"lfw": 3}}', '{"event": "start", "options": []}',
-    "[" * 100000])
+    '{"event": "start", "step": "2"}', '{"event": "start", "options": {"pretrained": 0.5}}',
+    '{"event": "save", "options": 5}', "[" * 100000])
 def test_a_damaged_line_in_the_middle_is_named(tmp_path, line):
     path = tmp_path / "m-trainlog.jsonl"
     path.write_text(json.dumps(START) + "\n" + line + "\n" + json.dumps(START) + "\n")
@@ -88,3 +89,17 @@ def test_null_is_not_a_number(tmp_path):
                    {"event": "train", "step": 1, "metrics": {"loss": None, "acc": 1}})
     metrics = runs.last_training(path)[1]["metrics"]
     assert math.isnan(metrics["loss"]) and metrics["acc"] == 1
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-1e999", "1e308", "1" + 400 * "0"])
+def test_numbers_that_no_training_counts_are_unknown(tmp_path, number):
+    path = tmp_path / "m-trainlog.jsonl"
+    path.write_text('{"event": "start", "time": 1}\n{"event": "verify", "step": 1, "time": NUMBER, '
+                    '"results": {"lfw": {"accuracy_flip": NUMBER}}}\n'.replace("NUMBER", number))
+    _, event = runs.last_training(str(path))
+    assert math.isnan(event["time"]) and math.isnan(event["results"]["lfw"]["accuracy_flip"])
+
+
+def test_a_log_that_does_not_begin_with_its_start_has_no_options(tmp_path):
+    path = written(tmp_path / "m-trainlog.jsonl", verify(1, lfw=0.5))
+    assert runs.last_training(path)[0]["options"] == {}

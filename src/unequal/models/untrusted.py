@@ -239,6 +239,8 @@ def _check_node(node: Any, earlier: Sequence[Node]) -> Node:
 def _check_operator(node: Node, nodes: Sequence[Node]) -> None:
     """What only matters for nodes that are used."""
     op, name, attributes = node["op"], node["name"], node["attrs"]
+    # MXNet lists attributes as LAYER$ATTRIBUTE and takes that apart.
+    _check("$" not in name, "the name of the layer {!r} has a dollar sign", name)
     if op == "null":
         return
     _check(op in _OPERATORS, "the layer {!r} is a {!r}, an operator that embedding networks do not "

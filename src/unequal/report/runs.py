@@ -24,6 +24,7 @@ LOG_ENDING = "-trainlog.jsonl"
 _MAX_BYTES = 1 << 28  # of a log; MF2's longest stage writes some 30 MB
 _MAX_LOGS = 100
 _STEPS = ("train", "verify", "lr")  # events that are drawn at their batch
+_TEXTS = ("eval_dir", "prefix", "pretrained")  # options that sections take apart
 
 Event = Dict[str, Any]
 
@@ -35,28 +36,30 @@ def _read(path: str) -> str:
 
 
 def _number(value: Any) -> float:
-    """A finite number, or NaN for null."""
+    """A finite number; NaN for null and for what float32 cannot hold, as no training counts so far
+    and sums of such numbers would become infinite."""
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError
-    return float(value)
+    return float(value) if abs(value) < 1 << 127 else math.nan
 
 
 def _checked(event: Any) -> Event:
     """An event with the types that the sections use."""
     if not isinstance(event, dict) or not isinstance(event["event"], str):
         raise ValueError
-    if event["event"] != "start":
-        step = event["step"] if event["event"] in _STEPS else event.get("step", 0)
-        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 1 << 53:
-            raise ValueError
+    step = event["step"] if event["event"] in _STEPS else event.get("step", 0)
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 1 << 53:
+        raise ValueError
+    # Of every event: a log may begin with any, and what it begins with is asked for its options.
+    options = event.setdefault("options", {})
+    if not all(isinstance(options.get(name) or "", str) for name in _TEXTS):
+        raise ValueError
     for name in ("time", "lr", "speed"):
         if name in event:
             event[name] = _number(event[name])
     if event["event"] == "start":
-        if not isinstance(event.get("options", {}), dict):
-            raise ValueError
         event["stage"] = str(event.get("title", event.get("stage", "")))
     elif event["event"] == "train":
         event["metrics"] = {str(name): _number(value)

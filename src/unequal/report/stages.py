@@ -63,7 +63,7 @@ def described(events: List[Any], rows: List[Any]) -> Optional[str]:
         did = STEPS[step](options, LOSSES[options["loss_type"]])
         count = f"{batches:,} {'batch' if batches == 1 else 'batches'}"
         return f"{_origin(options, rows)}, {count}. {did}."
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return None
 
 
