@@ -316,6 +316,28 @@ def test_a_pipe_and_lists_that_are_no_text(lfw, capsys):
     assert "1 people are not in the set, \\udcff first" in capsys.readouterr().err
 
 
+def test_a_name_that_comes_again_is_one_picture(tmp_path, capsys):
+    """Else a few bytes of compressed entries without data have it decoded millions of times."""
+    path, data = tmp_path / "lfw.tgz", encoded(smooth(32, 32))
+    with tarfile.open(str(path), "w:gz") as archive:
+        for content in (b"",) * 50 + (data,):
+            entry = tarfile.TarInfo("lfw/Ann_Lee/Ann_Lee_0001.jpg")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    assert run("lfw", path, tmp_path / "set", "--size", "16") == 0
+    assert "1 images of 1 people" in capsys.readouterr().out
+
+
+def test_entries_without_data_have_an_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(import_, "_MIN_ROOM", 0)
+    path = tmp_path / "lfw.tgz"
+    with tarfile.open(str(path), "w:gz") as archive:
+        for _ in range(1000):
+            archive.addfile(tarfile.TarInfo("readme"))
+    assert run("lfw", path, tmp_path / "set") == 1
+    assert "the archive has far more than its size" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("mode, said", (
     (None, "holds no picture called like"), ("w:gz", "is mostly a hole"),
     ("w:xz", "is mostly a hole")))

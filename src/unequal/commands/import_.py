@@ -119,8 +119,9 @@ class _Member(tarfile.TarInfo):
 
 def _unpack(path: str, pattern: "re.Pattern[str]", root: str) -> Dict[str, List[str]]:
     """Unpack the pictures of an archive; see :func:`opened`. A few bytes of one can announce any
-    number: the pictures have at most :data:`_MAX_GROWTH` times its size."""
-    people: Dict[str, List[str]] = {}
+    number: the pictures and all entries' headers have at most :data:`_MAX_GROWTH` times its size.
+    A name that comes again is one picture, the last of that name, as everywhere with archives."""
+    people: Dict[str, Dict[str, None]] = {}
     with open_input(path) as packed:
         facts = os.fstat(packed.fileno())
         room = max(_MIN_ROOM, _MAX_GROWTH * facts.st_size)
@@ -138,21 +139,22 @@ def _unpack(path: str, pattern: "re.Pattern[str]", root: str) -> Dict[str, List[
                     # Else one of each entry stays in memory.
                     archive.members.clear()  # type: ignore[attr-defined]
                     match = pattern.match(member.name)
-                    if not match or not member.isfile() or member.issparse() \
-                            or os.pardir in match["inner"].split("/"):
-                        continue
-                    room -= member.size
-                    if member.size > images.MAX_BYTES or room < 0:
+                    wanted = (match and member.isfile() and not member.issparse()
+                              and os.pardir not in match["inner"].split("/"))
+                    room -= tarfile.BLOCKSIZE + (member.size if wanted else 0)
+                    if room < 0 or wanted and member.size > images.MAX_BYTES:
                         raise InputError(f"{path}: {member.name} has {member.size:,} bytes, more "
                                          "than a picture, or the archive has far more than its "
                                          "size; unpack it and give the folder.")
+                    if not match or not wanted:
+                        continue
                     target = os.path.join(root, match["inner"])
                     os.makedirs(os.path.dirname(target), exist_ok=True)
                     content = archive.extractfile(member)
                     assert content is not None  # of a plain file
                     with open(target, "wb") as file:
                         shutil.copyfileobj(content, file)
-                    people.setdefault(match["who"], []).append(match["inner"])
+                    people.setdefault(match["who"], {})[match["inner"]] = None
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError,
                 OverflowError) as error:
             raise InputError(f"{path}: not a whole .tar archive ({error}); copy it "
@@ -162,7 +164,7 @@ def _unpack(path: str, pattern: "re.Pattern[str]", root: str) -> Dict[str, List[
                 raise
             raise InputError(f"{path}: not a whole .tar archive ({error.strerror or error}); copy "
                              "it again.") from None
-    return people
+    return {who: list(paths) for who, paths in people.items()}
 
 
 def write_people(source: Source, directory: str, settings: Settings, processes: int,
