@@ -325,7 +325,7 @@ def test_a_name_that_comes_again_is_one_picture(tmp_path, capsys):
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     assert run("lfw", path, tmp_path / "set", "--size", "16") == 0
-    assert "1 images of 1 people" in capsys.readouterr().out
+    assert ": 1 images of 1 people" in capsys.readouterr().out
 
 
 def test_entries_without_data_have_an_end(tmp_path, capsys, monkeypatch):
