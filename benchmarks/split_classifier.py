@@ -7,8 +7,8 @@ CPU contexts of one process, each variant in a process of its own. Peak resident
 that of MXNet imported and is of all contexts together: whole, every context holds all rows; split,
 each holds its own, so that the sum does not grow with their number. On GPUs each context's share is
 a GPU's: computed below from the sizes, measured on none. A million classes (``--classes 1000000``)
-take 11.1 GiB and 16.6 s a step split; whole they take 25.7 GiB (resident and swapped) and 140 s on a
-machine of 24 GiB with 12 of swap. What was swapped out is not in the peak that is printed.
+take 11.1 GiB and 16.6 s a step split; whole they take 25.7 GiB (resident and swapped) and 140 s on
+a machine of 24 GiB with 12 of swap. What was swapped out is not in the peak that is printed.
 """
 import argparse
 import json

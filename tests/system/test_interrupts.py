@@ -9,6 +9,14 @@ import pytest
 from unequal.system import interrupts
 
 
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """Ctrl-C as in a terminal: what a script starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number):
     """A signal to this process, and the thread that notes it has its turn."""
     os.kill(os.getpid(), number)

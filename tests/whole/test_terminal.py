@@ -92,6 +92,7 @@ def test_a_picture_of_a_set_of_any_name(tmp_path, name):
     report = inspect.inspect(str(tmp_path / name))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # of matplotlib's own dependencies
         inspect.plot(report.counts, str(tmp_path / name), str(tmp_path / "plot.svg"))
     assert (tmp_path / "plot.svg").stat().st_size > 1000
 
