@@ -73,6 +73,8 @@ def test_rows_are_found_by_key_or_by_path(people, tmp_path):
     (("--pretrained", "m,1", "--method", "label-margin"), "--threshold is missing"),
     (("--pretrained", "m,1", "--scores", "s"), "--scores"),
     (("--features", "F.npz", "--threshold", "0.1"), "--features does not go"),
+    (("--by-model",), "--by-model says that a model judges; name one (--pretrained)"),
+    (("--by-model", "--pretrained", "m,1", "--threshold", "1"), "without --method and --threshold"),
 ])
 def test_what_does_not_go_together(people, tmp_path, capsys, arguments, said):
     assert noise(people[0], "--out", tmp_path / "list", *arguments) == 1
@@ -89,33 +91,53 @@ def test_features_of_another_set(people, tmp_path, capsys):
     assert "has 3 features, but" in capsys.readouterr().err
 
 
-def test_small_sets_need_no_model_and_use_none_that_learnt_from_them_alone(
-        tmp_path, monkeypatch, capsys, caplog):
-    """Textures of people, one of them under two wrong labels; then with a model's log."""
+@pytest.fixture
+def textures(tmp_path):
+    """Six people of eight pictures, two of which are in the next one's folder: their keys."""
     random = np.random.RandomState(0)
     looks = random.randint(0, 200, (6, 24, 24, 3))
+    keys, shown = [], []
     with RecordWriter(str(tmp_path / "set"), (24, 24)) as writer:
-        keys = []
         for label in range(6):
             for number in range(8):
-                shown = (label + 1) % 6 if number == 7 and label < 2 else label
-                pixels = (looks[shown] + random.randint(0, 40, (24, 24, 3))).astype(np.uint8)
+                shown.append((label + 1) % 6 if number == 7 and label < 2 else label)
+                pixels = (looks[shown[-1]] + random.randint(0, 40, (24, 24, 3))).astype(np.uint8)
                 key = writer.add(label, encoded(pixels), f"{label}/{number}.jpg")
-                keys += [key] if shown != label else []
+                keys += [key] if shown[-1] != label else []
+    return keys, np.array(shown)
+
+
+def model(monkeypatch, classes=6, features=None):
+    """A checkpoint of so many classes that gives each picture these features (or must not)."""
+    monkeypatch.setattr(noise_scan.checkpoints, "load", lambda prefix, epoch: (
+        None, {"fc7_weight": np.zeros((classes, 4))}, {}))
+    monkeypatch.setattr(noise_scan.checkpoints, "sub_centers", lambda prefix: 1)
+
+    class Embedder:
+        def __init__(self, *more):
+            assert features is not None, "used"
+            self.embedding_size = features.shape[1]
+
+        def features(self, records):
+            yield records.image_keys, features / np.linalg.norm(features, axis=1, keepdims=True)
+
+    monkeypatch.setattr(noise_scan, "Embedder", Embedder)
+
+
+def test_small_sets_need_no_model_and_use_none_that_learnt_from_them_alone(
+        textures, tmp_path, monkeypatch, capsys, caplog):
     caplog.set_level("INFO")
     assert noise(tmp_path, "--out", tmp_path / "list") == 0
-    assert read_list(str(tmp_path / "list"))[1].tolist() == keys
+    assert read_list(str(tmp_path / "list"))[1].tolist() == textures[0]
 
-    monkeypatch.setattr(noise_scan.checkpoints, "load", lambda prefix, epoch: (
-        None, {"fc7_weight": np.zeros((6, 4))}, {}))
-    monkeypatch.setattr(noise_scan.checkpoints, "sub_centers", lambda prefix: 1)
-    used = []
-    monkeypatch.setattr(noise_scan, "Embedder", lambda *more: used.append(1) or 1 / 0)
+    model(monkeypatch)
     log = tmp_path / "m-trainlog.jsonl"
-    for start, by_texture in (('""', True), ('"other,1"', False)):
+    for start, more, by_texture in (
+            ('""', (), True), ('""', ("--by-model",), False), ('"other,1"', (), False)):
         log.write_text('{"event": "start", "options": {"pretrained": %s}}\n' % start)
-        code = noise(tmp_path, "--pretrained", f"{tmp_path}/m,1", "--out", tmp_path / "second")
-        assert (code == 0) == by_texture == (not used)
+        code = noise(tmp_path, "--pretrained", f"{tmp_path}/m,1", "--out", tmp_path / "second",
+                     *more)
+        assert (code == 0) == by_texture, more
     assert "learnt from these 48 pictures alone" in caplog.text
     assert (tmp_path / "second").read_bytes() == (tmp_path / "list").read_bytes()
     capsys.readouterr()
@@ -123,3 +145,26 @@ def test_small_sets_need_no_model_and_use_none_that_learnt_from_them_alone(
     monkeypatch.setattr(noise_scan, "SMALL", 47)
     assert noise(tmp_path, "--out", tmp_path / "third") == 1
     assert capsys.readouterr().err.startswith("error: --pretrained is missing: ")
+
+
+def test_of_other_peoples_model_and_texture_the_better_judges_a_small_set(
+        textures, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    keys, shown = textures
+    weak = np.random.RandomState(0).randn(48, 8).astype(np.float32)
+    strong = np.eye(8, dtype=np.float32)[shown] + 0.2 * weak
+
+    def listed(features, *more):
+        model(monkeypatch, 100, features)
+        caplog.clear()
+        assert noise(tmp_path, "--pretrained", f"{tmp_path}/m,1", "--out", tmp_path / "list",
+                     "--probabilities", tmp_path / "p.npz", *more) == 0
+        with np.load(str(tmp_path / "p.npz")) as arrays:
+            return arrays["features"].shape[1] == 8, read_list(str(tmp_path / "list"))[1].tolist()
+
+    assert listed(strong) == (True, keys)
+    assert "agrees with 96% of the labels" in caplog.text and "the model judges" in caplog.text
+    assert listed(weak) == (False, keys)
+    assert "texture judges" in caplog.text
+    used, found = listed(weak, "--by-model")
+    assert used and found != keys and "judges" not in caplog.text

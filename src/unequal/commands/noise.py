@@ -32,7 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="record set")
     parser.add_argument("--pretrained", metavar="P,E",
                         help="a model; with --method or --threshold one trained on DIR; up to "
-                             f"{noise_scan.SMALL} pictures need none")
+                             f"{noise_scan.SMALL} pictures need none, and are judged by their "
+                             "texture where that tells more")
+    parser.add_argument("--by-model", action="store_true",
+                        help="the model judges in any case")
     parser.add_argument("--features", metavar="F",
                         help="instead of a model: the images' features by any other "
                              "(`unequal embed`'s forms)")
@@ -69,6 +72,10 @@ def run(args: argparse.Namespace) -> None:
     if by_threshold and not args.pretrained:
         raise ArgumentError("pretrained is missing: name the model trained on this set.",
                             "pretrained")
+    if args.by_model and (by_threshold or not args.pretrained):
+        raise ArgumentError("by_model says that a model judges; name one (pretrained), without "
+                            "method and threshold, whose lists are always the model's.",
+                            "by_model", "pretrained", "method", "threshold")
     if args.pretrained and args.features:
         raise ArgumentError("features are given, so pretrained is not needed; leave out one of "
                             "them.", "features", "pretrained")
@@ -101,7 +108,7 @@ def _below_threshold(args: argparse.Namespace,
 
 def _found(args: argparse.Namespace, records: RecordSet) -> Tuple[np.ndarray, Quality]:
     labels, features, found = noise_scan.find(
-        records, args.pretrained, args.features,
+        records, args.pretrained, args.features, by_model=args.by_model,
         devices=runtime.devices(args.devices or None), batch_size=args.batch_size)
     noise_scan.write_findings(args.out, records, labels, found)
     if args.probabilities:

@@ -350,20 +350,11 @@ def texture_features(records: RecordSet) -> np.ndarray:
     return texture.features(track(images, "images", len(records)))
 
 
-def _by_model(records: RecordSet, checkpoint: str, devices: Optional[Sequence[mx.Context]],
-              batch_size: int) -> Tuple[np.ndarray, bool]:
-    """A checkpoint's features, or those of texture where it has learnt from this small set alone;
-    whether what made them has not seen the labels."""
-    prefix, epoch = checkpoints.parse(checkpoint)
-    symbol, arg_params, aux_params = checkpoints.load(prefix, epoch)
-    seen = _seen(records, arg_params, checkpoints.sub_centers(prefix))
-    if seen and len(records) <= SMALL and checkpoints.alone(prefix):
-        logger.info("%s has learnt from these %d pictures alone, the wrong labels with the right "
-                    "ones: their texture, of which nothing was learnt, tells more and judges",
-                    checkpoints.params_path(prefix, epoch), len(records))
-        return texture_features(records), True
-    logger.info("features by %s", checkpoints.params_path(prefix, epoch))
-    embedder = Embedder(symbol, arg_params, aux_params, records.image_size, devices, batch_size)
+def _embed(records: RecordSet, checkpoint: str, loaded: Tuple[mx.sym.Symbol, Params, Params],
+           devices: Optional[Sequence[mx.Context]], batch_size: int) -> np.ndarray:
+    """A checkpoint's features, float32 (images, D)."""
+    logger.info("features by %s", checkpoints.params_path(*checkpoints.parse(checkpoint)))
+    embedder = Embedder(*loaded, records.image_size, devices, batch_size)
     rows = np.empty((len(records), embedder.embedding_size), np.float32)
     with Bar(len(records), "embedding", "images") as bar:
         done = 0
@@ -371,17 +362,47 @@ def _by_model(records: RecordSet, checkpoint: str, devices: Optional[Sequence[mx
             rows[done:done + len(some)] = some
             done += len(some)
             bar.update(len(some))
+    return rows
+
+
+def _by_model(records: RecordSet, checkpoint: str, labels: np.ndarray, always: bool,
+              devices: Optional[Sequence[mx.Context]], batch_size: int
+              ) -> Tuple[np.ndarray, bool]:
+    """A checkpoint's features, or those of texture where they tell more of a small set (never
+    with ``always``); whether what made them has not seen the labels."""
+    prefix, epoch = checkpoints.parse(checkpoint)
+    path = checkpoints.params_path(prefix, epoch)
+    loaded = checkpoints.load(prefix, epoch)
+    seen = _seen(records, loaded[1], checkpoints.sub_centers(prefix))
+    choose = len(records) <= SMALL and not always
+    if choose and seen and checkpoints.alone(prefix):
+        logger.info("%s has learnt from these %d pictures alone, the wrong labels with the right "
+                    "ones: their texture, of which nothing was learnt, tells more and judges "
+                    "(--by-model: the model)", path, len(records))
+        return texture_features(records), True
+    rows = _embed(records, checkpoint, loaded, devices, batch_size)
+    if choose and not seen:
+        texture_rows = texture_features(records)
+        of_model, of_texture = (noise_scores.agreement(some, labels, records.num_classes)
+                                for some in (rows, texture_rows))
+        better = of_texture > of_model
+        logger.info("out of sample %s agrees with %.0f%% of the labels, the pictures' texture with "
+                    "%.0f%%: %s", path, 100 * of_model, 100 * of_texture,
+                    "texture judges (--by-model: the model)" if better else "the model judges")
+        if better:
+            rows = texture_rows
     return rows, not seen
 
 
 def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optional[str] = None, *,
-         devices: Optional[Sequence[mx.Context]] = None, batch_size: int = 64
-         ) -> Tuple[np.ndarray, np.ndarray, noise_scores.Findings]:
+         by_model: bool = False, devices: Optional[Sequence[mx.Context]] = None,
+         batch_size: int = 64) -> Tuple[np.ndarray, np.ndarray, noise_scores.Findings]:
     """Find wrong labels, strangers, split people and duplicates of a set.
 
     Up to :data:`SMALL` pictures are judged by their texture (:mod:`unequal.data.texture`) where
-    there is no model, or one whose log says that it has learnt from them alone: a network of so few
-    is weaker, and has learnt the wrong labels too (studies/noise_trial.py).
+    there is no model; where its log says that it has learnt from them alone, since a network of so
+    few is weaker, and has learnt the wrong labels too (studies/noise_trial.py); and where a model
+    of other people agrees with fewer of the labels out of sample than texture does.
 
     Parameters
     ----------
@@ -390,6 +411,8 @@ def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optiona
         ``'prefix,epoch'``; only its embedding is used, so it may come from other people.
     features : str, optional
         Instead of it: see :func:`features_of`. They are taken for made without the labels.
+    by_model : bool
+        The checkpoint judges in any case.
     devices, batch_size
         As :func:`score_records`.
 
@@ -399,18 +422,18 @@ def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optiona
         int64 (images,); float32 (images, D): 4 * D bytes an image, 4 GB for 2 million and 512.
     findings : unequal.eval.noise_scores.Findings
     """
-    if features is not None:
-        rows, unseen = features_of(records, features), True
-    elif checkpoint is not None:
-        rows, unseen = _by_model(records, checkpoint, devices, batch_size)
-    elif len(records) <= SMALL:
-        rows, unseen = texture_features(records), True
-    else:
+    if checkpoint is None and features is None and len(records) > SMALL:
         raise ArgumentError(
             f"checkpoint is missing: {records.path} has {len(records)} pictures, and above {SMALL} "
             "a model judges better than texture does (`unequal train auto` makes one).",
             "checkpoint")
     labels, digests = labels_and_digests(records, records.image_keys)
+    if features is not None:
+        rows, unseen = features_of(records, features), True
+    elif checkpoint is not None:
+        rows, unseen = _by_model(records, checkpoint, labels, by_model, devices, batch_size)
+    else:
+        rows, unseen = texture_features(records), True
     return labels, rows, noise_scores.find(rows, labels, classes=records.num_classes,
                                            digests=digests, unseen=unseen)
 
