@@ -377,8 +377,8 @@ def _by_model(records: RecordSet, checkpoint: str, labels: np.ndarray, always: b
     choose = len(records) <= SMALL and not always
     if choose and seen and checkpoints.alone(prefix):
         logger.info("%s has learnt from these %d pictures alone, the wrong labels with the right "
-                    "ones: their texture, of which nothing was learnt, tells more and judges "
-                    "(--by-model: the model)", path, len(records))
+                    "ones: their texture, of which nothing was learnt, tells more and judges, "
+                    "unless by_model is set", path, len(records))
         return texture_features(records), True
     rows = _embed(records, checkpoint, loaded, devices, batch_size)
     if choose and not seen:
@@ -388,7 +388,7 @@ def _by_model(records: RecordSet, checkpoint: str, labels: np.ndarray, always: b
         better = of_texture > of_model
         logger.info("out of sample %s agrees with %.0f%% of the labels, the pictures' texture with "
                     "%.0f%%: %s", path, 100 * of_model, 100 * of_texture,
-                    "texture judges (--by-model: the model)" if better else "the model judges")
+                    "texture judges, unless by_model is set" if better else "the model judges")
         if better:
             rows = texture_rows
     return rows, not seen
