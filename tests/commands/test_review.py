@@ -140,6 +140,15 @@ def test_nothing_else_is_reachable(serve, path, token, headers, status):
     assert ask(serve(), path, token=token or None, **headers)[0] == status
 
 
+@pytest.mark.parametrize("target", ["http://[/", "//[", "*", "http://elsewhere"])
+def test_a_target_that_is_no_path_is_answered(serve, target):
+    server = serve()
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request("GET", target, headers={"Host": f"127.0.0.1:{server.server_port}"})
+    assert connection.getresponse().status == 404
+    connection.close()
+
+
 @pytest.mark.parametrize("body", [
     "", "x", "[]", "null", "[" * 900, '{"key": 1, "decision": "drop"}',
     '{"key": 3, "decision": "burn"}', '{"key": 3, "decision": "relabel"}',

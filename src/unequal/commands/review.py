@@ -271,7 +271,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if origin is not None and origin not in {"http://" + host for host in self.server.hosts}:
             self._json({"error": "wrong origin"}, 403)
             return None
-        parts = urllib.parse.urlsplit(self.path).path.split("/")[1:]
+        try:
+            parts = urllib.parse.urlsplit(self.path).path.split("/")[1:] or [""]
+        except ValueError:  # such as http://[/
+            parts = [""]
         if not hmac.compare_digest(parts[0].encode("utf-8", "replace"),
                                    self.server.token.encode()):
             self._json({"error": "not found"}, 404)
