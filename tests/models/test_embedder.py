@@ -108,6 +108,32 @@ def test_threads_share_an_embedder(network, faces):
     assert not wrong
 
 
+def test_a_dropped_stream_waits_for_no_thread(network, faces):
+    """Python may drop it inside a thread that decoding threads wait for."""
+    class Slow(PictureList):
+        go, begun = threading.Event(), threading.Event()
+
+        def image(self, key):
+            if key == 8:  # of the third batch
+                self.begun.set()
+                self.go.wait(20)
+            return super().image(key)
+
+    model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
+    source = Slow([png(face) for face in faces], "faces")
+    keys = np.arange(12)
+    stream = model.stream(source, keys, threads=1)
+    next(stream)
+    assert source.begun.wait(20)
+    others = [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    del stream
+    assert any(thread.is_alive() for thread in others)  # the picture is still being waited for
+    source.go.set()
+    for thread in others:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in others)
+
+
 def test_a_stream_goes_on_with_its_weights(network, faces):
     model = Embedder(*network, image_size=(SIDE, SIDE), batch_size=4)
     expected = model.embed(PictureList(faces, "faces"))[0]

@@ -92,8 +92,8 @@ class PictureLoader:
     def abandon(self) -> None:
         """Have the threads stop after the picture that each is at; does not wait for them.
 
-        Safe anywhere, a finaliser included, which Python may run in one of these threads. Futures
-        that are not done then raise ``concurrent.futures.CancelledError``.
+        Safe anywhere, a finaliser included, which Python may run in any thread and at any moment.
+        Futures that are not done then raise ``concurrent.futures.CancelledError``.
         """
         self._closed = True
 
@@ -101,12 +101,10 @@ class PictureLoader:
         """Stop the threads: what has not begun is cancelled, what has is waited for.
 
         From then on nothing is read from the record set nor written to a batch. May be called
-        again.
+        again, but not in a finaliser.
         """
         self.abandon()
-        # A decoding thread that closes the loader (it held the last reference) cannot wait for
-        # itself.
-        self._pool.shutdown(wait=not hasattr(self._scratch, "pixels"))
+        self._pool.shutdown()
 
     def submit(self, out: np.ndarray, sequence: np.ndarray, start: int,
                draws: Optional[aug.Draws] = None,

@@ -224,8 +224,9 @@ class RecordSet:
     def close(self) -> None:
         """Close the file; reading afterwards fails."""
         if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+            # In this order: a number that was closed may be another file's at once.
+            file, self._file = self._file, -1
+            os.close(file)
 
     def __enter__(self) -> "RecordSet":
         return self

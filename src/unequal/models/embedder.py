@@ -354,8 +354,15 @@ class Embedder(TransformerMixin, BaseEstimator):
                 before = running
             if before is not None:
                 yield self._finished(*before)
-        finally:
+        except GeneratorExit:
+            # Python may drop a stream in any thread at any moment, also while that thread holds
+            # a lock that a decoding thread needs to end: waiting for that one would never end.
+            loader.abandon()
+            raise
+        except BaseException:
             loader.close()
+            raise
+        loader.close()
 
     @staticmethod
     def _finished(start: int, count: int, labels: np.ndarray, plain: mx.nd.NDArray,
