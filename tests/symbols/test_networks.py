@@ -18,7 +18,7 @@ def test_names_stand_once():
     assert len(names) == len(set(names)) == len(networks.MODULES)
 
 
-@pytest.mark.parametrize("name", ["n8", "y1"])
+@pytest.mark.parametrize("name", [family.names[0] for family in networks.FAMILIES])
 def test_every_family_builds_its_embedding(name):
     symbol = networks.get_symbol(name, 8)
     assert symbol.list_outputs() == ["fc1_output"]
@@ -26,8 +26,8 @@ def test_every_family_builds_its_embedding(name):
 
 
 @pytest.mark.parametrize("arguments, text", [
-    (dict(network="r51"), "network 'r51' is unknown; known are n8, r18, r34, r49, r50, r74, r90, "
-                          "r100, r101, r124, r152, r200, r269, y1."),
+    (dict(network="r51"),
+     f"network 'r51' is unknown; known are {', '.join(networks.MODULES)}."),
     (dict(version_output="K"),
      "version_output 'K' is unknown; known are E, F, G, H, I, FC, J, GAP."),
     (dict(version_output="Z"),
