@@ -18,7 +18,7 @@ head images.
 import argparse
 import os
 import tempfile
-from typing import Callable, Dict, Sequence, Type
+from typing import Callable, Dict, Optional, Sequence, Tuple, Type
 
 import unequal  # noqa: F401  first: it prepares MXNet
 
@@ -70,10 +70,12 @@ class Instant(Embedder):
     _on_device = mx.nd.array(rows)
     _place = 0
 
-    def queue(self, data: mx.nd.NDArray) -> mx.nd.NDArray:
+    def _queue(self, module: mx.mod.Module, data: mx.nd.NDArray, flip: bool
+               ) -> Tuple[mx.nd.NDArray, Optional[mx.nd.NDArray]]:
         start = self._place % (len(self.rows) - len(data))
         self._place += len(data)
-        return self._on_device[start:start + len(data)]
+        rows = self._on_device[start:start + len(data)]
+        return rows, rows if flip else None
 
 
 class Ours:

@@ -53,13 +53,15 @@ def main() -> None:
     for kind, size in KINDS.items():
         number = count if size[0] == 112 else count // 4
         pictures = [picture(*size, seed=seed) for seed in range(min(number, 200))]
+        people = len(pictures) // 10
         pictures = (pictures * (number // len(pictures) + 1))[:number]
         with tempfile.TemporaryDirectory() as scratch:
             faces = os.path.join(scratch, "faces")
             for place, data in enumerate(pictures):
-                folder = os.path.join(faces, f"{place // 10:05}")
+                # A repeated picture is the same person's: pack names those under two people.
+                folder = os.path.join(faces, f"{place % people:05}")
                 os.makedirs(folder, exist_ok=True)
-                with open(os.path.join(folder, f"{place % 10}.jpg"), "wb") as file:
+                with open(os.path.join(folder, f"{place}.jpg"), "wb") as file:
                     file.write(data)
             best = {"pack": np.inf, "bare": np.inf}
             for _ in range(3):
