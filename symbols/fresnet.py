@@ -23,8 +23,8 @@ class Network(NamedTuple):
 _BASIC = (64, 64, 128, 256, 512)
 _WIDE = (64, 256, 512, 1024, 2048)
 
-# The reference's depths, and a narrow relative for small pictures and small machines. Its channels
-# are multiples of 16: oneDNN's convolutions are several times slower with other counts.
+# The reference's depths, and n8, a narrow network for small pictures and small machines. Its
+# channels are multiples of 16: oneDNN's convolutions are several times slower with other counts.
 NETWORKS = {
     "n8": Network((1, 1, 1), (16, 16, 32, 64)),
     "r18": Network((2, 2, 2, 2), _BASIC),
@@ -52,8 +52,8 @@ class Output(NamedTuple):
     final_norm: bool = False  # BatchNorm fc1 after it
 
 
-# GAP and FC have no row of their own in the reference's symbol_utils.py: they fall through to its
-# last branch, where only their first letter counts and both come out alike.
+# The reference's symbol_utils.py has no branch for GAP and FC. They reach its last branch, which
+# looks at the first letter only and builds the same network for both.
 _POOLED = Output(norm=True, pool=True)
 OUTPUTS = {
     "E": Output(norm=True, dropout=True, final_norm=True),

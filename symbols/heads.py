@@ -1,11 +1,11 @@
-"""The heads of the three steps: what is trained on the margin logits of an embedding.
+"""The heads of the three steps: loss and logged outputs on top of an embedding.
 
-Each is a group of named outputs, found by name. A head has three forms of the same loss:
+Each head is a group of outputs, which callers find by name. The same loss has three forms:
 
 - for CPUs (``on_cpu``): with the operators of :mod:`unequal.symbols.operators`;
-- for GPUs: of standard operators, none of which runs Python or searches an index over the classes
-  (``argmax`` takes one GPU thread a row) unless ``index`` asks for it;
-- ``composed``: of standard operators, with the few outputs that a checkpoint holds, so that MXNet
+- for GPUs: of standard operators. None of them runs Python, and ``argmax``, which uses one GPU
+  thread a row, is there only when ``index`` asks for it;
+- ``composed``: of standard operators, with only the outputs that a checkpoint needs, so that MXNet
   loads it without this package.
 
 Memory on one device grows with N x C: the logits, their copy with the margin, the probabilities and
@@ -19,12 +19,12 @@ from unequal.errors import ArgumentError
 from unequal.symbols.margins import Margin, Symbol, l2_rows, margin_logits
 from unequal.symbols.operators import noise_robust, unit_rows
 
-# By the type that the backbone computes in. A power of two: exact to take out again.
+# By the type that the backbone computes in. A power of two, so that dividing by it is exact.
 LOSS_SCALE = {"float32": 1.0, "float16": 1024.0, "bfloat16": 1024.0}
 
 
 def _scaled(loss_scale: float) -> Dict[str, float]:
-    """The option of a loss operator; none where nothing is scaled, as symbols were before."""
+    """The loss operator's option; none for a scale of 1, so that saved symbols do not change."""
     return {"grad_scale": loss_scale} if loss_scale != 1 else {}
 
 
@@ -41,7 +41,7 @@ def _check(noise_beta: float, gate: float) -> None:
 
 
 def weight_rows(on_cpu: bool, composed: bool) -> Callable[[Symbol], Symbol]:
-    """What makes the classifier's rows unit vectors: the ``unit`` of ``margin_logits``."""
+    """The function that normalises the classifier's rows: ``unit`` of ``margin_logits``."""
     return unit_rows if on_cpu and not composed else l2_rows
 
 
@@ -57,11 +57,12 @@ def softmax_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_s
     embedding, label, num_classes, embedding_size, margin
         As for :func:`unequal.symbols.margins.margin_logits`.
     index : bool
-        With the output ``prediction``. A sample is right where ``label_probability`` is at least
-        ``largest_probability``, which needs no index.
+        With the output ``prediction``. Accuracy needs no index: a sample is classified correctly
+        if ``label_probability`` is at least ``largest_probability``.
     loss_scale : float
-        Factor of every gradient, not of the loss that is shown: keeps float16 gradients of the
-        backbone from vanishing (:data:`LOSS_SCALE`). The optimizer's ``rescale_grad`` takes it out.
+        Factor of every gradient, but not of the logged loss: it keeps float16 gradients of the
+        backbone from vanishing (:data:`LOSS_SCALE`). The optimizer's ``rescale_grad`` divides by
+        it.
 
     Returns
     -------
@@ -84,14 +85,15 @@ def composed_loss(logits: Symbol, label: Symbol, beta: float, normalizer: float,
                   loss_scale: float = 1.0) -> Tuple[Symbol, Dict[str, Symbol]]:
     """The noise-robust loss as a composition of standard operators.
 
-    The same function of the same inputs as :func:`unequal.symbols.operators.noise_robust`, where
-    one class is the largest: among several that are equal it shares what that one would get. It
-    keeps log-softmax and its gradient, each (N, C).
+    The same function of the same inputs as :func:`unequal.symbols.operators.noise_robust`. Only
+    when several classes share the largest probability do the gradients differ: here they are
+    spread over these classes, there the first class gets all. Keeps log-softmax and its gradient
+    in memory, each (N, C).
 
     Returns
     -------
     loss, logs
-        ``loss`` (1,), whose gradient it is; ``label_log_probability`` and
+        ``loss`` (1,), where the gradient starts; ``label_log_probability`` and
         ``largest_log_probability``, (N,).
     """
     log_probability = mx.sym.log_softmax(logits, axis=1)
@@ -110,8 +112,8 @@ def robust_outputs(logits: Symbol, label: Symbol, beta: float, normalizer: float
     """The loss and what training logs of it, as a list of symbols.
 
     ``loss`` (1,), ``prediction`` (with ``index``), ``label_log_probability``,
-    ``largest_log_probability`` (N,). On CPUs the gradient enters at the operator, whose first
-    output heads the list, and the prediction comes with it.
+    ``largest_log_probability`` (N,). On CPUs the list begins with the operator's first output,
+    where the gradient starts, and always contains the prediction.
     """
     if not on_cpu:
         loss, named = composed_loss(logits, label, beta, normalizer, threshold, loss_scale)
@@ -148,10 +150,11 @@ def nra_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_size:
     threshold : float
         See :func:`unequal.symbols.operators.noise_robust` (``--gate``).
     composed : bool
-        What checkpoints hold: the outputs ``embedding``, ``blockgrad1``, the margin logits (N, C)
-        by the name under which the reference's step 3.2 looks for them, and ``loss``.
+        The form for checkpoints, with the outputs ``embedding``, ``blockgrad1`` and ``loss``.
+        ``blockgrad1`` are the margin logits (N, C), under the name by which the reference's step
+        3.2 looks them up.
     on_cpu, index : bool
-        See the module.
+        See the description of the module.
     loss_scale : float
         As for :func:`softmax_head`.
 
@@ -192,13 +195,13 @@ def center_dispersed_loss(embedding: Symbol, identities: int, images_per_identit
     Returns
     -------
     loss, cosines : mxnet.symbol.Symbol
-        ``tail_loss`` (1,), whose gradient it is, and the squared cosines (identities, identities)
-        with the diagonal taken out.
+        ``tail_loss`` (1,), where the gradient starts, and the squared cosines (identities,
+        identities), with zeros on the diagonal.
     """
     center = centers(embedding, identities, images_per_identity)
     cosines = mx.sym.dot(center, center, transpose_b=True) - mx.sym.eye(identities)
     squares = mx.sym.square(cosines)
-    # MakeLoss's gradient is 1 for each element of its input: mean() makes that one number.
+    # MakeLoss sends a gradient of 1 to each element of its input; mean() makes it one element.
     loss = mx.sym.MakeLoss(interweight * mx.sym.mean(squares), name="tail_loss",
                            **_scaled(loss_scale))
     return loss, squares
@@ -227,7 +230,7 @@ def unequal_head(embedding: Symbol, label: Symbol, num_classes: int, embedding_s
         As for :func:`nra_head`; but loss type 0 too sees the embedding normalised, as in the
         reference's step 4.
     composed : bool
-        What checkpoints hold: the outputs ``embedding``, ``loss`` and ``tail_loss``.
+        The form for checkpoints, with the outputs ``embedding``, ``loss`` and ``tail_loss``.
 
     Returns
     -------

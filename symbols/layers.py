@@ -1,4 +1,4 @@
-"""The layers every backbone is made of, with the choices that hold for a whole network."""
+"""The layers of every backbone, with the choices that hold for a whole network."""
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 import mxnet as mx
@@ -24,9 +24,9 @@ def slope(channels: int, name: str) -> Symbol:
 def prelu(data: Symbol, channels: int, name: str, narrow: Narrow = _same) -> Symbol:
     """PReLU as ``relu(x) + a * min(x, 0)`` by elementwise operators: the form for GPUs.
 
-    MXNet 1.9.1's own operator (LeakyReLU) will not do: in a bound symbol the gradient of the data
-    is written over the incoming one before the slope's is computed from it, so the gradient of
-    ``a`` comes out multiplied by ``a``.
+    MXNet 1.9.1's own operator (LeakyReLU) can give a wrong gradient: in a bound symbol the data's
+    gradient may overwrite the incoming gradient before the slope's gradient is computed from it.
+    The gradient of ``a`` is then multiplied by ``a``.
     """
     per_channel = mx.sym.reshape(narrow(slope(channels, name)), shape=(1, channels, 1, 1))
     positive = mx.sym.Activation(data, act_type="relu")
@@ -100,7 +100,7 @@ class Layers:
         return mx.sym.cast(data, dtype=self._dtype)
 
     def _stored(self, data: Symbol) -> Symbol:
-        """A layer's output as it is kept."""
+        """A layer's output, rounded where the type asks for it."""
         return self.narrow(data) if self._dtype == "bfloat16" else data
 
     enter = narrow  # what a network does with its pixels
@@ -110,7 +110,7 @@ class Layers:
         return mx.sym.cast(data, dtype="float32") if self._dtype == "float16" else data
 
     def _parameters(self, name: str, no_bias: bool) -> Dict[str, Symbol]:
-        """Weight and bias of a layer, cast; none where the operator makes its own, as float32."""
+        """Weight and bias of a layer, cast; empty in float32, where the operator creates them."""
         kinds = () if self._dtype == "float32" else ("weight",) if no_bias else ("weight", "bias")
         return {kind: self.narrow(mx.sym.Variable(f"{name}_{kind}", dtype="float32"))
                 for kind in kinds}
@@ -129,17 +129,17 @@ class Layers:
 
     def norm(self, data: Symbol, name: str, *, fix_gamma: bool = False, eps: float = 2e-5,
              wide: bool = False) -> Symbol:
-        """BatchNorm; ``wide``: of what is float32 and stays so, the features and the embedding."""
+        """BatchNorm; ``wide`` for features and the embedding, which are float32 in every type."""
         body = mx.sym.BatchNorm(data, fix_gamma=fix_gamma, eps=eps, momentum=self._bn_momentum,
                                 name=name)
         return body if wide else self._stored(body)
 
     def conv(self, data: Symbol, filters: int, kernel: int, name: str, *, stride: int = 1,
              pad: Optional[int] = None, groups: int = 1, no_bias: bool = True) -> Symbol:
-        """Square convolution; keeps the size of its input unless ``stride`` or ``pad`` say so."""
+        """Square convolution; keeps height and width unless ``stride`` or ``pad`` change them."""
         side = (kernel, kernel)
         pad = kernel // 2 if pad is None else pad
-        # num_group is left out where it is 1, so that saved symbols stay as they were.
+        # num_group 1 is MXNet's default and left out, so that saved symbols do not change.
         grouped = {"num_group": groups} if groups > 1 else {}
         return self._stored(mx.sym.Convolution(
             data, num_filter=filters, kernel=side, stride=(stride, stride), pad=(pad, pad),
@@ -158,8 +158,8 @@ class Layers:
     def dropout(self, data: Symbol) -> Symbol:
         """Dropout of 0.4.
 
-        Not cuDNN's: that draws from a state of its own, seeded by ``rand()`` (MXNet 1.9.1,
-        src/operator/nn/dropout-inl.h:258, 495), so ``mx.random.seed`` has no effect on it.
+        MXNet's own and not cuDNN's, which has a random state seeded by ``rand()`` (MXNet 1.9.1,
+        src/operator/nn/dropout-inl.h:258, 495): ``mx.random.seed`` has no effect on that.
         """
         return mx.sym.Dropout(data, p=0.4, cudnn_off=True)
 
@@ -173,5 +173,5 @@ class Layers:
 
 
 def pixels(data: Symbol) -> Symbol:
-    """RGB 0-255 to -1 to 1: part of every network, so that weights and pixels cannot part."""
+    """RGB 0-255 to -1 to 1. Part of every network, so that no caller can scale otherwise."""
     return (data - 127.5) * 0.0078125

@@ -1,9 +1,9 @@
-"""Margins: logits in which the label's own entry has been made harder to reach.
+"""Margins: logits in which the label's own entry is made smaller, so that it is harder to learn.
 
-One frame, :class:`Kind`, serves all loss types: it makes the cosines (N, C), picks the label's own
-(N,), lets the loss type change them and writes them back. No one-hot matrix is built. A new margin
-overrides ``target`` (how the label's entry changes) or ``logits`` (what the entries are), adds a
-row to :data:`LOSS_TYPES` and, where it has numbers of its own, fields to :class:`Margin`.
+One frame, :class:`Kind`, serves all loss types: it computes the cosines (N, C), picks the label's
+own (N,), lets the loss type change these and writes them back. No one-hot matrix is built. A new
+margin overrides ``target`` (how the label's entry changes) or ``logits`` (what the entries are),
+adds a row to :data:`LOSS_TYPES` and, if it has parameters of its own, fields to :class:`Margin`.
 """
 import math
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
@@ -21,7 +21,7 @@ else:
 # root's slope at 0 would make the gradient infinite (the reference yields NaN there).
 _SMALLEST_SIN_SQUARED = 1e-7
 
-MOST_CLASSES = 2 ** 24  # labels travel as float32, which counts exactly to here
+MOST_CLASSES = 2 ** 24  # labels are float32 arrays, whose whole numbers are exact up to here
 
 SUB_CENTERS = "__sub_centers__"  # attribute of fc7_weight that says how many rows a class has
 
@@ -29,7 +29,7 @@ SPHERE_BETA = "sphere_beta"  # argument of loss type 1 that the training loop se
 
 
 class Margin(NamedTuple):
-    """Loss type and its numbers; names and defaults are the reference's flags."""
+    """Loss type and its parameters; names and defaults are those of the reference's flags."""
 
     loss_type: int = 4
     margin_s: float = 64.0
@@ -42,12 +42,12 @@ class Margin(NamedTuple):
 
 
 def positions(label: Symbol, num_classes: int) -> Symbol:
-    """Where each row's label stands in the flattened (N, C) matrix, int32 (N,).
+    """Position of each row's label in the flattened (N, C) matrix, int32 (N,).
 
-    ``row * num_classes + label`` without an operator of a scalar: pointwise fusion, on by default
-    on GPUs, computes ``_mul_scalar`` and its like in float32 whatever the type of the array
-    (MXNet 1.9.1, src/operator/fusion/fused_op-inl.h:143, ``op::mul(%, float(%))``), which is exact
-    to 2**24 only. ``arange_like`` is not fused and counts in the type of its input
+    ``row * num_classes + label``, without an operator that takes a scalar: pointwise fusion, on by
+    default on GPUs, computes ``_mul_scalar`` and its like in float32, whatever the array's type
+    (MXNet 1.9.1, src/operator/fusion/fused_op-inl.h:143, ``op::mul(%, float(%))``). That is exact
+    only up to 2**24. ``arange_like`` is not fused and counts in the type of its input
     (src/operator/tensor/init_op.h:599); the fused ``Cast`` and ``elemwise_add`` keep int32. Exact
     while N * C of one device stays below 2**31.
     """
@@ -78,7 +78,7 @@ class Classifier(NamedTuple):
 
     num_classes: int
     embedding_size: int
-    unit: Callable[[Symbol], Symbol]  # what makes the weight's rows unit vectors
+    unit: Callable[[Symbol], Symbol]  # normalises the weight's rows
     sub_centers: int = 1
 
     def weight(self) -> Symbol:
@@ -90,8 +90,8 @@ class Classifier(NamedTuple):
     def project(self, embedding: Symbol) -> Symbol:
         """Inner products of each embedding with each class weight of unit length, (N, C).
 
-        With K sub-centres the largest of a class's K (sub-center ArcFace, Deng et al., ECCV 2020,
-        equation 5): (N, C * K) is kept, K times the memory.
+        With K sub-centres, the largest of a class's K products (sub-center ArcFace, Deng et al.,
+        ECCV 2020, equation 5). All (N, C * K) products are kept: K times the memory.
         """
         rows = mx.sym.FullyConnected(embedding, weight=self.unit(self.weight()), no_bias=True,
                                      num_hidden=self.num_classes * self.sub_centers, name="fc7")
@@ -101,10 +101,10 @@ class Classifier(NamedTuple):
 
 
 class Kind:
-    """A loss type: the frame, which is ``s * cos`` without a margin."""
+    """A loss type. Without an override of ``target`` the logits are ``s * cos``, no margin."""
 
-    title = ""  # what reports call it
-    scaled = True  # margin_s matters
+    title = ""  # its name in reports
+    scaled = True  # whether it uses margin_s
 
     def check(self, margin: Margin) -> None:
         """Raise ArgumentError for numbers outside their range."""
@@ -123,12 +123,12 @@ class Kind:
         return classifier.project(embedding * margin.margin_s)
 
     def target(self, target: Symbol, embedding: Symbol, margin: Margin) -> Optional[Symbol]:
-        """The label's logits (N,) with the margin; None: nothing changes."""
+        """The label's logits (N,) with the margin, or None if the margin changes nothing."""
         return None
 
     def __call__(self, embedding: Symbol, label: Symbol, classifier: Classifier, margin: Margin,
                  own: Optional[Symbol] = None) -> Symbol:
-        """Logits with the margin, (N, C), where ``own`` (N,) is not 0 (default: everywhere)."""
+        """Logits (N, C) with the margin, in the rows where ``own`` (N,) is not 0 (default: all)."""
         logits = self.logits(embedding, classifier, margin)
         picked = mx.sym.pick(logits, label, axis=1)
         value = self.target(picked, embedding, margin)
@@ -156,8 +156,9 @@ class SphereFace(Kind):
 
     ``psi(t) = (-1)^k cos(m t) - 2k`` on ``t in [k pi/m, (k+1) pi/m]`` (SphereFace, equation 7),
     annealed by beta (L-Softmax, section 5.1), the argument :data:`SPHERE_BETA`, shape (1,). The
-    reference needs an operator that MXNet does not ship; this is the same function of standard
-    ones: cos(m t) is the Chebyshev polynomial T_m of cos t, and k counts thresholds passed.
+    reference needs an operator that MXNet does not contain. This is the same function, made of
+    standard operators: cos(m t) is the Chebyshev polynomial T_m of cos t, and k counts the
+    thresholds that cos t is below.
     """
 
     title = "SphereFace"
@@ -197,8 +198,8 @@ class CosFace(Kind):
 class ArcFace(Kind):
     """Loss type 4: ``s cos(t + m)``.
 
-    Where t + m would pass pi (cos t <= cos(pi - m)) the penalty is ``s m sin(pi - m)`` instead;
-    with ``easy_margin`` there is none where cos t <= 0.
+    Where t + m would exceed pi (cos t <= cos(pi - m)), ``s m sin(pi - m)`` is subtracted instead;
+    with ``easy_margin`` there is no margin where cos t <= 0.
     """
 
     title = "ArcFace"
@@ -230,7 +231,7 @@ class Combined(Kind):
             return None
         if (a, m) == (1.0, 0.0):
             return target - s * b
-        # Stay off +-1, where arccos has an infinite slope.
+        # Keep away from +-1, where arccos has an infinite slope.
         cos_t = mx.sym.clip(target / s, -1 + 1e-7, 1 - 1e-7)
         return s * (mx.sym.cos(mx.sym.arccos(cos_t) * a + m) - b)
 
@@ -252,12 +253,12 @@ def margin_logits(embedding: Symbol, label: Symbol, num_classes: int, embedding_
         C, at most :data:`MOST_CLASSES`, and D; the weight ``fc7_weight`` is (C * K, D), K being
         ``margin.sub_centers``: 2 GB at a million classes and 512 for each sub-centre.
     margin : Margin
-        Loss type and numbers.
+        Loss type and its parameters.
     unit : callable
-        What makes the weight's rows unit vectors: :func:`l2_rows`, or the same by another operator.
+        Normalises the weight's rows: :func:`l2_rows`, or the same function by another operator.
     own : mxnet.symbol.Symbol, optional
-        (N,), 0 where the label is none of these classes, so that no entry of the row changes; the
-        label there is any class. For a classifier in parts.
+        (N,), 0 where the label is none of these classes: no entry of that row then changes, and
+        its label may be any class. For a classifier that is split over devices.
 
     Returns
     -------

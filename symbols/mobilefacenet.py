@@ -1,4 +1,4 @@
-"""MobileFaceNet (Chen et al., 2018) as InsightFace has it: ``fmobilefacenet``, network ``y1``.
+"""MobileFaceNet (Chen et al., 2018) as in InsightFace: ``fmobilefacenet``, network ``y1``.
 
 Names and shapes are those of InsightFace's symbol (recognition/arcface_mxnet/symbol/
 fmobilefacenet.py with output GDC), so its checkpoints load. About a million parameters at an
@@ -46,8 +46,9 @@ def build(network: str, embedding_size: int, layers: Layers, *, version_se: int,
           version_input: int, version_output: str, version_unit: int) -> Symbol:
     """Network ``y1``; see :func:`unequal.symbols.networks.get_symbol`.
 
-    Pictures are 112x112: the last convolution is as large as the features, 7x7. ``version_output``
-    is GDC, which E, the flag's default, stands for; the other versions are fresnet's.
+    Pictures are 112x112: the last convolution is as large as the features, 7x7. The output is GDC;
+    ``version_output`` E, the flag's default, means the same here. Other versions are refused: they
+    are fresnet's.
     """
     for name, value, allowed in (("version_se", version_se, (0,)),
                                  ("version_input", version_input, (1,)),

@@ -1,8 +1,8 @@
-"""The table of backbones: a name, as ``--network`` takes it, to what builds it.
+"""The table of backbones: which module builds the network that ``--network`` names.
 
 A new backbone is a module with a ``build`` and a row here. Nothing here imports MXNet before a
-network is built: the command line, which takes its help from this table, must work where MXNet
-does not (``unequal doctor``).
+network is built: the command line takes its help from this table and must work even if MXNet does
+not (``unequal doctor``).
 """
 import importlib
 from typing import TYPE_CHECKING, NamedTuple, Tuple

@@ -1,4 +1,4 @@
-"""MXNet operators of the NRA head: the noise-robust loss, and weight rows made unit vectors.
+"""MXNet operators of the NRA head: the noise-robust loss, and normalisation of weight rows.
 
 ``noise_robust``, forward: margin logits z (N, C) and labels y (N,) to softmax probabilities P.
 Backward: the gradient of
@@ -15,9 +15,9 @@ and no N x C array beyond the output and the gradient.
 
     u_j = r_j W_j with r_j = 1 / |W_j|,    dL/dW_j = r_j (g_j - (u_j . g_j) u_j),
 
-in one pass over memory where MXNet's own operator makes several: W is 200 MB at MF2's 96,499
-classes, and normalising it took as long as the matrix products. It is C (rows.c), built when the
-package is installed; where there was no compiler, ``L2Normalization`` is used.
+in one pass over memory, where MXNet's own operator makes several: W is 200 MB at MF2's 96,499
+classes, and normalising it took as long as the matrix products. The loops are in rows.c, compiled
+when the package is installed; without a compiler ``L2Normalization`` is used instead.
 """
 import ctypes
 import importlib.util
@@ -40,12 +40,12 @@ _EPSILON = 1e-10  # L2Normalization's, under the root
 
 
 class _Dependencies(list):
-    """What ``declare_backward_dependency`` returns, so that operators do not get into each other.
+    """The return value of ``declare_backward_dependency``: keeps Custom operators apart.
 
-    MXNet 1.9.1 goes through it twice: once (by index) for the operator itself, and once (by
-    iteration) for one set that all Custom operators of the process share, the last one's, by which
-    it expects arrays to be there: with another operator's set, backward fails ("unknown storage
-    type: -1"). An empty set is right for every dense array, so iteration yields nothing.
+    MXNet 1.9.1 reads it twice: by index, for the operator itself, and by iteration, to fill one
+    set that all Custom operators of the process share. The last operator's set replaces the
+    others', and backward of another operator then fails ("unknown storage type: -1"). Dense arrays
+    need nothing in that set, so iteration yields nothing.
     """
 
     def __iter__(self) -> Iterator[int]:
@@ -68,14 +68,14 @@ def forward_rows(logits: np.ndarray, label: np.ndarray, out: Sequence[np.ndarray
     for i, row in enumerate(logits):
         largest = row.argmax()
         target = probability[i]
-        np.subtract(row, row[largest], out=target, dtype=np.float32)  # not in float16
-        behind = target[int(label[i])]  # log-odds of the label against the largest, at most 0
+        np.subtract(row, row[largest], out=target, dtype=np.float32)  # float16 would round
+        behind = target[int(label[i])]  # label's logit minus the largest, at most 0
         np.exp(target, out=target)
         total = target.sum(dtype=np.float64)
         target *= np.float32(1 / total)
         prediction[i] = largest
         largest_log[i] = -np.log(total)
-        # Not log(P): that underflows where logits are tens apart, as 64 * cos are.
+        # Not log(P): P underflows where logits differ by tens, as 64 * cos do.
         label_log[i] = behind - np.log(total)
 
 
@@ -97,7 +97,7 @@ def backward_rows(label: np.ndarray, out: Sequence[np.ndarray], gradient: np.nda
 def forward_arrays(logits: mx.nd.NDArray, label: mx.nd.NDArray
                    ) -> Tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray]:
     """The operator's forward by NDArray operators, for GPUs; returns its four outputs."""
-    logits = logits.astype("float32", copy=False)  # softmax would sum in the type it is given
+    logits = logits.astype("float32", copy=False)  # softmax sums in the type of its input
     probability = mx.nd.softmax(logits, axis=1)
     prediction = mx.nd.argmax(logits, axis=1)
     largest_log = mx.nd.log(mx.nd.pick(probability, prediction, axis=1))
@@ -113,9 +113,9 @@ def backward_arrays(label: mx.nd.NDArray, out: Sequence[mx.nd.NDArray], beta: fl
     factor = (mx.nd.pick(probability, prediction, axis=1) > threshold) * scale
     gradient = mx.nd.broadcast_mul(probability, factor.reshape((-1, 1)))
     for column, share in ((prediction, 1 - beta), (label, beta)):
-        # The second pass picks what the first has written: equal columns get both shares.
+        # The second pass adds to what the first has written, also where both columns are equal.
         value = mx.nd.pick(gradient, column, axis=1) - factor * share
-        column = column.astype("int32")  # as margins.positions: no float32 on the way
+        column = column.astype("int32")  # positions beyond 2**24, as in margins.positions
         position = mx.nd.contrib.arange_like(column, axis=0, step=classes) + column
         gradient = mx.nd.contrib.index_copy(
             gradient.reshape((-1, 1)), position, value.reshape((-1, 1))).reshape((-1, classes))
@@ -174,7 +174,7 @@ class _NoiseRobustProp(mx.operator.CustomOpProp):
 
     def declare_backward_dependency(self, out_grad: List[int], in_data: List[int],
                                     out_data: List[int]) -> _Dependencies:
-        return _Dependencies([in_data[1], *out_data])  # not the logits: their memory is free then
+        return _Dependencies([in_data[1], *out_data])  # without the logits, to free their memory
 
     def create_operator(self, ctx: mx.Context, shapes: List[Shape], dtypes: List[type]
                         ) -> _NoiseRobust:
@@ -194,7 +194,7 @@ def noise_robust(logits: Symbol, label: Symbol, beta: float, normalizer: float,
     normalizer : float
         The summed loss is divided by this.
     threshold : float
-        Samples whose largest probability does not exceed it carry no weight; 0: all do.
+        Samples whose largest probability does not exceed it get weight 0; with 0 all samples count.
 
     Returns
     -------
@@ -209,7 +209,7 @@ def noise_robust(logits: Symbol, label: Symbol, beta: float, normalizer: float,
 
 def _compiled() -> Optional[ctypes.CDLL]:
     """The library of rows.c; None where it was not built."""
-    found = importlib.util.find_spec("unequal.symbols._rows")  # a plain library, nothing to import
+    found = importlib.util.find_spec("unequal.symbols._rows")  # a plain library, not a module
     if found is None:
         return None
     library = ctypes.CDLL(found.origin)
