@@ -4,17 +4,17 @@ import math
 from unequal.training.config import SoftmaxConfig
 from unequal.training.config import replace as replace
 
-_SMALL = 20_000  # pictures up to which the small network learns as much as a set can teach
+_SMALL = 20_000  # up to so many pictures the small network is used
 
 
 def settings(directory: str, prefix: str, images: int, classes: int, *, seed: int = 0,
              devices: str = "", target: str = "", debug: bool = False) -> SoftmaxConfig:
     """The configuration of step 2 for a set of so many images and classes.
 
-    A model that is to find wrong labels must not learn them: it is stopped after nine epochs, when
-    faces are told apart and single wrong labels are not yet known by heart (on 300 photographs of
-    30 people with 45 wrong labels: docs/clean-your-photos.md). Larger sets, with more people to
-    tell apart, get up to twenty.
+    A model that is to find wrong labels must not learn them. So training stops after nine epochs,
+    when the model distinguishes the people but has not yet memorised single wrong labels (tried on
+    300 photographs of 30 people with 45 wrong labels: docs/clean-your-photos.md). Larger sets, with
+    more people to distinguish, get up to twenty.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def settings(directory: str, prefix: str, images: int, classes: int, *, seed: in
         data_dir=directory, prefix=prefix, seed=seed, devices=devices, target=target, debug=debug,
         network="n8" if small else "r18" if images <= 500_000 else "r50",
         emb_size=128 if small else 512,
-        # The usual scale 64 and margin 0.5 do not begin to learn in so few updates.
+        # With the usual scale 64 and margin 0.5 so few updates would hardly learn anything.
         margin_s=16.0 if small else 32.0 if classes < 10_000 else 64.0,
         margin_m=0.3 if small else 0.5,
         per_batch_size=batch, max_steps=steps,

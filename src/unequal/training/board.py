@@ -1,8 +1,8 @@
 """TensorBoard: numbers while a run goes on; at its end suspected pictures and the embedding.
 
-An observer (:mod:`unequal.training.observers`): it reads the checkpoint that was saved and the
-record set, and takes no part in what the workers do together. The others wait for worker 0 at the
-end as they do while it verifies.
+An observer (:mod:`unequal.training.observers`): it reads the saved checkpoint and the record set
+and makes no collective call. At the end the other workers wait for worker 0, as they do while it
+verifies.
 """
 import logging
 import os
@@ -43,8 +43,8 @@ class Sample(NamedTuple):
 def chosen_keys(records: RecordSet) -> np.ndarray:
     """Keys of at most :data:`IMAGES` images of classes evenly spread over a set, int64.
 
-    Whole classes (at most :data:`OF_A_CLASS` images each), because an image is judged by its
-    class's others. Memory: 16 bytes an image of the set.
+    Classes are whole (at most :data:`OF_A_CLASS` images each), because an image is compared with
+    the other images of its class. Memory: 16 bytes an image of the set.
     """
     keys, ends = copying.keys_by_identity(records)
     sizes = np.minimum(np.diff(ends, prepend=0), OF_A_CLASS)
@@ -112,7 +112,7 @@ def cards(some: Sample, rows: np.ndarray) -> np.ndarray:
 
 
 def table(some: Sample, rows: np.ndarray) -> str:
-    """What :func:`cards` shows, line by line and from the left, as Markdown."""
+    """The captions of :func:`cards`, row by row from the left, as a Markdown table."""
     lines = ["Each card: the suspect, a typical picture of its label, one of the suggested label.",
              "", "| card | image | label | kind | suggested label | confidence |",
              "|---|---|---|---|---|---|"]
@@ -160,7 +160,7 @@ class TensorBoard(Observer):
 
     def notify(self, event: str, **fields: Any) -> None:
         """Write the numbers of ``train`` and ``verify``; at the ``end`` the pictures."""
-        if event in ("start", "resume"):  # what a killed run wrote after its state is taken back
+        if event in ("start", "resume"):  # remove what a killed run wrote after its last state
             self._writer = self._library.SummaryWriter(
                 self._directory, purge_step=fields["step"] + 1 if event == "resume" else None)
         for name, value in scalars(event, fields):
@@ -173,7 +173,7 @@ class TensorBoard(Observer):
     def _show(self, step: int, epoch: int) -> None:
         try:
             some = sample(self._run, f"{self._run.config.prefix},{epoch}")
-        except InputError as error:  # the model is trained and saved; only its pictures are not
+        except InputError as error:  # training itself has succeeded, so this is only a warning
             logger.warning("no pictures for TensorBoard: %s", error)
             return
         rows = suspect_rows(some)
@@ -181,7 +181,7 @@ class TensorBoard(Observer):
             self._writer.add_image("suspects", cards(some, rows), step, dataformats="HWC")
             self._writer.add_text("suspects", table(some, rows), step)
         earlier = os.path.join(self._directory, f"{step:05d}", "embedding")
-        if os.path.isdir(earlier):  # of a run before it: the list of embeddings only grows
+        if os.path.isdir(earlier):  # an earlier run's: tensorboardX would append to its list
             shutil.rmtree(earlier)
             with suppress(FileNotFoundError):
                 os.remove(os.path.join(self._directory, "projector_config.pbtxt"))

@@ -1,4 +1,4 @@
-"""The settings of a training run: one frozen value, made once and checked once.
+"""The settings of a training run: a frozen dataclass, made once and checked once.
 
 Each field is the row of a flag (:mod:`unequal.training.flags`); names and defaults of the
 reference's are as it has them (home directories excepted), and ours have long, dashed names.
@@ -39,13 +39,13 @@ from unequal.training.flags import (
 
 @dataclass(frozen=True)
 class Config:
-    """What all steps of the recipe have.
+    """The settings that all steps of the recipe share.
 
     Raises
     ------
     ArgumentError
         For a value that is not allowed; the text names the field. Checks that need more than the
-        value (the networks there are, the data) come where it is used.
+        value, such as the network's name or the data, are made where the value is used.
     """
 
     # The network.
@@ -214,12 +214,12 @@ class UnequalConfig(Config):
     # Defaults of the reference's step 4.
     lr: float = flag(0.001, "learning rate", allowed=POSITIVE)
     verbose: int = flag(50, "batches between verifications", allowed=POSITIVE, change=AT_RESUME)
-    # Verifications are frequent here, and a state takes as long as ten batches.
+    # Step 4 verifies often, and writing a state takes as long as ten batches.
     state_minutes: float = flag(5.0, "the state that --resume goes on from is written with every "
                                      "PREFIX-NNNN, at the end, and at a verification so many "
                                      "minutes after the last", origin=OURS, allowed=NOT_NEGATIVE,
                                 change=ANYWHERE)
-    # The authors' logs have 90 verifications in a row without a new best before one that has.
+    # In the authors' logs a new best comes after up to 90 verifications without one.
     patience: int = flag(100, "stop when the accuracy (--select) has not risen for so many "
                               "verifications, from the start unless --lr-steps is given; 0: never",
                          origin=OURS, allowed=NOT_NEGATIVE, change=AT_RESUME)
@@ -252,7 +252,7 @@ SCRIPTS: Dict[str, Type[Config]] = {
     "train_unequal.py": UnequalConfig,
 }
 
-# The rows of all scripts by name; where two scripts have one, only its default differs.
+# The rows of all scripts by name. A row in two scripts differs in its default only.
 ROWS = {row.name: row for config in SCRIPTS.values() for row in rows(config)}
 
 _Config = TypeVar("_Config", bound=Config)
@@ -270,17 +270,17 @@ def from_options(config: Type[_Config], options: argparse.Namespace) -> _Config:
 
 
 def defaults(spellings: Any) -> Dict[str, Any]:
-    """Defaults of flags by their spelling: what a run had that did not know the flag yet."""
+    """Defaults of flags by their spelling: values for a run that is older than a flag."""
     return {row.spelling: row.default for row in ROWS.values() if row.spelling in spellings}
 
 
 def spelling(name: str) -> str:
-    """How the flag of an argument is typed: ``--margin-s`` of ``margin_s``."""
+    """The flag of an argument as it is typed: ``--margin-s`` for ``margin_s``."""
     return ROWS[name].spelling if name in ROWS else "--" + name.replace("_", "-")
 
 
 def argument(fact: str) -> str:
-    """The reverse of :func:`spelling` for the flags of training; anything else as it is."""
+    """The reverse of :func:`spelling` for training flags; other text is returned unchanged."""
     return next((row.name for row in ROWS.values() if row.spelling == fact), fact)
 
 
@@ -290,7 +290,7 @@ def _values(options: Any, changes: tuple) -> Dict[str, Any]:
 
 
 def identity(options: Any) -> Dict[str, Any]:
-    """The flags that make a run what it is, ``{flag: value}``: a resume must give the same."""
+    """The flags whose values a resume must repeat, ``{flag: value}``."""
     return _values(options, (NEVER,))
 
 
@@ -300,10 +300,9 @@ def shared(options: Any) -> Dict[str, Any]:
 
 
 def check_prefix(prefix: str) -> None:
-    """Make the directory of ``prefix`` and see that checkpoints can be written there.
+    """Make the directory of ``prefix`` and check that checkpoints can be written there.
 
-    Before training: a name that cannot be written would otherwise cost all batches until the first
-    save.
+    This comes before training, so that no batch is lost to a name that cannot be written.
 
     Raises
     ------
@@ -313,7 +312,7 @@ def check_prefix(prefix: str) -> None:
     directory, name = os.path.split(prefix)
     try:
         files.make_directory(directory)
-        # As long a name as a checkpoint has while it is being written.
+        # A name as long as that of a checkpoint that is being written.
         with tempfile.NamedTemporaryFile(prefix=f".{name}-0000.params.", dir=directory or "."):
             pass
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a flag of the training scripts is: one row with all its facts.
+"""The flags of the training scripts: one row a flag, with all its facts.
 
 A row is a field of a dataclass (:mod:`unequal.training.config`), made by :func:`flag`. From the
 rows come the parser and its help, the checks of the values, what a resumed run may change, what
@@ -11,13 +11,13 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Type, TypeVa
 
 from unequal.errors import ArgumentError
 
-# Where a flag comes from. UNUSED: of the reference, does nothing there nor here, and is accepted so
-# that command lines keep working.
+# Where a flag comes from. UNUSED: a flag of the reference that has no effect there or here; it is
+# accepted so that the reference's command lines keep working.
 REFERENCE, OURS, UNUSED = "the reference's", "ours", "unused"
 
-# Who may change it. NEVER: another value is another run. AT_RESUME: a resumed run may, but all
-# workers of a job alike. ANYWHERE: each worker and each resume, since it says where things are or
-# what to log.
+# When it may change. NEVER: another value makes another run. AT_RESUME: a resumed run may change
+# it, for all workers alike. ANYWHERE: each worker and each resume may have its own value, since it
+# only says where files are or what to log.
 NEVER, AT_RESUME, ANYWHERE = "no", "yes", "each worker"
 
 _INT = 2 ** 31 - 1  # MXNet's integers
@@ -82,7 +82,7 @@ class Choice(NamedTuple):
 class Path(NamedTuple):
     """The name of something that will be written: text that every part of MXNet can take."""
 
-    empty: bool = True  # whether it may be
+    empty: bool = True  # whether the empty string is allowed
 
     def problem(self, value: str) -> str:
         if not value and not self.empty:
@@ -164,7 +164,7 @@ def flag(default: _Value, help: str, *, origin: str = REFERENCE, allowed: Allowe
         allowed = ANY
     facts = dict(help=help, origin=origin, allowed=allowed, change=change, spelling=spelling,
                  const=const)
-    # For the type checker a field is what it holds.
+    # The type checker is told that a field has the type of its value.
     return dataclasses.field(default=default, metadata=facts)  # type: ignore[return-value]
 
 
@@ -183,7 +183,7 @@ USAGE = "%(prog)s --data-dir DIR --prefix P [FLAG VALUE ...]"  # sixty flags wou
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that says each default, but not that nothing is the default."""
+    """Help that shows each default, unless that is None or empty."""
 
     def _get_help_string(self, action: argparse.Action) -> Optional[str]:
         if action.default is None or action.default is False or action.default == "":
@@ -192,7 +192,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def _limits(allowed: Allowed) -> str:
-    """What is allowed, in the words of help."""
+    """The allowed values, as help shows them."""
     if isinstance(allowed, Choice):
         *first, last = [str(value) for value in allowed.values if value != ""]
         return f"{', '.join(first)} or {last}"

@@ -1,4 +1,4 @@
-"""How a batch is learnt: the network on its devices, the optimizer, weights and momenta."""
+"""How a batch is learnt: the network on its devices, the optimizer, its weights and momenta."""
 import logging
 import warnings
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -21,7 +21,7 @@ class NotFinite(Exception):
 
 
 class Learner:
-    """What the :class:`unequal.training.trainer.Trainer` needs of the thing that learns.
+    """The interface by which :class:`unequal.training.trainer.Trainer` updates the weights.
 
     Methods marked "all" are collective: every worker of a job calls them at the same step.
     """
@@ -29,7 +29,7 @@ class Learner:
     learning_rate = 0.0  # of the next batch
 
     def start(self, step: int, saved: Any = None) -> None:
-        """Be ready to learn batch ``step`` (from 0), from a saved state when there is one."""
+        """Prepare to learn batch ``step`` (from 0), with the weights of ``saved`` if given."""
         raise NotImplementedError
 
     def expected(self) -> Dict[str, Tuple[tuple, Any]]:
@@ -38,12 +38,12 @@ class Learner:
         raise NotImplementedError
 
     def learn(self, batch: Any, number: int) -> None:
-        """A batch's gradients; ``number`` batches of the data came before, and its random numbers
-        are its own."""
+        """Compute a batch's gradients. ``number``, how many batches came before, seeds its random
+        numbers (dropout)."""
         raise NotImplementedError
 
     def update(self) -> None:
-        """An update by the gradients of the batches learnt since the last one (all)."""
+        """Update the weights by the gradients of the batches learnt since the last update (all)."""
         raise NotImplementedError
 
     def outputs(self, names: Sequence[str]) -> Dict[str, List[Any]]:
@@ -55,7 +55,13 @@ class Learner:
         raise NotImplementedError
 
     def params(self) -> Params:
-        """``(arg_params, aux_params)`` (all); :class:`NotFinite` when one is not."""
+        """``(arg_params, aux_params)`` (all).
+
+        Raises
+        ------
+        NotFinite
+            When a weight is infinite or not a number.
+        """
         raise NotImplementedError
 
     def momenta(self) -> Dict[str, Any]:
@@ -65,7 +71,7 @@ class Learner:
 
 def _schedule(config: Any, lr_steps: Sequence[int],
               length: int) -> Optional[mx.lr_scheduler.LRScheduler]:
-    """The learning rate by the number of updates; None: it stays."""
+    """The learning rate as a function of the number of updates; None if it is constant."""
     warmup = {"base_lr": config.lr, "warmup_steps": config.warmup, "warmup_begin_lr": 0.0}
     if config.lr_schedule == "cosine":
         if config.warmup >= length:
@@ -73,7 +79,7 @@ def _schedule(config: Any, lr_steps: Sequence[int],
                                 f"{length} batches.", "warmup")
         return mx.lr_scheduler.CosineScheduler(length, final_lr=0.0, **warmup)
     if lr_steps or config.warmup:
-        # MXNet's schedule wants at least one fall: without any, one that never comes.
+        # MXNet's schedule needs at least one fall; without one, give a fall that is never reached.
         falls = [config.beta_freeze + step for step in lr_steps] or [2 ** 62]
         return mx.lr_scheduler.MultiFactorScheduler(falls, factor=0.1, **warmup)
     return None
@@ -83,10 +89,10 @@ def optimizer(config: Any, lr_steps: Sequence[int], devices: Sequence[mx.Context
               num_devices: int, step: int = 0, length: int = 0) -> mx.optimizer.SGD:
     """SGD as the reference builds it, ``step`` updates into a schedule of ``length``.
 
-    Given no parameter names, MXNet's optimizer decays every parameter, biases and BatchNorm's beta
-    included; the reference's does so too. ``rescale_grad`` makes the sum over the ``num_devices``
-    devices, of all workers, and over accumulated batches, a mean, and takes the loss scale of
-    ``dtype`` out.
+    As in the reference, weight decay acts on every parameter, biases and BatchNorm's beta included,
+    because MXNet's optimizer is given no parameter names. ``rescale_grad`` turns the gradients' sum
+    over the ``num_devices`` devices of all workers and over accumulated batches into a mean, and
+    divides by the loss scale of ``dtype``.
     """
     schedule = _schedule(config, lr_steps, length)
     result = mx.optimizer.SGD(
@@ -95,8 +101,8 @@ def optimizer(config: Any, lr_steps: Sequence[int], devices: Sequence[mx.Context
         lr_scheduler=schedule, begin_num_update=step)
     result.wd_mult = {"fc7_weight": config.fc7_wd_mult}
     if runtime.wants_cpu_forms(devices):
-        # Updating several arrays in one call, four unless told, is meant for GPUs: on a CPU it
-        # takes 2.5 times as long for the same bits (r50: 0.23 s of a step instead of 0.09).
+        # By default MXNet updates four arrays in one call, which suits GPUs. On a CPU that takes
+        # 2.5 times as long for the same bits (r50: 0.23 s of a step instead of 0.09).
         result.aggregate_num = 1
     return result
 
@@ -136,7 +142,7 @@ class ModuleLearner(Learner):
         return self._optimizer.learning_rate
 
     def start(self, step: int, saved: Any = None) -> None:
-        """Weights of the state, of ``pretrained`` or drawn; momenta; the schedule's place."""
+        """Set the weights (saved, ``pretrained`` or drawn), momenta and place in the schedule."""
         run, config = self._run, self._run.config
         if saved is None:
             self._initialise(run.arg_params, run.aux_params)
@@ -145,14 +151,14 @@ class ModuleLearner(Learner):
         self._optimizer = optimizer(config, self._lr_steps, run.devices, run.num_devices, step,
                                     setup.length(config, self._batches))
         with warnings.catch_warnings():
-            # rescale_grad is not 1/batch: the loss is a mean already
+            # MXNet warns that rescale_grad is not 1/batch; right so, the loss is a mean already.
             warnings.simplefilter("ignore")
             self.module.init_optimizer(kvstore=run.workers.local_store, optimizer=self._optimizer)
         if saved is not None:
             mxnet_private.set_momenta(self.module, saved.momenta)
 
     def _initialise(self, arg_params: Optional[dict], aux_params: Optional[dict]) -> None:
-        """These weights where there are any; the rest drawn as the reference draws them."""
+        """Set these weights, and draw the missing ones as the reference does."""
         inputs = [*self.module.data_shapes, *(self.module.label_shapes or ())]
         initializer = setup.initializer(
             self.module.symbol, inputs, {**(arg_params or {}), **(aux_params or {})},
@@ -161,7 +167,7 @@ class ModuleLearner(Learner):
                                 allow_missing=True, allow_extra=True)
 
     def expected(self) -> Dict[str, Tuple[tuple, Any]]:
-        """Of the bound module; there are momenta unless ``mom`` is 0."""
+        """The arrays of the bound module, and momenta unless ``mom`` is 0."""
         arrays, learnt = mxnet_private.parameters(self.module)
         if self._run.config.mom:
             arrays.update({"momentum:" + name: arrays["arg:" + name] for name in learnt})
@@ -173,15 +179,17 @@ class ModuleLearner(Learner):
         self.module.forward_backward(batch)
 
     def update(self) -> None:
-        """The gradients' sum over the workers, and the update; does not wait."""
+        """Add up the workers' gradients and update; does not wait for the result."""
         self._run.workers.sum_gradients(self.module)
         self.module.update()
         if self._run.config.accumulate > 1:
             mxnet_private.clear_gradients(self.module)
 
     def _seed(self, step: int) -> None:
-        """Seed a batch's random numbers (dropout): MXNet's cannot be saved, so each batch has its
-        own (2 ms), and each device of each worker."""
+        """Seed the random numbers (dropout) of a batch, for each device of each worker (2 ms).
+
+        MXNet's random state cannot be saved, so a resume needs a seed for each batch.
+        """
         devices = self._run.devices
         for number, device in enumerate(devices, self._run.workers.rank * len(devices)):
             words = (self._run.config.seed, step, number)
@@ -198,15 +206,15 @@ class ModuleLearner(Learner):
         mxnet_private.set_argument(self.module, name, value)
 
     def params(self) -> Params:
-        """The weights on the host, of which none is infinite or not a number."""
-        # BatchNorm's backward writes its moving averages without telling MXNet's engine, so a copy
-        # may be taken before they are there.
+        """Copies of the weights on the host, all finite."""
+        # BatchNorm's backward writes its moving averages without telling MXNet's engine: a copy
+        # taken too early would hold the old ones.
         mx.nd.waitall()
         arg_params, aux_params = mxnet_private.host_params(self.module)
         for name, value in (*arg_params.items(), *aux_params.items()):
             if not np.isfinite(value.asnumpy()).all():
                 raise NotFinite(f"{name} is no longer finite")
-        # Each worker has BatchNorm's averages over its own pictures, as each device has.
+        # BatchNorm's averages are over a worker's own pictures, so they differ between workers.
         return arg_params, self._run.workers.mean(aux_params)
 
     def momenta(self) -> Dict[str, mx.nd.NDArray]:

@@ -8,7 +8,7 @@ LABEL, KEY = "label", "key"
 
 
 class Metric(NamedTuple):
-    """A number per log line: the mean of all that ``function`` returns since the last one.
+    """A number in each log line: the mean of ``function``'s values since the last line.
 
     ``inputs`` are names of symbol outputs, ``label`` or ``key``; ``function`` takes them as numpy
     arrays (of all devices together) and returns one, which may be empty.
@@ -22,8 +22,8 @@ class Metric(NamedTuple):
 def accuracy(own: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """Share of samples whose largest margin logit is the label's.
 
-    From the (log) probabilities of the label and of the most probable class, (N,) each: the index
-    of the largest among all classes takes a GPU longer than it is worth for a line of the log.
+    Compares the (log) probabilities of the label and of the most probable class, (N,) each. The
+    index of the most probable class is not needed; finding it is slow on a GPU.
     """
     return own >= largest
 
@@ -51,7 +51,7 @@ class Meter:
         self._batches: List[Tuple[Dict[str, list], Any, Any]] = []
 
     def add(self, outputs: Dict[str, list], batch: Any) -> None:
-        """Note a batch's outputs: ``{name: [array of each device]}``, numpy or NDArray."""
+        """Add a batch's outputs: ``{name: [array of each device]}``, numpy or NDArray."""
         self._batches.append((outputs, batch.label[0], batch.index))
 
     def take(self) -> Dict[str, float]:

@@ -29,7 +29,7 @@ def identity_centers(embeddings: np.ndarray,
     embeddings = embeddings / np.maximum(norms, 1e-12)
     unique, first, inverse, counts = np.unique(
         identities, return_index=True, return_inverse=True, return_counts=True)
-    # Which rows are whose, as a matrix: a tenth of the time that np.add.at takes.
+    # A sparse matrix that sums each identity's rows: a tenth of the time of np.add.at.
     members = sparse.csr_matrix(
         (np.ones(len(inverse)), np.argsort(inverse, kind="stable"),
          np.concatenate([[0], np.cumsum(counts)])), (len(unique), len(inverse)))
@@ -38,16 +38,17 @@ def identity_centers(embeddings: np.ndarray,
 
 
 def closest_pairs(centers: np.ndarray) -> Iterator[Tuple[int, int]]:
-    """Yield pairs ``(i, j)``, i < j, from the closest centres on.
+    """Yield pairs ``(i, j)``, i < j, the closest centres first.
 
-    One matrix product, and as much of the sort as is asked for: k * k * 8 bytes twice.
+    One matrix product, and a sort that goes only as far as pairs are consumed. Memory: k * k * 8
+    bytes twice.
     """
     squares = np.einsum("ij,ij->i", centers, centers)
     rows, columns = np.triu_indices(len(centers), 1)
     distances = (squares[:, None] + squares - 2 * (centers @ centers.T))[rows, columns]
     done, size = 0, min(len(distances), 4 * len(centers))
     while done < len(distances):
-        # The `size` smallest, sorted; ties by position, so that the order is always the same.
+        # The `size` smallest, sorted; ties are broken by position, so the order is deterministic.
         nearest = (np.argpartition(distances, size - 1)[:size] if size < len(distances)
                    else np.arange(len(distances)))
         nearest = nearest[np.lexsort((nearest, distances[nearest]))]
@@ -77,8 +78,8 @@ def confusable_identities(embeddings: np.ndarray, identities: np.ndarray,
 
     Notes
     -----
-    The reference sets an identity's distance to itself to 1, so identities enter alone once all
-    pairs closer than 1 are used up; here only pairs count.
+    The reference sets an identity's distance to itself to 1. Once all pairs closer than 1 are used
+    up, it therefore adds single identities; here only pairs are chosen.
     """
     unique, centers = identity_centers(embeddings, identities)
     if count >= len(unique):

@@ -1,7 +1,7 @@
-"""Who listens to a training run: the event log, the console, the progress bar, and yours.
+"""Observers of a training run: the event log, the console, the progress bar, and your own.
 
-An observer is told what happened (``notify``) and changes nothing. It takes part in nothing that
-all workers of a job do together: one that is missing at a worker must not make the others wait.
+An observer is told what happened (``notify``) and changes nothing. It must not make a collective
+call: a worker without this observer would leave the others waiting.
 
 Events and their fields, in the order in which they can come:
 
@@ -52,11 +52,11 @@ class EventLog(Observer):
     ----------
     path : str
     position : list, optional
-        A :attr:`position` of this log: a resumed run takes off what the killed one wrote after it.
+        An earlier :attr:`position` of this log: whatever the killed run wrote after it is removed.
     """
 
     EVENTS = frozenset(("start", "resume", "train", "lr", "verify", "save", "stop", "end"))
-    # After these the log is flushed to disk: what they tell of is there too.
+    # After these events the log is flushed to disk, like the files they report.
     FLUSHED = frozenset(("verify", "save", "stop", "end"))
 
     def __init__(self, path: str, position: Optional[List[Any]] = None) -> None:
@@ -191,7 +191,7 @@ def scalars(event: str, fields: Dict[str, Any]) -> Iterator[Tuple[str, float]]:
 class CsvLog(Observer):
     """Losses and accuracies as a table: ``step,name,value``, a line each, for a spreadsheet.
 
-    A resumed run takes off the lines after its first batch; a new one begins anew.
+    A resumed run removes the lines after its first batch; a new run replaces the file.
     """
 
     def __init__(self, path: str) -> None:
@@ -232,7 +232,7 @@ class CsvLog(Observer):
 
 
 class Observers(Observer):
-    """Several as one, told in their order."""
+    """Several observers as one; they are notified in the order given."""
 
     def __init__(self, observers: Any) -> None:
         self.all: List[Observer] = list(observers)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def value_of(flag: str, words: List[str]) -> str:
-    """What a command line gives for a flag; the last one counts, empty where there is none."""
+    """The value of a flag on a command line, the last one if repeated; empty without it."""
     found = ""
     for index, word in enumerate(words):
         if word == "--":

@@ -1,4 +1,4 @@
-"""What every stage needs before its own head and data: devices, record set, network, weights."""
+"""The preparation that all stages share: devices, record set, network, initial weights."""
 import logging
 import os
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, TypeVar
@@ -22,7 +22,7 @@ AnyConfig = TypeVar("AnyConfig", bound=config.Config)
 
 
 class Run(NamedTuple):
-    """The common ground of a training run; see :func:`prepare`."""
+    """What all stages of a training run use; made by :func:`prepare`."""
 
     devices: List[mx.Context]
     records: RecordSet
@@ -40,7 +40,7 @@ class Run(NamedTuple):
 
     @property
     def loss_scale(self) -> float:
-        """Of ``dtype``: in the loss, and taken out by the optimizer."""
+        """The loss scale of ``dtype``: a factor in the loss, which the optimizer divides by."""
         return heads.LOSS_SCALE[self.config.dtype]
 
     @property
@@ -107,8 +107,9 @@ def prepare(options: config.Config) -> Run:
 
 def initializer(symbol: mx.sym.Symbol, inputs: Sequence[mx.io.DataDesc], given: Params,
                 seed: int) -> mx.init.Initializer:
-    """What draws the weights that a checkpoint does not give, as the reference draws them, from
-    MXNet's random numbers, which are seeded here.
+    """An initializer that takes a checkpoint's weights and draws the others as the reference does.
+
+    Seeds MXNet's random numbers.
 
     Parameters
     ----------
@@ -116,13 +117,13 @@ def initializer(symbol: mx.sym.Symbol, inputs: Sequence[mx.io.DataDesc], given: 
     inputs : sequence of mxnet.io.DataDesc
         Data and labels.
     given : dict of NDArray
-        The checkpoint's, of both kinds; other names than the network's are passed over.
+        The checkpoint's parameters and averages; names that the network lacks are ignored.
     seed : int
 
     Raises
     ------
     ArgumentError
-        When one that is given has another shape than the network needs.
+        When a given array has another shape than the network needs.
     """
     shapes, _, states = symbol.infer_shape(**dict(desc[:2] for desc in inputs))
     needed = dict(zip(symbol.list_arguments(), shapes))
@@ -138,8 +139,10 @@ def initializer(symbol: mx.sym.Symbol, inputs: Sequence[mx.io.DataDesc], given: 
 
 
 def without_other_peoples_classifier(run: Run) -> Run:
-    """The run with the classifier of its checkpoint left out when that was learnt on a set with
-    another number of classes: its rows are other people."""
+    """The run without its checkpoint's classifier, if that has another number of classes.
+
+    Its rows then stand for other people.
+    """
     given = run.arg_params or {}
     weight = given.get("fc7_weight")
     if weight is None or weight.shape[0] == run.num_classes * run.margin.sub_centers:
@@ -178,15 +181,15 @@ def length(options: Any, batches: int) -> int:
 
 
 def overruled(options: AnyConfig, num_classes: int) -> AnyConfig:
-    """The configuration as the reference changes it: loss type 1 above 20,000 classes has
-    ``beta_freeze`` 5000 and ``gamma`` 0.06, whatever is asked for."""
+    """The configuration as the reference overrules it: loss type 1 with more than 20,000 classes
+    always has ``beta_freeze`` 5000 and ``gamma`` 0.06."""
     if options.loss_type == 1 and num_classes > 20000:
         return config.replace(options, beta_freeze=5000, gamma=0.06)
     return options
 
 
 def sphere_annealing(options: Any) -> Optional[Callable[[Any, int], None]]:
-    """What sets loss type 1's beta before each batch; None for the other loss types.
+    """The function that sets loss type 1's beta before each batch; None for other loss types.
 
     ``max(beta_min, beta * (1 + gamma * n) ** -power)`` after ``n`` batches beyond ``beta_freeze``.
     """

@@ -1,4 +1,4 @@
-"""What a stage says of its head for a classifier split over devices (:mod:`split_learner`)."""
+"""The settings of a head whose classifier is split over devices (:mod:`split_learner`)."""
 from typing import Any, Dict, NamedTuple, Optional
 
 import mxnet as mx
@@ -7,7 +7,7 @@ from unequal.symbols import heads, margins
 
 
 class SplitHead(NamedTuple):
-    """What a split classifier computes: the numbers of a head of :mod:`unequal.symbols.heads`."""
+    """The settings of a head of :mod:`unequal.symbols.heads`, for a split classifier."""
 
     num_classes: int
     embedding_size: int
@@ -20,8 +20,8 @@ class SplitHead(NamedTuple):
     tail: Optional[Dict[str, Any]] = None  # step 4: options of heads.center_dispersed_loss
 
     def backbone(self, embedding: mx.sym.Symbol, label: mx.sym.Symbol) -> mx.sym.Symbol:
-        """What the devices learn in common: ``embedding`` (N, D), whose gradient is given, the
-        labels, and in step 4 the tail's loss."""
+        """The data-parallel part: outputs ``embedding`` (N, D), whose gradient the learner
+        supplies, the labels, and in step 4 the tail's loss."""
         outputs = [mx.sym.identity(embedding, name="embedding")]
         if self.tail is not None:
             rows = mx.sym.slice_axis(embedding, axis=0, begin=self.head_size, end=None)

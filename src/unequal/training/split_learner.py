@@ -1,9 +1,9 @@
 """The classifier split over the devices (``model_parallel`` 1), as InsightFace's arcface_mxnet.
 
-Each device holds the rows of some classes: their weight, gradient and momentum. The backbone stays
-data parallel. A step gathers the embeddings of all devices on each, computes there the logits of
-that device's classes, and takes the softmax in two rounds (the largest logit over devices, then the
-sum of exponentials); of the gradients only the embedding's, (N, D), is summed over devices.
+Each device holds weight, gradient and momentum for some of the classes. The backbone stays data
+parallel. A step copies the embeddings of all devices to each device, which computes the logits of
+its own classes. The softmax takes two rounds: the largest logit over all devices, then the sum of
+exponentials. Of the gradients only the embedding's, (N, D), is summed over devices.
 
 At C classes, D columns, N images over all devices and d devices, each holds 4 * C * D / d bytes
 three times (weight, gradient, momentum) and about 4 * N * C / d bytes four times (logits with and
@@ -29,7 +29,7 @@ else:
 
 
 def shard_bounds(num_classes: int, shards: int) -> List[int]:
-    """Where each device's classes begin, and the end of the last: as even as can be."""
+    """First class of each device, and the number of classes; the parts differ by at most one."""
     return [num_classes * number // shards for number in range(shards + 1)]
 
 
@@ -67,18 +67,18 @@ class _Shard:
         return self.logits
 
     def exponentials(self, largest: Array) -> Array:
-        """``sum(exp(z - largest))`` over the classes here, (N,)."""
+        """``sum(exp(z - largest))`` over this shard's classes, (N,)."""
         self.largest = largest.as_in_context(self.device).reshape((-1, 1))
         self.gradient = mx.nd.broadcast_sub(self.logits, self.largest)
         mx.nd.exp(self.gradient, out=self.gradient)
         return mx.nd.sum(self.gradient, axis=1)
 
     def own_logit(self) -> Array:
-        """The label's logit where the label is here, else 0; (N,)."""
+        """The label's logit, or 0 where the label is not of this shard; (N,)."""
         return mx.nd.pick(self.logits, self.label, axis=1) * self.own
 
     def backward(self, total: Array, factor: Array, beta: float) -> Array:
-        """The gradient of the logits and what follows; returns the embedding's, (N, D).
+        """Backward from the logits' gradient; returns the embedding's gradient, (N, D).
 
         ``factor * (P - beta * [label] - (1 - beta) * [largest])`` with P = exponentials / total.
         """
@@ -86,7 +86,7 @@ class _Shard:
         gradient = self.gradient
         mx.nd.broadcast_mul(gradient, (factor / total).reshape((-1, 1)), out=gradient)
         if beta < 1:
-            # The predicted class without a search for its index: the entry equal to the largest.
+            # The predicted class is the entry equal to the largest: no search for its index.
             gradient -= mx.nd.broadcast_mul(mx.nd.broadcast_equal(self.logits, self.largest),
                                             (factor * (1 - beta)).reshape((-1, 1)))
         label = self.label.astype("int32")
@@ -97,16 +97,16 @@ class _Shard:
         return self.executor.grad_dict["embedding"]
 
     def prediction(self) -> Array:
-        """The class here with the largest logit, (N,)."""
+        """This shard's class with the largest logit, (N,)."""
         return mx.nd.argmax(self.logits, axis=1) + self.begin
 
 
 class SplitLearner(ModuleLearner):
     """A learner whose classifier is split over the run's devices.
 
-    The same losses and updates as :class:`ModuleLearner` of the same stage to float32's rounding,
-    on any number of devices. States and checkpoints hold the whole classifier, so a run may be
-    continued, and its model used, either way.
+    Losses and updates equal those of :class:`ModuleLearner` up to float32 rounding, on any number
+    of devices. States and checkpoints hold the whole classifier, so a run can be continued, and its
+    model used, with or without the split.
 
     Parameters
     ----------
@@ -149,14 +149,14 @@ class SplitLearner(ModuleLearner):
                 for name in self._shards[0].learnt}
 
     def _scatter(self, name: str, whole: Array, targets: Sequence[Array]) -> None:
-        """Rows of ``whole`` to the shards."""
+        """Copy the rows of ``whole`` to their shards."""
         begin = 0
         for target in targets:
             target[:] = whole[begin:begin + len(target)].as_in_context(target.context)
             begin += len(target)
 
     def _initialise(self, arg_params: Optional[dict], aux_params: Optional[dict]) -> None:
-        """As ModuleLearner, by the same draws: the whole network's arrays in order of name."""
+        """As ModuleLearner, with the same random draws: all arrays are drawn in order of name."""
         symbol, data = self._stage.symbol, self._stage.data
         descriptions = [*data.provide_data, *data.provide_label]
         initializer = setup.initializer(
@@ -225,11 +225,11 @@ class SplitLearner(ModuleLearner):
         gradients = self._learn_classifier(batch.label[0].asnumpy())
         _, *others = self.module.get_outputs(merge_multi_context=False)
         mxnet_private.backward(self.module, [
-            [gradient, *(mx.nd.ones_like(parts[number]) for parts in others)]  # of no effect
+            [gradient, *(mx.nd.ones_like(parts[number]) for parts in others)]  # ones are ignored
             for number, gradient in enumerate(gradients)])
 
     def update(self) -> None:
-        """Of the backbone on all devices, and of each device's classes."""
+        """Update the backbone on all devices, and each device's classes."""
         self.module.update()
         for name in self._shards[0].learnt:
             for index, shard in self._indices(name):
@@ -260,7 +260,7 @@ class SplitLearner(ModuleLearner):
             "label_log_probability": label_log, "largest_log_probability": largest_log,
             "label_probability": mx.nd.exp(label_log),
             "largest_probability": mx.nd.exp(largest_log),
-            # The mean over devices, as metrics of a loss for each device give it.
+            # The mean over devices, as the metrics compute it when each device has a loss.
             "loss": mx.nd.sum(terms).reshape((1,)) * (-1.0 / (head.normalizer * len(parts)))}
         factor = weight * (head.loss_scale / head.normalizer)
         gradients = [shard.backward(total, factor, head.beta) for shard in self._shards]

@@ -1,7 +1,7 @@
-"""The steps of the recipe as stages of the training loop, all made in one way.
+"""The steps of the recipe as stages of the training loop, all built in the same way.
 
-A stage is a value: what differs between the steps. ``name`` is what programs look up (the report,
-a comparison of runs); ``title`` is what people read.
+A stage holds what differs between the steps. Programs look it up by ``name`` (the report, a
+comparison of runs); ``title`` is for people.
 """
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence
 
@@ -20,7 +20,7 @@ from unequal.training.setup import Run
 from unequal.training.split_head import SplitHead
 from unequal.training.tail import Miner
 
-# Outputs that tell whether a picture's largest logit is its label's.
+# Two outputs; a sample is classified correctly where the first is at least the second.
 LOGS = ("label_log_probability", "largest_log_probability")
 
 
@@ -82,7 +82,7 @@ class Stage(NamedTuple):
 
 
 def _split(run: Run, normalizer: float, **options: Any) -> Optional[SplitHead]:
-    """The head's numbers where ``model_parallel`` 1 asks for a split classifier."""
+    """The head's settings if ``model_parallel`` 1 asks for a split classifier, else None."""
     if not run.config.model_parallel:
         return None
     return SplitHead(run.num_classes, run.config.emb_size, run.margin, normalizer,
@@ -105,7 +105,7 @@ def _face_iter(run: Run, augmentation: Augmentation, keys: Optional[np.ndarray] 
 
 
 def _last_fall(run: Run, lr_steps: Sequence[int], batches: int) -> int:
-    """Batches until the last fall of the learning rate that the run's length lets come; 0: none.
+    """Batches until the last fall of the learning rate within the run's length; 0 if none.
 
     ``batches`` of the data are an epoch.
     """
@@ -139,7 +139,7 @@ def _disagree(own: np.ndarray, largest: np.ndarray) -> np.ndarray:
 
 
 def _right_when_it_differs(people: Dict[int, int]) -> Callable[..., np.ndarray]:
-    """Metric: of the samples whose prediction is not the label, how many show the predicted one."""
+    """Metric: share of the samples predicted as another class that do show that class's person."""
     def right(prediction: np.ndarray, label: np.ndarray, keys: np.ndarray) -> np.ndarray:
         differs = prediction != label
         shown = np.array([people.get(int(key), -1) for key in keys])
@@ -194,8 +194,8 @@ def nra_stage(run: Run, keys: Optional[np.ndarray] = None, people: Optional[Dict
 def unequal_stage(run: Run, tail: RecordSet, weight: float) -> Stage:
     """Step 4 at one weight of the center-dispersed loss.
 
-    Patience counts from the start unless ``lr_steps`` says otherwise: the authors ended each
-    weight at a twentieth of the way to the default schedule's first fall.
+    Patience counts from the first batch unless ``lr_steps`` is given: the authors ended each weight
+    after a twentieth of the batches before the default schedule's first fall.
     """
     config, devices = run.config, run.num_devices
     identities = config.batchsize_id // config.images_per_identity

@@ -1,19 +1,19 @@
-"""What a resume needs, in one file: ``PREFIX-resume.npz``.
+"""The state of a run, from which ``--resume`` continues, in one file: ``PREFIX-resume.npz``.
 
-One rename publishes weights, momentum, tail and position together, so that they belong together
-whenever the process is killed. Checkpoints (PREFIX-NNNN.params) are for everybody else.
+One rename publishes weights, momentum, tail and position together, so that they always match,
+whenever the process is killed. All other programs use the checkpoints (PREFIX-NNNN.params).
 
 The file is a zip of ``.npy`` arrays, as numpy.savez makes it (no pickle, a checksum each):
 ``arg:NAME``, ``aux:NAME`` and ``momentum:NAME`` of each parameter, ``tail`` (step 4: the epoch's
 tail keys) and ``header``, UTF-8 JSON. It takes as much room as two checkpoints; with
 the one before it, ``PREFIX-resume.1.npz``, four; while it is replaced, six.
 
-A state may come from anyone: names, shapes and dtypes are compared with the network's before an
-array is read, so that reading takes no more memory than the network has.
+A state may come from an untrusted source: names, shapes and dtypes are compared with the network's
+before an array is read, so that reading takes no more memory than the network.
 
-What is not in it follows from the batches done: the learning rate, loss type 1's annealing, the
-order of the pictures (:meth:`unequal.data.batches.FaceIter.seek`), their augmentation and the
-random numbers of dropout, which the loop seeds for each batch.
+The file need not hold what follows from the number of batches done: the learning rate, loss type
+1's annealing, the order of the pictures (:meth:`unequal.data.batches.FaceIter.seek`), their
+augmentation and dropout's random numbers, which are seeded for each batch.
 """
 import json
 import logging
@@ -43,7 +43,7 @@ Expected = Dict[str, Tuple[tuple, Any]]
 class State(NamedTuple):
     """A run at the end of a batch."""
 
-    position: dict  # what the loop counts: batches done, verifications, best accuracies, ...
+    position: dict  # the loop's counters: batches done, verifications, best accuracies, ...
     arg_params: dict  # name -> NDArray
     aux_params: dict
     momenta: dict  # name -> NDArray; empty before the first update and without momentum
@@ -66,9 +66,9 @@ def previous(prefix: str) -> str:
 
 
 def identity(stage: Any, run: Any, options: Any) -> Dict[str, Any]:
-    """What must be the same for a run to be continued: ``{name: value}``, fit for JSON.
+    """Settings that must not change when a run is continued: ``{name: value}``, fit for JSON.
 
-    ``data_dir`` and ``devices`` are compared by what they mean: the images, the number.
+    Of ``data_dir`` the images count and not the path, of ``devices`` only their number.
     """
     facts = config.identity(options)
     facts.update({"the stage": stage.title, "the images": stage.data.fingerprint(),
@@ -102,8 +102,8 @@ def save(prefix: str, facts: dict, state: State) -> None:
         yield from state.data.items()
 
     def write(temporary: str) -> None:
-        # As numpy.savez, which holds all arrays at once, and on a full disk complains once more
-        # when its archive is collected.
+        # Not numpy.savez: it needs all arrays at once, and after a full disk prints a second error
+        # when its archive is garbage-collected.
         with zipfile.ZipFile(temporary, "w") as archive:
             for name, array in arrays():
                 with archive.open(name + ".npy", "w", force_zip64=True) as member:
@@ -127,13 +127,13 @@ def find(prefix: str, resume: str, facts: dict, expected: Expected,
     expected : dict
         :meth:`unequal.training.learner.Learner.expected`.
     restore : callable
-        Takes the data's arrays; ValueError when they are not its own.
+        Takes the arrays that the stage's data saved; ValueError when they do not fit it.
 
     Raises
     ------
     InputError
-        When there is none but must be, when neither the last state nor the one before it can be
-        used, or when it belongs to another run; the text says what differs.
+        When ``resume`` is "must" and there is no state, when neither the last state nor the one
+        before it can be read, or when it belongs to another run; the text says what differs.
     """
     there = [name for name in (path(prefix), previous(prefix)) if os.path.exists(name)]
     if not resume:
@@ -153,7 +153,7 @@ def find(prefix: str, resume: str, facts: dict, expected: Expected,
         try:
             state = _load(name, facts, expected)
             restore(state.data)
-        except InputError:  # of another run, or no plain file; an ArgumentError is a ValueError too
+        except InputError:  # another run's, or no plain file; not damage, so no older state is used
             raise
         except _ERRORS as error:
             damaged.append((name, error))
@@ -172,7 +172,7 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:300]}"
 
 
-# What zipfile, numpy, json and our checks raise for bytes that we did not write.
+# The exceptions of zipfile, numpy, json and our own checks for a damaged or foreign file.
 _ERRORS = (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, MemoryError,
            RecursionError, NotImplementedError, RuntimeError, OverflowError, zipfile.BadZipFile,
            zlib.error, struct.error)
@@ -182,7 +182,7 @@ _MAX_DATA = 1 << 30  # bytes of an array of the data (8 a tail picture of an epo
 
 
 def _load(name: str, facts: dict, expected: Expected) -> State:
-    """The state in a file that may be anybody's; memory: what ``expected`` takes."""
+    """Read a state from an untrusted file; takes the memory of the arrays in ``expected``."""
     with files.open_input(name) as file:
         _check_directory(file)
         with zipfile.ZipFile(file) as archive:
@@ -251,7 +251,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: Optional[tuple
                 raise EOFError(f"{info.filename} ends early")
             view[done:done + len(block)] = block
             done += len(block)
-        if member.read(1):  # at the end, so that zipfile compares the checksum
+        if member.read(1):  # zipfile compares the checksum only at the member's end
             raise ValueError(f"{info.filename} is too long")
     return array
 
@@ -273,7 +273,7 @@ def _check_identity(name: str, found: Any, facts: dict) -> None:
 
 
 def _checked_position(position: Any) -> Dict[str, Any]:
-    """``State.position`` with the types it was written with."""
+    """``State.position``, its names and types checked; ValueError when they are wrong."""
     def count(value: Any) -> bool:
         return type(value) is int and 0 <= value < 1 << 53
 
@@ -299,8 +299,8 @@ def _checked_position(position: Any) -> Dict[str, Any]:
 
 def _checked_names(members: Dict[str, zipfile.ZipInfo], expected: Expected,
                    step: int) -> List[str]:
-    """The arrays' names: all of the network's (momenta come with the first batch), and few of the
-    data's."""
+    """Check the arrays' names: all those of the network must be there (before the first batch
+    without momenta), and only a few of the data."""
     names = [name[:-len(".npy")] for name in members if name.endswith(".npy")]
     if len(names) < len(members):
         raise ValueError("there is more than arrays in it")

@@ -1,7 +1,7 @@
-"""Step 4's tail stream: the images of rare identities that each batch shows.
+"""Step 4's tail stream: which images of rare identities each batch contains.
 
-One round, an epoch of the reference: walk through the tail identities in a new order, a few images
-of each; cut the walk into bags; embed them with the current model; of each bag, the identities the
+One round, an epoch of the reference: shuffle the tail identities, take a few images of each, cut
+this sequence into bags and embed them with the current model. The identities of a bag that the
 model confuses most make one batch.
 """
 from typing import List, NamedTuple, Optional, Tuple
@@ -17,7 +17,7 @@ from unequal.training.mining import confusable_identities
 
 
 class Bags(NamedTuple):
-    """Images to choose from, bag after bag."""
+    """The images of a round, bag after bag, from which the miner chooses."""
 
     keys: np.ndarray  # (n,) record keys; an identity's are adjacent
     identities: np.ndarray  # (n,) rows of RecordSet.identity_ranges
@@ -48,8 +48,9 @@ def draw_bags(ranges: np.ndarray, images_per_identity: int, bag_size: int, count
     images_per_identity : int
         At most so many images of each, at random.
     bag_size : int
-        A bag has at most so many images, of whole identities. The identities that are left when
-        they no longer fill a bag are shuffled in again, as in the reference.
+        Most images of a bag; an identity's images are never divided between bags. Identities left
+        over at the end of the sequence, too few for a bag, are shuffled in again, as in the
+        reference.
     count : int
         How many bags.
     random : numpy.random.RandomState
@@ -86,14 +87,14 @@ def batch_keys(keys: np.ndarray, identities: np.ndarray, chosen: np.ndarray,
                images_per_identity: int) -> np.ndarray:
     """Keys of one batch: ``images_per_identity`` of each chosen identity, one after the other.
 
-    An identity with fewer images shows them again (augmented anew).
+    An identity with fewer images repeats them (each time with another augmentation).
     """
     return np.concatenate([np.resize(keys[identities == identity], images_per_identity)
                            for identity in chosen])
 
 
 class Miner:
-    """Chooses an epoch's tail images; the network comes as an argument, round by round.
+    """Chooses the tail images of each round (epoch).
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ class Miner:
         self._bags, self._seed = bags, seed
 
     def draw(self, number: int) -> Bags:
-        """The bags of round ``number``: by seed and number only."""
+        """The bags of round ``number``; they depend on the seed and the number only."""
         return draw_bags(self.records.identity_ranges, self._images, self._bag_size, self._bags,
                          np.random.RandomState([self._seed, number]))
 
@@ -186,7 +187,7 @@ class Miner:
         return np.stack(batches)
 
     def random(self, number: int) -> np.ndarray:
-        """As :meth:`mined`, of each bag's first identities: the walk is random already."""
+        """As :meth:`mined`, but with each bag's first identities, whose order is random."""
         bags = self.draw(number)
         batches = []
         for begin, end in zip(bags.bounds[:-1], bags.bounds[1:]):

@@ -1,5 +1,5 @@
-"""The training loop. A stage of the recipe is a value (:class:`unequal.training.stages.Stage`),
-not a copy of this loop."""
+"""The training loop, one for all steps of the recipe: what differs between them is given to it as
+a :class:`unequal.training.stages.Stage`."""
 import dataclasses
 import math
 import os
@@ -34,7 +34,7 @@ from unequal.training.verifying import Verifier
 
 @dataclasses.dataclass
 class Best:
-    """The best accuracies so far, and what follows from a new verification."""
+    """The best accuracies so far, updated by each verification."""
 
     first: float = 0.0
     last: float = 0.0
@@ -46,8 +46,9 @@ class Best:
                selected: Optional[float] = None) -> bool:
         """Take the targets' accuracies; return whether this model is worth keeping.
 
-        The reference keeps one when the first target rises, or the last does not fall; we also keep
-        the best mean (or ``selected``, in its place), which is what ends a stage (``patience``).
+        The reference keeps a model when the first target's accuracy rises or the last one's does
+        not fall. Here a model with the best mean (or the best ``selected``, which replaces the
+        mean) is kept too, since ``patience`` waits for it.
         """
         mean = float(np.mean(accuracies)) if selected is None else selected
         better = (accuracies[0] > self.first or accuracies[-1] >= self.last or mean > self.mean)
@@ -72,13 +73,12 @@ class Trainer:
     """Train a stage until ``max_steps``, ``end_epoch`` or ``patience`` ends it.
 
     The state (:mod:`unequal.training.state`) is saved after each verification and when a signal
-    asks to stop; with ``resume`` training goes on from it. A batch follows from the state before
-    it: on one CPU device a resumed run has the weights of an uninterrupted one, bit for bit.
+    asks to stop; with ``resume`` training continues from it. Each batch is determined by the state
+    before it: on one CPU device a resumed run has the weights of an uninterrupted one, bit for bit.
 
-    With several workers all take the same steps and have the same weights; worker 0 verifies,
-    writes the checkpoints and the state, which all read again with ``resume``. Methods marked
-    "all" are collective: every worker reaches them at the same step, so observers never do their
-    work.
+    Several workers take the same steps and have the same weights. Worker 0 verifies and writes the
+    checkpoints and the state; with ``resume`` all workers read them. Methods marked "all" are
+    collective: every worker must call them at the same step, so observers never call them.
 
     Parameters
     ----------
@@ -174,8 +174,7 @@ class Trainer:
     # Beginning
 
     def restore_or_start(self) -> None:
-        """The state of an earlier run where ``resume`` asks for one, else the first batch (all).
-        """
+        """Continue from a saved state if ``resume`` asks for it, else start anew (all)."""
         stage, settings = self.stage, self.config
         saved = self.store.find(settings.resume, self.learner.expected(), stage.data.restore)
         log_position = None
@@ -219,7 +218,7 @@ class Trainer:
         return setup.length(self.config, self.stage.data.batches)
 
     def _check_workers(self) -> None:
-        """Raise InputError unless all workers are about to do the same (all)."""
+        """Raise InputError unless all workers have the same flags, data and weights (all)."""
         if self.workers.count == 1:
             return
         weights = self.learner.params()[0]
@@ -232,7 +231,7 @@ class Trainer:
     # A batch
 
     def train_batch(self) -> None:
-        """One update, and before an epoch's first what the stage does then (all)."""
+        """One update; before an epoch's first also the stage's ``before_epoch`` (all)."""
         stage, progress = self.stage, self.progress
         epoch, index = divmod(progress.step, self.batches)
         if index == 0:
@@ -250,7 +249,7 @@ class Trainer:
         self.learner.update()
         progress.step += 1
         self.notify("batch")
-        if self.learner.learning_rate < 0.5 * rate:  # not a cosine's slow fall
+        if self.learner.learning_rate < 0.5 * rate:  # a step, not the slow fall of a cosine
             self.notify("lr", lr=self.learner.learning_rate)
         if progress.step % stage.log_every == 0:
             self.read_metrics()
@@ -295,13 +294,13 @@ class Trainer:
             self._counts() or (step == 1 and self.stage.verify_first))
 
     def _counts(self) -> bool:
-        """Whether a verification here may be the best, and is one of those that patience counts."""
+        """Whether a verification at this batch can be the best one and counts for patience."""
         step = self.progress.step
         return not self.stage.stop_after_first and (
             step % self.config.verbose == 0 or step >= self.limit)
 
     def verify(self) -> None:
-        """Save, measure, keep when better, save the state when it is time (all)."""
+        """Save the weights, verify them, keep a better model, save the state when due (all)."""
         self.read_metrics()
         params = self.params()
         self.store.save_model(0, params)
@@ -310,13 +309,13 @@ class Trainer:
         if self.leading:
             assert self.verifier is not None
             results = self.verifier(*params)
-            # Only now: interrupted while verifying, a resumed run does (and logs) both again.
+            # Only now: if verification is interrupted, the resumed run repeats (and logs) it.
             self.notify("save", epoch=0)
             self.notify("verify", results=results)
             accuracies = [result.accuracy_flip for result in results.values()]
             if self.config.select != "mean":
                 selected = results[self.config.select].accuracy_flip
-        self.workers.wait()  # as long as that takes
+        self.workers.wait()  # for worker 0, however long it verifies
         accuracies, selected = self.workers.broadcast([accuracies, selected])
         kept = self._counts() and self.keep_when_better(accuracies, selected, params)
         self.progress.verified = self.progress.step
@@ -326,7 +325,7 @@ class Trainer:
 
     def keep_when_better(self, accuracies: Sequence[float], selected: Optional[float],
                          params: Tuple[dict, dict]) -> bool:
-        """PREFIX-NNNN, as ``ckpt`` says; whether it was written."""
+        """Save PREFIX-NNNN if ``ckpt`` asks for it; return whether it was written."""
         progress, best = self.progress, self.progress.best
         progress.saves += 1
         better = risen = False
@@ -348,7 +347,7 @@ class Trainer:
         return kept
 
     def save_state(self, params: Tuple[dict, dict]) -> None:
-        """What a resume needs."""
+        """Write the state from which a resume continues."""
         position = {**dataclasses.asdict(self.progress), "log": self.log.position}
         self.store.save_state(run_state.State(
             position, *params, self.learner.momenta(), self.stage.data.state()))

@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 class Verifier:
     """Ten-fold accuracy on the target sets, as InsightFace measures it.
 
-    Keeps the encoded pictures (a few hundred MB for lfw, cfp_fp and agedb_30 at 112x112); decodes
-    them batch by batch each time.
+    Keeps the encoded pictures in memory (a few hundred MB for lfw, cfp_fp and agedb_30 at 112x112)
+    and decodes them, batch by batch, at each verification.
 
     Parameters
     ----------
