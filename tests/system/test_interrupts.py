@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -75,3 +76,32 @@ def test_an_ignored_signal_stays_ignored():
 def test_arguments_of_the_text():
     error = interrupts.Interrupted("stopped; resume continues", "resume")
     assert str(error) == "stopped; resume continues" and error.arguments == ("resume",)
+
+
+def test_sigterm_unwinds_and_a_second_one_ends():
+    with pytest.raises(interrupts.Terminated):
+        with interrupts.unwinding():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+    with pytest.raises(ZeroDivisionError), interrupts.unwinding():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        _ = 1 / 0
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_sigterm_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with interrupts.unwinding():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_unwinding_in_another_thread_does_nothing():
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: interrupts.unwinding().__enter__()).result()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

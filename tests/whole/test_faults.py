@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 
 import numpy as np
 import pytest
 
 from helpers import ROOT
+from unequal.commands import cli, unpack
 from unequal.synthetic.dataset import make_dataset
+from unequal.system import files
 
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 NETWORK = ("--network", "n8", "--emb-size", "16", "--margin-s", "16")
@@ -176,3 +179,24 @@ def test_a_signal_during_mining(data, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = finish(process, 75)
     assert "stopped by SIGTERM after batch 0; --resume continues" in errors
+
+
+@pytest.mark.parametrize("number, said, code", [
+    (signal.SIGTERM, "terminated\n", 143), (signal.SIGINT, "interrupted\n", 130)])
+@pytest.mark.parametrize("place", ["run", "configure"])
+def test_a_signal_ends_a_command_with_one_word_and_no_file(tmp_path, monkeypatch, capsys, number,
+                                                          said, code, place):
+    """Whatever it is doing; `configure` stands for the import of its modules."""
+    def killed(_):
+        with files.replacing(str(tmp_path / "list")) as file:
+            file.write("half")
+            os.kill(os.getpid(), number)
+            time.sleep(20)
+
+    monkeypatch.setattr(unpack, place, killed)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert cli.main(["unpack", "DIR", "OUT"]) == code
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr() == ("", said) and os.listdir(str(tmp_path)) == []

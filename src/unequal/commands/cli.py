@@ -124,9 +124,9 @@ def report_errors(function: Callable[[], Optional[int]], debug: bool = False) ->
     """Call ``function``; turn an error a user can act on into one line on stderr and exit code 1.
 
     InputError carries the line; an OSError (missing file, full disk) names the file itself.
-    A closed pipe and Ctrl-C end quietly with the shell's usual codes. Results that cannot be
-    written are an error; messages that cannot be are dropped. Anything else is a defect of ours and
-    keeps its traceback only with ``debug``.
+    A closed pipe, Ctrl-C and SIGTERM end quietly with the shell's usual codes. Results that cannot
+    be written are an error; messages that cannot be are dropped. Anything else is a defect of ours
+    and keeps its traceback only with ``debug``.
     """
     try:
         code = function() or 0
@@ -134,9 +134,10 @@ def report_errors(function: Callable[[], Optional[int]], debug: bool = False) ->
         if failed is not None and not code:
             raise failed
         return code
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
+    except KeyboardInterrupt as signal:
+        terminated = isinstance(signal, interrupts.Terminated)
+        _say("terminated" if terminated else "interrupted")
+        return 143 if terminated else 130
     except interrupts.Interrupted as interrupted:
         _say(in_flags(interrupted))
         _flush()  # the same Ctrl-C may have ended `| tee`
@@ -257,6 +258,12 @@ def main(words: Optional[List[str]] = None) -> int:
     open_streams()
     _prepare_output()
     words = sys.argv[1:] if words is None else words
+    # The modules' import is a time to be interrupted, too.
+    with interrupts.unwinding():
+        return report_errors(lambda: _command(words), debug="--debug" in words)
+
+
+def _command(words: List[str]) -> int:
     # The subcommands' modules import MXNet; not doctor's, which says why it does not import, nor
     # launch's, which would do nothing with it.
     if words[:1] and words[0] in COMMANDS and words[0] not in ("doctor", "launch"):

@@ -16,6 +16,10 @@ _received: List[str] = []  # names of the signals since `caught` began
 _postponed: List[bool] = []  # an entry for each `postponed` block that we are in
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where it ends what is done as Ctrl-C does (:func:`unwinding`)."""
+
+
 class Interrupted(Exception):
     """A signal asks to stop; the text says by which, and what was saved.
 
@@ -48,6 +52,28 @@ def postponed(postpone: bool = True) -> Iterator[None]:
     finally:
         if postpone:
             _postponed.pop()
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """In this block SIGTERM raises :class:`Terminated`, so that temporary files are removed; a
+    second one ends the process at once. Does nothing outside of the main thread, or where the
+    signal is ignored.
+    """
+    if (threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL):
+        yield
+        return
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _watch(reader: int) -> None:
