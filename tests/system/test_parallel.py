@@ -1,4 +1,6 @@
+import multiprocessing
 import os
+import select
 import time
 
 import pytest
@@ -51,3 +53,27 @@ def test_errors_come_through(processes):
 def test_killed_worker():
     with pytest.raises(InputError, match="processes 2: a worker process was killed"):
         list(parallel.ordered_map(_die, range(50), 2))
+
+
+def _work(pipe):
+    parallel._prepare()
+    os.write(pipe, b"x")
+    time.sleep(60)
+
+
+def _parent(pipe):
+    multiprocessing.get_context("fork").Process(target=_work, args=(pipe,)).start()
+    time.sleep(60)
+
+
+def test_workers_end_with_a_killed_parent():
+    """Not one of them was told: nobody could tell them."""
+    reader, writer = os.pipe()
+    parent = multiprocessing.get_context("fork").Process(target=_parent, args=(writer,))
+    parent.start()
+    os.close(writer)
+    assert os.read(reader, 1) == b"x"
+    parent.kill()
+    parent.join()
+    assert select.select([reader], [], [], 10)[0] and os.read(reader, 1) == b""
+    os.close(reader)

@@ -1,10 +1,13 @@
 """Independent pieces of work on several processes, results in order."""
 import itertools
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from typing import Any, Callable, Deque, Generator, Iterable
 
 import cv2
@@ -12,8 +15,17 @@ import cv2
 from unequal.errors import ArgumentError
 
 
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
 def _prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    # When that was killed nobody else would end us: the pool's pipes have both their ends here.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism
 
 
