@@ -4,10 +4,10 @@ The devkit's file is OpenCV's matrix: four little-endian int32 ``rows, cols, str
 in bytes from row to row; type 5 float32, 6 float64), then the rows. It keeps one file a picture, a
 column of D rows named ``PICTURE_SUFFIX.bin``, in the folders of the pictures.
 """
+import errno
 import math
 import mmap
 import os
-import shutil
 import struct
 import sys
 import tokenize
@@ -19,7 +19,7 @@ from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Optional, 
 import numpy as np
 
 from unequal.errors import ArgumentError, InputError
-from unequal.system.files import bounded_lines, open_input, replacing
+from unequal.system.files import bounded_lines, open_input, replacing, temporary_folder
 
 _HEADER = struct.Struct("<4i")
 _MAX_NAME = 4 * 4096  # bytes of a picture's path in an array of names
@@ -419,12 +419,15 @@ def _write_npz(path: str, shape: Sequence[int], batches: Iterable[Batch]) -> Non
                 write(member)
 
 
+def _filled(path: str) -> InputError:
+    return InputError(f"{path}: is not empty; name a new folder, or remove this one.")
+
+
 def _write_tree(path: str, shape: Sequence[int], batches: Iterable[Batch]) -> None:
     path = path.rstrip(os.sep)
     if os.path.isdir(path) and os.listdir(path):
-        raise InputError(f"{path}: is not empty; name a new folder, or remove this one.")
-    building = f"{path}.{os.getpid()}"
-    try:
+        raise _filled(path)
+    with temporary_folder(path) as building:
         for names, features in batches:
             for name, feature in zip(names, features):
                 # Never outside of the folder, wherever the picture came from.
@@ -433,9 +436,12 @@ def _write_tree(path: str, shape: Sequence[int], batches: Iterable[Batch]) -> No
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 with open(target, "wb") as file:
                     file.write(mat_bytes(feature))
-        os.replace(building, path)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        try:
+            os.replace(building, path)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            raise _filled(path) from None  # meanwhile
 
 
 def writer(path: str) -> Writer:

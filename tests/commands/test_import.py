@@ -105,7 +105,7 @@ def test_an_archive_reaches_nowhere_else(tmp_path):
         link = tarfile.TarInfo("lfw/Cy_Ng/Cy_Ng_0001.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
         tar.addfile(link)
-    with import_.opened(str(source), import_._LFW, "it") as found:
+    with import_.opened(str(source), import_._LFW, "it", str(tmp_path / "set")) as found:
         assert sorted(found.people) == ["Ann_Lee", "Bo_Li"]
         for paths in found.people.values():
             place = os.path.realpath(os.path.join(found.root, paths[0]))
@@ -248,7 +248,7 @@ def test_insightface_pack_that_does_not_fit(tmp_path, capsys):
 
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match="holds no picture called like Ann"):
-        with import_.opened(str(tmp_path), import_._LFW, "Ann_Lee/Ann_Lee_0001.jpg"):
+        with import_.opened(str(tmp_path), import_._LFW, "Ann_Lee/Ann_Lee_0001.jpg", ""):
             pass
     assert run("lfw", tmp_path / "missing", tmp_path / "out") == 1
     (tmp_path / "half.tar").write_bytes(b"\0" * 100)

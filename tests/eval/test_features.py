@@ -124,3 +124,17 @@ def test_from_array():
     for array, names in ((np.ones(3), None), (np.ones((3, 2)), ["a"])):
         with pytest.raises(InputError, match="expected features .n, D. with n names"):
             features.from_array(array, names)
+
+
+def test_two_writers_of_one_folder(tmp_path):
+    """The second is told; nothing of it stays."""
+    path = str(tmp_path / "out") + os.sep
+
+    def meanwhile():
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "a.bin").write_bytes(b"")
+        yield ["b"], np.ones((1, 1), np.float32)
+
+    with pytest.raises(InputError, match="out: is not empty; name a new folder"):
+        features.write_features(path, (1, 1), meanwhile())
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["a.bin"]

@@ -114,3 +114,13 @@ def test_no_file_takes_a_devices_place(tmp_path, kind):
         pass
     assert os.path.samestat(os.lstat(path), before)
     assert os.listdir(str(tmp_path)) == ["there"]
+
+
+def test_a_temporary_folder_goes_whatever_happens(tmp_path):
+    left = tmp_path / ".out.unequal.17"
+    (left / "half").mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt), files.temporary_folder(f"{tmp_path}/out/") as folder:
+        open(os.path.join(folder, "file"), "w").close()
+        assert os.listdir(str(tmp_path)) == [f".out.unequal.{os.getpid()}"]
+        raise KeyboardInterrupt
+    assert os.listdir(str(tmp_path)) == []

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
 import zlib
 from typing import (
     AbstractSet,
@@ -36,7 +35,13 @@ from unequal.data.convert import Picture, Settings, pack_pictures, read_pairs, w
 from unequal.data.records import RecordSet
 from unequal.errors import InputError
 from unequal.eval.bins import load_bin
-from unequal.system.files import MAX_TABLE, bounded_lines, open_input, replacing_path
+from unequal.system.files import (
+    MAX_TABLE,
+    bounded_lines,
+    open_input,
+    replacing_path,
+    temporary_folder,
+)
 from unequal.system.text import say
 
 logger = logging.getLogger(__name__)
@@ -65,11 +70,11 @@ class Source(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(path: str, pattern: "re.Pattern[str]", what: str) -> Iterator[Source]:
+def opened(path: str, pattern: "re.Pattern[str]", what: str, out: str) -> Iterator[Source]:
     """The pictures of a folder or a ``.tar`` (``.tgz``) whose names match ``pattern``.
 
-    An archive is unpacked into a temporary folder, its pictures only, under the matched part of
-    their names: no entry can reach elsewhere.
+    An archive is unpacked into a temporary folder beside ``out``, its pictures only, under the
+    matched part of their names: no entry can reach elsewhere.
 
     Raises
     ------
@@ -91,7 +96,7 @@ def opened(path: str, pattern: "re.Pattern[str]", what: str) -> Iterator[Source]
                                  f"({', '.join(sorted(found)[:3])}); name one.")
             root, people = found.popitem() if found else (path, {})
         else:
-            root = stack.enter_context(tempfile.TemporaryDirectory(prefix="unequal-"))
+            root = stack.enter_context(temporary_folder(out))
             people = _unpack(path, pattern, root)
         if not people:
             raise InputError(f"{path}: holds no picture called like {what}; give the folder or the "
@@ -265,7 +270,7 @@ def _span(text: str) -> Tuple[int, int]:
 
 
 def _lfw(options: argparse.Namespace, settings: Settings) -> None:
-    with opened(options.source, _LFW, "Ann_Lee/Ann_Lee_0001.jpg") as source:
+    with opened(options.source, _LFW, "Ann_Lee/Ann_Lee_0001.jpg", options.directory) as source:
         without = left_out(options.without)
         unknown = sorted(without - set(source.people))
         if unknown:
@@ -292,7 +297,7 @@ def _lfw(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def _cfp(options: argparse.Namespace, settings: Settings) -> None:
-    with opened(options.source, _CFP, "001/frontal/01.jpg") as source:
+    with opened(options.source, _CFP, "001/frontal/01.jpg", options.directory) as source:
         low, high = options.people or (1, 999)
         folder = protocol_folder(options.source, options.protocol, "Pair_list_F.txt")
         _check_found(options, folder is not None)

@@ -19,10 +19,9 @@ from unequal.errors import ArgumentError, InputError
 from unequal.system.files import (
     MAX_TABLE,
     bounded_lines,
-    in_work,
     open_input,
-    remove_dead,
     replacing,
+    temporary_folder,
 )
 from unequal.system.progress import track
 from unequal.system.text import to_cells
@@ -392,25 +391,17 @@ def unpack(directory: str, out: str) -> int:
         names = read_names(directory)
         digits = len(str(records.num_classes - 1))
         key_digits = len(str(records.image_keys[-1]))
-        parent, name = os.path.split(out)
-        # Of a name that only we use, as a folder that is left over is removed whole.
-        remove_dead(parent, name + ".unequal", folder=True)
-        temporary = os.path.join(parent, f".{name}.unequal.{os.getpid()}")
         made: Dict[int, str] = {}  # label -> folder
-        try:
-            os.makedirs(temporary)
-            with in_work(temporary):
-                for key in track(records.image_keys, "images"):
-                    label, data = records.image(key)
-                    if label not in made:
-                        folder = names.get(label, str(label).zfill(digits))
-                        made[label] = _make_folder(temporary, folder, directory)
-                    name = str(key).zfill(key_digits) + _EXTENSIONS.get(data[:2], ".bin")
-                    with open(os.path.join(made[label], name), "wb") as file:
-                        file.write(data)
-                os.replace(temporary, out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with temporary_folder(out) as temporary:
+            for key in track(records.image_keys, "images"):
+                label, data = records.image(key)
+                if label not in made:
+                    folder = names.get(label, str(label).zfill(digits))
+                    made[label] = _make_folder(temporary, folder, directory)
+                name = str(key).zfill(key_digits) + _EXTENSIONS.get(data[:2], ".bin")
+                with open(os.path.join(made[label], name), "wb") as file:
+                    file.write(data)
+            os.replace(temporary, out)
         return len(records)
 
 

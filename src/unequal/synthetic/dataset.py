@@ -34,8 +34,6 @@ import functools
 import itertools
 import os
 import pickle
-import shutil
-import tempfile
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Type, Union
 
 import cv2
@@ -46,6 +44,7 @@ from unequal.data.records import RecordWriter
 from unequal.errors import ArgumentError
 from unequal.synthetic import faces
 from unequal.synthetic.faces import draw_face
+from unequal.system.files import temporary_folder
 from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
 
@@ -315,29 +314,17 @@ def make_dataset(directory: str, *, seed: int = 0, image_size: int = 32,
                  noise, outliers, split)
     if distractors:
         sets.update(plan_identification(distractors))
-    parent = os.path.dirname(directory)
-    os.makedirs(parent, exist_ok=True)
-    building = tempfile.mkdtemp(prefix="." + os.path.basename(directory) + ".", dir=parent)
     total = sum(len(planned.pictures.people) for planned in sets.values())
     batches = ordered_map(functools.partial(_draw_chunk, seed, image_size), _chunks(sets),
                           processes)
-    try:
+    with temporary_folder(directory) as building:
         with contextlib.closing(batches), contextlib.closing(
                 track(itertools.chain.from_iterable(batches), "pictures", total)) as drawn:
             for name, planned in sets.items():
                 count = len(planned.pictures.people)
                 _WRITERS[type(planned)](building, name, planned,
                                         itertools.islice(drawn, count), image_size)
-        os.chmod(building, 0o777 & ~_umask())  # mkdtemp keeps others out
         os.replace(building, directory)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 _STREAMS = {"MF2_pic9_head": _HEAD, "MF2_pic9_tail": _TAIL,

@@ -233,6 +233,22 @@ def remove_dead(directory: str, name: str, folder: bool = False) -> None:
                 os.close(descriptor)
 
 
+@contextmanager
+def temporary_folder(path: str) -> Iterator[str]:
+    """Make an empty folder beside ``path``, to fill and perhaps rename to it; the block's end
+    removes it. What a killed process had made for ``path`` is removed by the next."""
+    parent, name = os.path.split(os.path.normpath(path))
+    # Of a name that only we use, as a folder that is left over is removed whole.
+    remove_dead(parent, name + ".unequal", folder=True)
+    temporary = os.path.join(parent, f".{name}.unequal.{os.getpid()}")
+    try:
+        os.makedirs(temporary)
+        with in_work(temporary):
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def make_directory(path: str) -> None:
     """Make a directory and those above it where they are missing, and have their names survive a
     power failure."""
