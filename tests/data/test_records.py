@@ -187,6 +187,27 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
     assert sorted(os.listdir(str(tmp_path))) == [".notes.17", "property", "train.idx", "train.rec"]
 
 
+def test_half_of_one_set_and_half_of_another_is_no_set(tmp_path, monkeypatch):
+    """Killed between the renames: what is there must not be taken for a set."""
+    write(tmp_path, payloads([2, 1]))
+    replace = os.replace
+
+    def killed(source, target):
+        if target.endswith("train.idx"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, payloads([3, 3]))
+    assert sorted(os.listdir(str(tmp_path))) == ["train.idx", "train.rec"]
+    with pytest.raises(InputError, match="property: no such file"):
+        RecordSet(str(tmp_path))
+    monkeypatch.undo()
+    with RecordSet(write(tmp_path, payloads([3, 3]))) as records:
+        assert len(records) == 6
+
+
 def test_one_writer_a_directory(tmp_path, monkeypatch):
     """Two at once would mix their files."""
     with RecordWriter(str(tmp_path), (32, 24)) as writer:

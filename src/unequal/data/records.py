@@ -550,12 +550,14 @@ class RecordWriter:
         num_classes = self._num_classes or max(self._seen) + 1
         with open(self._temporary["property"], "w", encoding="ascii") as line:
             line.write(f"{num_classes},{self._size[0]},{self._size[1]}\n")
-        for name in self._NAMES:
-            temporary = self._temporary[name]
-            if os.path.exists(temporary):
-                with open(temporary, "rb") as written:
-                    os.fsync(written.fileno())
-                os.replace(temporary, os.path.join(self.directory, name))
-            elif name == "train.lst":  # a list of an earlier set must not lie beside this one
-                with suppress(FileNotFoundError):
-                    os.remove(os.path.join(self.directory, name))
+        whole = [name for name in self._NAMES if os.path.exists(self._temporary[name])]
+        for name in whole:
+            with open(self._temporary[name], "rb") as written:
+                os.fsync(written.fileno())
+        # Killed from here on we leave a folder that nobody takes for a set: without the property,
+        # which comes last, rather than the files of this one among those of an earlier one.
+        for name in ("property", "train.lst"):
+            with suppress(FileNotFoundError):
+                os.remove(os.path.join(self.directory, name))
+        for name in whole:
+            os.replace(self._temporary[name], os.path.join(self.directory, name))
