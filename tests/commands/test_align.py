@@ -1,6 +1,7 @@
 """unequal align: with a detector that finds coloured squares, and once with the real one."""
 import csv
 import os
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from unequal.commands import align, cli
 from unequal.data import alignment, detection
 from unequal.data import pictures as images
 from unequal.errors import InputError
+from unequal.system.files import Lock
 
 RED, BLUE = (250, 20, 20), (20, 20, 250)
 
@@ -165,3 +167,15 @@ def test_bad_usage_is_one_sentence(tmp_path, squares, monkeypatch, capsys, argum
     (tmp_path / "photos").mkdir()
     assert cli.main(["align", *arguments, "--processes", "1"]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_one_table_at_a_time(tmp_path, squares):
+    """Two in one folder would lose rows of the table."""
+    save(tmp_path / "photos" / "x" / "a.jpg", encoded(photo((RED, 40, 30, 60))))
+    settings = align.Settings(str(tmp_path / "photos"))
+    (tmp_path / "out").mkdir()
+    with closing(Lock(str(tmp_path / "out" / ".aligned.lock"))):
+        with pytest.raises(InputError, match=r"cut out there already \(process \d+ on .*another"):
+            align.align(str(tmp_path / "photos"), str(tmp_path / "out"), settings)
+    align.align(str(tmp_path / "photos"), str(tmp_path / "out"), settings)
+    assert sorted(os.listdir(str(tmp_path / "out"))) == ["aligned.csv", "x"]

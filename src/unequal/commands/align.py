@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 import os
+from contextlib import closing
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from unequal.data import pictures as images
 from unequal.data.detection import Detector, Face, most_central
 from unequal.errors import InputError
 from unequal.models.embedder import Embedder
-from unequal.system.files import MAX_TABLE, open_input, replacing
+from unequal.system.files import MAX_TABLE, Lock, Taken, open_input, replacing
 from unequal.system.parallel import ordered_map
 from unequal.system.progress import track
 from unequal.system.text import from_cell, say, to_cells
@@ -196,7 +197,8 @@ def align(source: str, directory: str, settings: Settings, processes: int = 1,
     Raises
     ------
     InputError
-        When there is no picture, or ``directory`` holds the work of other settings.
+        When there is no picture, or ``directory`` holds the work of other settings or is being
+        written.
     """
     names = [picture.name for picture in convert.in_folders(source)
              if not os.path.isdir(os.path.join(source, picture.name))]
@@ -206,6 +208,18 @@ def align(source: str, directory: str, settings: Settings, processes: int = 1,
     if settings.faces == "like":
         # Pictures of one folder must come one after the other.
         names.sort(key=lambda name: (os.path.dirname(name), name))
+    try:
+        lock = Lock(os.path.join(directory, ".aligned.lock"))
+    except Taken as other:
+        raise InputError(f"{directory}: faces are being cut out there already ({other}); wait for "
+                         "its end, or name another folder.") from None
+    with closing(lock):
+        return _align(names, directory, settings, processes, embedder)
+
+
+def _align(names: List[str], directory: str, settings: Settings, processes: int,
+           embedder: Optional[Embedder]) -> Tuple[int, int, int]:
+    """:func:`align`, with the folder locked: two tables in one would lose rows."""
     path = os.path.join(directory, TABLE)
     done = read_table(path, settings.rule)
     todo = _remaining(names, done, settings)

@@ -19,7 +19,6 @@ from unequal.system.files import (
     MAX_TABLE,
     bounded_lines,
     open_input,
-    remove_leftovers,
     replacing,
 )
 from unequal.system.text import from_cell, to_cells
@@ -68,7 +67,6 @@ def read_list(path: str) -> Tuple[np.ndarray, np.ndarray]:
 
 def write_list(path: str, columns: Mapping[str, np.ndarray], listed: np.ndarray) -> None:
     """Write the noise list: lines ``label index maxP P[label]`` of the images in ``listed``."""
-    remove_leftovers(os.path.dirname(path), re.escape(os.path.basename(path)))
     with replacing(path) as file:
         for row in np.flatnonzero(listed):
             most, own = (float(columns[name][row])
