@@ -1,6 +1,7 @@
 """unequal review: over HTTP, and in a real browser where Chromium is installed."""
 import http.client
 import json
+import socket
 import threading
 import time
 
@@ -203,6 +204,26 @@ def test_the_references_list_without_a_table(people):
         review.Suspect(2, 0, "listed", None, 0.0)]
     with pytest.raises(InputError, match="none: no such file"):
         review.read_suspects(str(people / "none"))
+
+
+def test_slow_clients_hold_no_more_than_their_share(serve, monkeypatch):
+    """More connections than a page needs are closed at once, old ones after their time."""
+    monkeypatch.setattr(review, "_CONNECTIONS", 2)
+    server = serve()
+    slow = []
+    for count in (1, 2):
+        slow.append(socket.create_connection(("127.0.0.1", server.server_port), timeout=10))
+        slow[-1].sendall(b"GET / HTTP/1.0\r\nX: ")
+        wait(lambda count=count: len(server._begun) == count)
+    with pytest.raises((OSError, http.client.HTTPException)):
+        ask(server, "state")
+    monkeypatch.setattr(review, "_SECONDS", 0.0)
+    for one in slow:
+        assert one.recv(100) == b""
+        one.close()
+    monkeypatch.undo()
+    wait(lambda: not server._begun)
+    assert ask(server, "state")[0] == 200
 
 
 def wait(condition):

@@ -9,8 +9,10 @@ import os
 import secrets
 import socket
 import threading
+import time
 import urllib.parse
 from collections import OrderedDict
+from contextlib import suppress
 from importlib import resources
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -31,6 +33,8 @@ TYPICAL = 6  # pictures shown beside a suspect, of each of the two labels
 _MAX_BODY = 1000  # bytes of a decision
 _MAX_SUSPECTS = 1 << 21  # rows of the table
 _CACHED = 512  # pictures kept as the page gets them
+_CONNECTIONS = 32  # at once; a browser opens six for a page
+_SECONDS = 60.0  # that a connection may take in all
 
 
 class Suspect(NamedTuple):
@@ -96,7 +100,7 @@ class Review:
     def __init__(self, records: RecordSet, suspects: List[Suspect],
                  decisions: DecisionFile) -> None:
         self._records, self._decisions = records, decisions
-        self._lock = threading.Lock()
+        self._lock, self._decoding = threading.Lock(), threading.Lock()
         self._pictures: "OrderedDict[int, bytes]" = OrderedDict()
         self._names = read_names(records.directory)
         self._keys, ends = copying.keys_by_identity(records)
@@ -218,7 +222,8 @@ class Review:
             raise InputError(f"no image {key}")
         data = bytes(self._records.image(key)[1])
         # Written anew: a browser gets pixels that our checked decoder has seen, not a file's bytes.
-        data = images.encode(images.decode(data, f"image {key}"), 92)
+        with self._decoding:  # a large one takes half a gigabyte
+            data = images.encode(images.decode(data, f"image {key}"), 92)
         with self._lock:
             self._pictures[key] = data
             while len(self._pictures) > _CACHED:
@@ -334,11 +339,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """On the loopback address, one thread a connection."""
+    """On the loopback address, one thread a connection; of these there are at most
+    :data:`_CONNECTIONS`, each for :data:`_SECONDS` at most, whoever on this machine opens them."""
 
     daemon_threads = True
 
     def __init__(self, review: Review, port: int = 0) -> None:
+        self._begun: Dict[Any, float] = {}  # connection -> when
         super().__init__(("127.0.0.1", port), Handler)
         self.review = review
         self.token = secrets.token_urlsafe(16)
@@ -355,6 +362,26 @@ class Server(http.server.ThreadingHTTPServer):
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, where there is room for one."""
+        if len(self._begun) >= _CONNECTIONS:
+            self.shutdown_request(request)
+            return
+        self._begun[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """The end of a connection."""
+        self._begun.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Twice a second: end what takes too long, a byte now and then."""
+        for request, begin in list(self._begun.items()):
+            if time.monotonic() - begin > _SECONDS:
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: a browser that goes away in the middle is no fault."""
