@@ -12,7 +12,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import average_precision_score
 from sklearn.mixture import GaussianMixture
 
-# What `find` tells apart; the first three are also the kinds of `unequal synth`.
+# The kinds that `find` distinguishes; the first three are also those of `unequal synth`.
 KINDS = ("flip", "outlier", "split", "duplicate")
 
 
@@ -23,15 +23,15 @@ def _rows(labels: np.ndarray) -> np.ndarray:
 def max_probability(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """``max_j P_ij`` over *margin* logits: the reference's rule (data_boot_gs.py).
 
-    Low for images that look like nobody in the set; the paper's third kind of noise. The labels
-    matter only through the margin that is in the probabilities.
+    Low for images that look like nobody in the set, the paper's third kind of noise. The labels
+    have an influence only through the margin in the probabilities.
     """
     scores: np.ndarray = np.max(probabilities, axis=1)
     return scores
 
 
 def label_probability(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """``P_iy``, the probability of the given label y, best without margin. Low for wrong labels."""
+    """``P_iy``, the probability of the given label y: low for wrong labels. Best without margin."""
     scores: np.ndarray = probabilities[_rows(labels), labels]
     return scores
 
@@ -83,15 +83,15 @@ def score(labels: np.ndarray, probabilities: np.ndarray, *, method: str = "label
 
 
 class Findings(NamedTuple):
-    """What :func:`find` says about each image; arrays over the images.
+    """The results of :func:`find`, as arrays over the images.
 
     Attributes
     ----------
     kinds : numpy.ndarray
         str: a name of :data:`KINDS`, or empty where nothing is suspected.
     suggested : numpy.ndarray
-        int64: the class the image seems to show (flip), that it is the same person as (split), or
-        that its twin has (duplicate); -1 where there is none.
+        int64: a flip's likely class, a split's class of the same person, a duplicate's class of
+        its twin; -1 if there is none.
     confidence : numpy.ndarray
         float64 in [0, 1]; 0 where nothing is suspected.
     scores : dict of str to numpy.ndarray
@@ -119,7 +119,7 @@ class Findings(NamedTuple):
 def _without_itself(sums: np.ndarray, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Cosine of each feature to the centre of its own class's *other* features; nan if none."""
     own = np.full(len(features), np.nan)
-    for start in range(0, len(features), 4096):  # a sum of its class for each image
+    for start in range(0, len(features), 4096):  # in blocks: each image gets a copy of its sum
         part = slice(start, start + 4096)
         rest = sums[labels[part]] - features[part]
         length = np.linalg.norm(rest, axis=1)
@@ -129,7 +129,7 @@ def _without_itself(sums: np.ndarray, features: np.ndarray, labels: np.ndarray) 
     return own
 
 
-# Cosines of a block of rows with all classes: 100 MB each in float32, of which a few are alive.
+# Cosines of a block of rows with all classes: 100 MB in float32; a few such blocks exist at once.
 _BLOCK = 25_000_000
 
 
@@ -144,8 +144,8 @@ def centre_cosines(features: np.ndarray, labels: np.ndarray, classes: int, top: 
                    block: int = 1024) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Cosines to the class centres, each image's own centre without the image itself.
 
-    The out-of-sample score that scales: nothing is fitted. Memory: 12 * D bytes a class, and some
-    copies of a block of images times classes, which is smaller with more classes (0.5 GB in all).
+    The out-of-sample score for large sets, as nothing is fitted. Memory: 12 * D bytes a class, and
+    0.5 GB for blocks of images times classes (with more classes a block has fewer images).
     Work: 2 * n * classes * D operations in the features' type (benchmarks/noise_scale.py), 2e14 for
     2 million images, 100,000 classes and D = 512.
 
@@ -172,11 +172,11 @@ def centre_cosines(features: np.ndarray, labels: np.ndarray, classes: int, top: 
     for start in range(0, len(features), block):
         part = slice(start, start + block)
         values = features[part] @ centres.T
-        values[:, length < 1e-6] = -1.0  # a class without images is near nothing
+        values[:, length < 1e-6] = -1.0  # a class without images must not be the nearest
         place[part] = values.argmax(axis=1)
         values[np.arange(len(values)), labels[part]] = -np.inf
-        # Only the few nearest are put in order: a full sort of 100,000 classes costs more than
-        # the product.
+        # Only the few nearest are sorted: a full sort of 100,000 classes costs more than the
+        # product.
         chosen = np.argpartition(-values, top - 1, axis=1)[:, :top]
         order = np.argsort(-np.take_along_axis(values, chosen, 1), axis=1, kind="stable")
         nearest[part] = np.take_along_axis(chosen, order, 1)
@@ -188,10 +188,10 @@ def folds_logits(features: np.ndarray, labels: np.ndarray, classes: int, folds: 
                  seed: int = 0) -> np.ndarray:
     """Out-of-sample logits of a linear discriminant, each image judged by a fold without it.
 
-    Closed form: class means and one within-class covariance, shrunk as Ledoit and Wolf do. Folds
-    are stratified: an image's place among its class's, at random, modulo ``folds``. For small
-    sets: memory is 8 bytes times images times classes (1.6 TB for 2 million and 100,000, where
-    :func:`centre_cosines` is the way).
+    Closed form: class means and one within-class covariance, shrunk as by Ledoit and Wolf. Folds
+    are stratified: the images of each class are dealt out to them in random order. For small sets
+    only: memory is 8 bytes times images times classes (1.6 TB for 2 million and 100,000; use
+    :func:`centre_cosines` there).
 
     Returns
     -------
@@ -214,7 +214,7 @@ def folds_logits(features: np.ndarray, labels: np.ndarray, classes: int, folds: 
         means[present] /= counts[present, None]
         spread, _ = ledoit_wolf(features[outside] - means[labels[outside]], assume_centered=True)
         spread += 1e-9 * np.eye(len(spread))
-        # A class's mean takes a degree of freedom of its images.
+        # Each class mean takes one degree of freedom.
         spread *= len(outside) / max(1, len(outside) - len(present))
         weights = np.linalg.solve(spread, means[present].T)
         offset = 0.5 * np.einsum("cd,dc->c", means[present], weights)
@@ -223,26 +223,27 @@ def folds_logits(features: np.ndarray, labels: np.ndarray, classes: int, folds: 
 
 
 def agreement(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0) -> float:
-    """The share of labels that :func:`folds_logits` gives too, 0 to 1: how much features that were
-    made without the labels tell of them. Of several features of a small set the best have the
-    largest: wrong labels lower it for all alike.
+    """The share of labels that :func:`folds_logits` predicts, 0 to 1.
+
+    It compares features that were made without the labels: wrong labels lower the share of all
+    features alike, so the best features have the largest one.
     """
     logits = folds_logits(features.astype(np.float64), labels, classes, seed=seed)
     return float((logits.argmax(axis=1) == labels).mean())
 
 
 def _spread(values: np.ndarray) -> Tuple[float, float]:
-    """Median, and the standard deviation that the quartiles tell: strangers do not move them."""
+    """Median, and standard deviation estimated from the quartiles: both robust to outliers."""
     low, middle, high = np.percentile(values, (25, 50, 75))
     return float(middle), max(float(high - low) / 1.349, 1e-9)
 
 
 def suspicion(scores: np.ndarray) -> np.ndarray:
-    """How surely a score is of the low one of two groups: float64 (n,) in [0, 1].
+    """The probability that a score belongs to the lower of two groups: float64 (n,) in [0, 1].
 
-    The threshold is not a number of ours but comes from the scores' own distribution: two normal
-    distributions are fitted, and the answer is the posterior of the lower one. Where the scores
-    are no better explained by two than by one (BIC), none is suspected but those far below.
+    There is no fixed threshold: two normal distributions are fitted to the scores, and the result
+    is the posterior probability of the lower one. If two explain the scores no better than one
+    (BIC), only scores far below the others are suspected.
     """
     result = np.zeros(len(scores))
     known = np.isfinite(scores)
@@ -251,7 +252,7 @@ def suspicion(scores: np.ndarray) -> np.ndarray:
         return result
     middle, width = _spread(values)
     z = (values - middle) / width
-    # Far below: for a normal distribution one in 30,000 is 4 below.
+    # Far below: 4 standard deviations, which a normal distribution exceeds once in 30,000.
     far = np.where(z < -6, 1 - np.exp(-(z + 6) ** 2), 0.0)
     posterior = np.zeros(len(values))
     if len(values) >= 20:
@@ -260,7 +261,7 @@ def suspicion(scores: np.ndarray) -> np.ndarray:
         low = int(two.means_.argmin())
         if one.bic(z[:, None]) - two.bic(z[:, None]) > 10 and two.weights_[low] < 0.5:
             posterior = two.predict_proba(z[:, None])[:, low]
-            posterior[z >= two.means_.max()] = 0  # the wider one would win there, too
+            posterior[z >= two.means_.max()] = 0  # if the lower one is wider, it wins there too
             order = np.argsort(-z, kind="stable")
             posterior[order] = np.maximum.accumulate(posterior[order])
     result[known] = np.maximum(far, posterior)
@@ -268,14 +269,15 @@ def suspicion(scores: np.ndarray) -> np.ndarray:
 
 
 def posterior(scores: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """How surely a score is of a wrong label, given what wrong labels score: float64 (n,), 0 to 1.
+    """The probability that a label is wrong, given scores of random labels: float64 (n,), 0 to 1.
 
-    Two normal distributions as in :func:`suspicion`, but that of wrong labels is known: it is that
-    of ``drawn``, scores of the same images under labels drawn at random. Their share and the other
-    distribution are fitted (EM). So hard pictures under right labels are not taken for wrong ones.
+    Two normal distributions as in :func:`suspicion`, but that of wrong labels is known: it is the
+    distribution of ``drawn``, the scores of the same images with random labels. The share of wrong
+    labels and the distribution of right ones are fitted (EM). So difficult pictures with right
+    labels are not mistaken for wrong ones.
 
-    Only for features made without the labels: a model that was trained on them has given its wrong
-    ones higher scores than labels drawn afterwards get.
+    Only for features made without the labels: a model trained on them gives its wrong labels higher
+    scores than random labels get.
     """
     result = np.zeros(len(scores))
     known = np.isfinite(scores)
@@ -290,7 +292,7 @@ def posterior(scores: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         wrong = share * of_wrong
         right = (1 - share) * norm.pdf(values, middle, width)
         surely = wrong / np.maximum(wrong + right, 1e-300)
-        surely[values >= middle] = 0  # the wider one would win there, too
+        surely[values >= middle] = 0  # if the lower one is wider, it wins there too
         surely[order] = np.maximum.accumulate(surely[order])
         share = float(np.clip(surely.mean(), 1e-6, 0.9))
         middle = float(np.average(values, weights=1 - surely))
@@ -301,10 +303,10 @@ def posterior(scores: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 def near_duplicates(features: np.ndarray, groups: np.ndarray,
                     digests: Optional[Sequence[bytes]] = None) -> Tuple[np.ndarray, np.ndarray]:
-    """Images that are another one: of the same bytes, or with almost the same features.
+    """Images that occur twice: with the same bytes, or with almost the same features.
 
-    Only images of one group are compared (those nearest to one centre): the whole product of 2
-    million would take 4e12 cosines, the groups' about 2e8.
+    Only images of the same group (nearest to the same centre) are compared: for 2 million images
+    all pairs would be 4e12 cosines, those within groups are about 2e8.
 
     Parameters
     ----------
@@ -328,7 +330,7 @@ def near_duplicates(features: np.ndarray, groups: np.ndarray,
     earlier = np.full(len(features), -1)
     order = np.argsort(groups, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
-        rows = rows[:4096]  # a group of any size must not take memory with its square
+        rows = rows[:4096]  # bounds the memory, which grows with the square of the group
         if len(rows) < 2:
             continue
         cosines = features[rows] @ features[rows].T
@@ -338,7 +340,7 @@ def near_duplicates(features: np.ndarray, groups: np.ndarray,
         earlier[rows] = rows[nearest]
     alike = distance < 2
     if alike.sum() >= 20:
-        # Logarithms: pictures of one series are near by a factor, not by an amount.
+        # Logarithms, as distances within a series of pictures are smaller by a factor.
         middle, width = _spread(np.log(np.maximum(distance[alike], 1e-9)))
         near = distance < min(1e-3, np.exp(middle - 4 * width))
         twin = np.where(near & (earlier < np.arange(len(features))), earlier, -1)
@@ -355,8 +357,8 @@ def class_distances(features: np.ndarray, labels: np.ndarray, classes: int,
                     own: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """For each class the nearest earlier one, and how near in widths of the two classes.
 
-    A class's width is the median distance (1 - cosine) of its images to the centre of the others:
-    wrong labels among them do not move it much. Memory: a block of classes against all.
+    A class's width is the median distance (1 - cosine) of its images to the centre of its other
+    images; a few wrong labels hardly change it. Memory: a block of classes against all.
 
     Returns
     -------
@@ -392,8 +394,11 @@ def class_distances(features: np.ndarray, labels: np.ndarray, classes: int,
 
 
 def _same_person(partner: np.ndarray, ratio: np.ndarray, widths: float) -> np.ndarray:
-    """Classes that are nearer to an earlier one than the two are wide, and than classes usually
-    are: far outside of the ratios' own distribution. int64."""
+    """Classes, int64, that seem to show the same person as an earlier class.
+
+    Their centres are nearer than the classes are wide, and the ratio is far below that of most
+    classes.
+    """
     known = np.isfinite(ratio)
     if known.sum() < 4:
         return np.zeros(0, np.int64)
@@ -408,21 +413,25 @@ def _widths(scores: np.ndarray) -> Tuple[float, float]:
 
 
 class _Judge(NamedTuple):
-    """What one judge says of the labels: scores (n,), low is suspicious, nan where not judged; and
-    of labels drawn at random (k * n,)."""
+    """One judge's scores of the labels (n,), and of labels drawn at random (k * n,).
+
+    Low is suspicious; nan where the judge cannot tell.
+    """
 
     scores: np.ndarray
     drawn: np.ndarray
 
     def in_widths(self) -> "_Judge":
-        """In widths of the labels' own distribution, so that judges can be added."""
+        """Standardised by the labels' own distribution, so that judges can be added."""
         middle, width = _widths(self.scores)
         return _Judge((self.scores - middle) / width, (self.drawn - middle) / width)
 
 
 def _drawn_labels(labels: np.ndarray, classes: int, times: int, seed: int) -> np.ndarray:
-    """``times`` other labels of each image, a class as likely as it is large: int64 (times, n);
-    -1 where the draw was its own."""
+    """``times`` random labels for each image, int64 (times, n), classes drawn by their size.
+
+    -1 where the draw was the image's own label.
+    """
     rng = np.random.RandomState(seed)
     drawn = labels[rng.randint(len(labels), size=(times, len(labels)))]
     return np.where(drawn == labels, -1, drawn)
@@ -436,11 +445,11 @@ def _best_without(values: np.ndarray, columns: np.ndarray, wanted: np.ndarray) -
 
 def _by_centres_drawn(features: np.ndarray, labels: np.ndarray, sums: np.ndarray, own: np.ndarray,
                       nearest: np.ndarray, cosines: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """The centres' scores of drawn labels (times, n): the image is in none of these centres."""
+    """The centres' scores of drawn labels (times, n). No image is part of these centres."""
     lengths = np.maximum(np.linalg.norm(sums, axis=1), 1e-12)
     result = np.full(drawn.shape, np.nan)
     for row, others in enumerate(drawn):
-        for start in range(0, len(labels), 4096):  # a copy of the centres for each image
+        for start in range(0, len(labels), 4096):  # in blocks: each image gets copies of centres
             part = slice(start, start + 4096)
             given = others[part]
             cosine = np.einsum("nd,nd->n", features[part], sums[given]) / lengths[given]
@@ -451,9 +460,9 @@ def _by_centres_drawn(features: np.ndarray, labels: np.ndarray, sums: np.ndarray
 
 def _by_folds(features: np.ndarray, labels: np.ndarray, classes: int, twins: np.ndarray,
               drawn: np.ndarray, seed: int) -> Tuple[_Judge, np.ndarray, np.ndarray]:
-    """Log-odds of the label against the best other, which one, probabilities.
+    """Log-odds of the label against the best other class, that class, and the probabilities.
 
-    The class ``twins`` gives for a label is no other: it is the same person.
+    ``twins`` has a class that shows the same person as the label; it does not count as another.
     """
     logits = folds_logits(features, labels, classes, seed=seed)
     rows = np.arange(len(labels))
@@ -494,7 +503,7 @@ class _Judgement(NamedTuple):
 def _judgement(features: np.ndarray, labels: np.ndarray, classes: int, twins: np.ndarray,
                centres: Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], drawn: np.ndarray,
                small: int, top: int, seed: int) -> _Judgement:
-    """The centres' opinion of each label, and with few images times classes the folds'."""
+    """The centres' judgement of each label, in small sets combined with that of the folds."""
     own, nearest, cosines, _ = centres
     best_other = _best_without(cosines, nearest, twins[labels])
     judge = _Judge(own - best_other + 0.5 * own, _by_centres_drawn(
@@ -517,12 +526,12 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
          small: int = 20_000_000, top: int = 10, seed: int = 0, unseen: bool = False) -> Findings:
     """Find wrong labels, strangers, split people and duplicates by features of any model.
 
-    Nothing is judged by a classifier that has seen it. Two judges look at each label: the nearest
-    class centres, the image left out of its own (:func:`centre_cosines`), and, where images times
-    classes is at most ``small``, a linear discriminant of the other folds
-    (:func:`folds_logits`); their sum, each in its own widths, is better than either
-    (studies/noise_kinds.py). :func:`suspicion` makes a probability of it, or, where the features
-    were made without the labels, :func:`posterior`.
+    No image is judged by a classifier that has seen it. There are two judges: the nearest class
+    centres, computed without the image itself (:func:`centre_cosines`), and, if images times
+    classes is at most ``small``, a linear discriminant fitted on the other folds
+    (:func:`folds_logits`). The sum of their standardised scores is better than either
+    (studies/noise_kinds.py). :func:`suspicion`, or for features made without the labels
+    :func:`posterior`, turns it into a probability.
 
     Parameters
     ----------
@@ -536,15 +545,15 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     digests : sequence of bytes, optional
         See :func:`near_duplicates`.
     certainty : float, optional
-        List what is suspected at least so surely; default 0.8, with ``unseen`` 0.6.
+        Least probability of a listed image; default 0.8, with ``unseen`` 0.6.
     small : int
         See above.
     top : int
-        How many probabilities to give of each image.
+        How many probabilities to return for each image.
     seed : int
         Of the folds and of the labels drawn for :func:`posterior`.
     unseen : bool
-        Whether what made the features has never seen these labels.
+        Whether the features were made without these labels.
 
     Returns
     -------
@@ -566,9 +575,9 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     centres = centre_cosines(features, labels, classes, top)
     own, nearest, cosines, place = centres
     partner, ratio = class_distances(features, labels, classes, own)
-    # Features that have not learnt these people are coarser: some two are always alike.
+    # Features that have not learnt these people are coarser: some pairs of people are always near.
     same = _same_person(partner, ratio, 4 if unseen else 3)
-    # Of the two labels of one person neither is wrong: their images are compared with the others.
+    # If one person has two labels, neither is wrong: compare their images with other classes.
     twins = np.full(classes, -1)
     twins[partner[same]] = same
     twins[same] = partner[same]
@@ -579,7 +588,8 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
     surely = posterior(combined, found.judge.drawn.ravel()) if unseen else suspicion(combined)
     listed = surely >= ((0.6 if unseen else 0.8) if certainty is None else certainty)
     kinds = np.full(len(labels), "", "U9")
-    # Of the listed, those that are near nobody else, by what the unlisted are to their own.
+    # Outliers are listed images that are farther from every centre than usual right ones from
+    # their own.
     usual = own[~listed & np.isfinite(own)]
     middle, width = _spread(usual) if len(usual) > 3 else (0.0, 1.0)
     stranger = listed & (best_other < middle - 4 * width)
@@ -608,14 +618,16 @@ def find(features: np.ndarray, labels: np.ndarray, *, classes: Optional[int] = N
 
 
 def _most(scores: np.ndarray) -> float:
-    """For images that cannot be judged: as unsuspicious as the best."""
+    """The highest score, for images that cannot be judged: not suspicious."""
     known = scores[np.isfinite(scores)]
     return float(known.max()) if len(known) else 0.0
 
 
 def _sharpness(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The factor of logits at which softmax explains most labels best: a discriminant of few
-    images is surer than it should be."""
+    """The factor of logits at which softmax explains most labels best.
+
+    A discriminant fitted on few images is overconfident.
+    """
     known = np.flatnonzero(np.isfinite(logits[np.arange(len(labels)), labels]))
     sample = known[:: max(1, len(known) // 2000)]
     if not len(sample):

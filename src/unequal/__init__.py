@@ -14,14 +14,14 @@ __version__ = "0.1.0"
 __all__ = ["Embedder", "InputError", "__version__"]
 
 runtime.prepare()
-# The command (as `unequal` or `python -m unequal`, when argv[0] is "-m") imports MXNet itself, in
-# cli.py: it reports a failure as one line, and `unequal doctor` must run where MXNet does not.
+# The command (`unequal`, or `python -m unequal`, where argv[0] is "-m") imports MXNet later, in
+# cli.py, which reports a failure as one line; `unequal doctor` must run even if MXNet does not.
 if os.path.basename(sys.argv[0]) not in ("unequal", "-m"):
     runtime.import_mxnet()
 
 
 def __getattr__(name: str) -> Any:
-    # At first use: it imports OpenCV and scikit-learn, which `import unequal` should not wait for.
+    # At first use: it imports OpenCV and scikit-learn, which would make `import unequal` slow.
     if name == "Embedder":
         from unequal.models.embedder import Embedder
 

@@ -5,7 +5,7 @@ Value = TypeVar("Value")
 
 
 def install_hint(extra: str) -> str:
-    """What to do where a package is missing: the words every such sentence ends with."""
+    """The end of every sentence about a missing package: how to install the extra."""
     return f"install the extra [{extra}] (`pip install '.[{extra}]'`)"
 
 
@@ -21,8 +21,8 @@ class InputError(Exception):
 class ArgumentError(InputError, ValueError):
     """An argument of a function that cannot be used.
 
-    The library speaks of arguments (``margin_s 0 must be above 0.``); the command line puts the
-    flag in place of the name (``--margin-s 0 must be above 0.``), see
+    The library names arguments (``margin_s 0 must be above 0.``). The command line replaces the
+    name by the flag (``--margin-s 0 must be above 0.``), see
     :func:`unequal.commands.cli.report_errors`.
 
     Parameters
@@ -30,7 +30,7 @@ class ArgumentError(InputError, ValueError):
     text : str
         One sentence that begins with the argument's name.
     *arguments : str
-        The names of arguments in the text, in the order in which they stand there.
+        The names of arguments in the text, in their order there.
     """
 
     def __init__(self, text: str, *arguments: str) -> None:

@@ -1,6 +1,6 @@
-"""The process of :mod:`unequal.data.expendable`: decodes pictures from stdin until that ends.
+"""The process of :mod:`unequal.data.expendable`: decodes pictures from stdin until it is closed.
 
-Run as a script; it imports nothing of ours, so that it starts quickly and stays small.
+Run as a script; it imports nothing of this package, so that it starts quickly and stays small.
 """
 import os
 import resource
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 REQUEST = struct.Struct("<Qi")  # bytes of the picture, OpenCV's flag
-ANSWER = struct.Struct("<iiI")  # height and width (0: not a picture), bytes of what was said
+ANSWER = struct.Struct("<iiI")  # height and width (0: not a picture), bytes of messages
 
 
 def _limit(memory: int) -> None:

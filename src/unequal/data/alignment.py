@@ -111,13 +111,13 @@ def crop(picture: np.ndarray, box: Sequence[float], margin: float, height: int, 
         raise InputError("the box is empty or outside the picture")
     wide, high = (right - left) * (1 + margin), (bottom - top) * (1 + margin)
     wide, high = max(wide, high * width / height), max(high, wide * height / width)
-    if max(wide, high) > 8 * max(rows, columns):  # hardly a pixel of the result would be face
+    if max(wide, high) > 8 * max(rows, columns):  # the picture would be a few pixels of the result
         raise InputError("the box is far larger than the picture")
     x1 = int(round((left + right - wide) / 2))
     y1 = int(round((top + bottom - high) / 2))
     x2, y2 = x1 + max(1, int(round(wide))), y1 + max(1, int(round(high)))
     inside = picture[max(y1, 0):y2, max(x1, 0):x2]
-    # Resized before the edges are repeated: a camera's picture need not be copied for that.
+    # Resize first, then repeat the edges, so that a large picture is not copied.
     above, inner_height, below = _place(y1, y2, rows, height)
     before, inner_width, after = _place(x1, x2, columns, width)
     if inside.shape[:2] != (inner_height, inner_width):
@@ -130,9 +130,9 @@ def crop(picture: np.ndarray, box: Sequence[float], margin: float, height: int, 
 
 
 def _place(begin: int, end: int, side: int, length: int) -> Tuple[int, int, int]:
-    """How ``length`` pixels are shared out when ``[begin, end)`` of ``side`` pixels is cut.
+    """Divide a result of ``length`` pixels when ``[begin, end)`` is cut from ``side`` pixels.
 
-    Pixels before the picture, of it, and after it.
+    Returns how many lie before the picture, in it, and after it.
     """
     scale = length / (end - begin)
     inner = min(length, max(1, int(round((min(end, side) - max(begin, 0)) * scale))))
@@ -143,7 +143,7 @@ def _place(begin: int, end: int, side: int, length: int) -> Tuple[int, int, int]
 def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bring a whole picture to a size: widened to its shape by repeating the edges, then resized.
 
-    Nothing of the face is lost and nothing distorted. The very picture where the size is right.
+    Nothing is cut off or distorted. A picture of the right size is returned as it is.
     """
     if picture.shape[:2] == (height, width):
         return picture

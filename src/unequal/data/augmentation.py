@@ -1,7 +1,7 @@
-"""Random changes to training pictures, each drawn in advance from one random state.
+"""Random changes to training pictures, drawn in advance from one random state.
 
-Drawing and applying are apart so that decoding threads cannot change the order of the random
-numbers: the same seed gives the same batches whatever the number of threads.
+Drawing is separate from applying, so that the decoding threads cannot change the order of the
+random numbers: the same seed gives the same batches, whatever the number of threads.
 """
 from typing import NamedTuple, Optional
 
@@ -55,10 +55,10 @@ class Draws(NamedTuple):
 
 def draw(augmentation: Augmentation, random: np.random.RandomState, count: int, height: int,
          width: int) -> Draws:
-    """Draw everything ``count`` pictures of height x width need from ``random``."""
+    """Draw the changes of ``count`` pictures of height x width from ``random``."""
     if augmentation.cutoff < 0:
         raise ArgumentError(f"cutoff {augmentation.cutoff} must not be negative.", "cutoff")
-    uniform = random.rand(8, count)  # in one call: this runs between the decoding threads
+    uniform = random.rand(8, count)  # in one call, since decoding threads wait for this
     return Draws(
         uniform[0] < augmentation.mirror,
         uniform[1] < augmentation.gray,
@@ -74,21 +74,22 @@ def flip(picture: np.ndarray, out: Optional[np.ndarray] = None) -> np.ndarray:
 
 
 def color_mixes(draws: Draws) -> np.ndarray:
-    """What grey and jitter do to each of ``n`` pictures, as float64 (n, 8).
+    """The linear map that grey and jitter apply to each of ``n`` pictures, float64 (n, 8).
 
     A row is ``red, green, blue, own, level, *weights``: with m the sum of the picture's mean red,
     green and blue, each times its weight, a pixel's x becomes
 
         own * x + red * R + green * G + blue * B + level * m.
 
-    Results are neither rounded nor clipped to 0-255; the reference's are not either. The reference
-    jitters in a random order, which changes nothing but rounding: brightness multiplies by b;
-    contrast mixes with the picture's mean luminance m (c parts to 1 - c), which it keeps;
-    saturation mixes with the luminance of each pixel (s to 1 - s), which it keeps. In any order,
+    As in the reference, results are neither rounded nor clipped to 0-255. The reference applies
+    brightness, contrast and saturation in a random order, which only affects rounding: brightness
+    multiplies by b; contrast mixes x with the picture's mean luminance m (c to 1 - c) and does not
+    change m; saturation mixes x with the pixel's luminance (s to 1 - s) and does not change that.
+    In any order the result is
 
         x  ->  b c s x + b c (1 - s) luminance(x) + b (1 - c) m,
 
-    one pass over the picture instead of one for each change.
+    which takes one pass over the picture instead of three.
     """
     weights = np.where(draws.gray[:, None], _GRAY, _LUMA)
     alphas = np.where(draws.jitter[:, None], draws.alphas, np.float32(1)).astype(np.float64)

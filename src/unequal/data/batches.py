@@ -16,15 +16,15 @@ from unequal.errors import ArgumentError, InputError
 
 DATA_NAME, LABEL_NAME = "data", "softmax_label"
 
-# A batch of all workers, a part of it at a time: whose pictures, how many, of which keys from
-# where on, and which of them are this worker's.
+# A part of a batch of all workers: the loader, how many pictures, the sequence of keys and where in
+# it they begin, and which of them are this worker's.
 _Part = Tuple[PictureLoader, int, np.ndarray, int, range]
-# A batch being decoded: its array, what will give its labels, and its keys.
+# A batch being decoded: its array, the futures of its labels, and its keys.
 _Pending = Tuple[mx.nd.NDArray, List["Future[np.ndarray]"], List[np.ndarray]]
 
 
 class _Order:
-    """The order in which a job takes images, whatever its workers: by seed and epoch only.
+    """The order in which a job takes images; it depends on the seed and the epoch only.
 
     Memory: 16 bytes an image (keys and one epoch's order).
     """
@@ -38,7 +38,7 @@ class _Order:
         self._order = self.keys
 
     def batches(self, batch_size: int) -> int:
-        """How many whole batches, of all workers together, an epoch has."""
+        """Complete batches, of all workers together, in an epoch."""
         count = len(self.keys) // batch_size
         if not count:
             raise InputError(f"{self._path}: {len(self.keys)} images do not fill one batch of "
@@ -59,12 +59,12 @@ class _Order:
 class _PictureIter(mx.io.DataIter):
     """Batches decoded ahead. A subclass says which images a batch has (:meth:`_parts`).
 
-    A batch depends on the seed, the epoch and its number only, so that an epoch can be entered at
-    any batch (:meth:`seek`). With several workers each has its part of the batch that one worker
-    with all the devices would have, augmentation included. Memory: ``prefetch + 2`` batches.
+    A batch depends only on the seed, the epoch and its number, so that training can begin at any
+    batch of an epoch (:meth:`seek`). Several workers share the batches that one worker with all
+    devices would have, augmentation included. Memory: ``prefetch + 2`` batches.
 
-    It may be dropped, or its epoch left, at any time, and so may its process end; :meth:`close`
-    also waits until nothing is decoded any more, before the record set is closed.
+    The iterator may be dropped, and an epoch left, at any time. Call :meth:`close` before the
+    record set is closed: it waits until nothing is decoded any more.
     """
 
     def __init__(self, loaders: Sequence[PictureLoader], batch_size: int,
@@ -75,10 +75,10 @@ class _PictureIter(mx.io.DataIter):
         super().__init__(batch_size)
         self._loaders = loaders
         for loader in loaders:
-            weakref.finalize(self, loader.abandon)  # a dropped iterator's batches are not finished
-        self.batches = batches  # an epoch
+            weakref.finalize(self, loader.abandon)  # when dropped, stop decoding ahead
+        self.batches = batches  # of an epoch
         self._seed, self._workers = seed, parts
-        self._random = np.random.RandomState()  # seeded for each batch; a new one takes longer
+        self._random = np.random.RandomState()  # seeded again for each batch; faster than a new one
         self._prefetch = prefetch
         self._data_shape = (batch_size, 3) + tuple(image_size)
         self._buffers = BatchBuffers(self._data_shape)
@@ -88,8 +88,11 @@ class _PictureIter(mx.io.DataIter):
         self.reset()
 
     def _parts(self, epoch: int, batch: int) -> Iterator[_Part]:
-        """Yield ``(loader, count, sequence, start, own)``: a batch of all workers, ``count`` rows
-        at a time, of which this worker's are the range ``own``."""
+        """Yield the parts of a batch of all workers: ``(loader, count, sequence, start, own)``.
+
+        A part is ``count`` keys of ``sequence`` from ``start`` on; the range ``own`` of them is
+        this worker's.
+        """
         raise NotImplementedError
 
     @property
@@ -103,11 +106,11 @@ class _PictureIter(mx.io.DataIter):
         return [mx.io.DataDesc(LABEL_NAME, (self.batch_size,), layout="N")]
 
     def fingerprint(self) -> str:
-        """What the images are, in a few words: a resumed run must have the same."""
+        """A short text that identifies the images; a resumed run must have the same."""
         raise NotImplementedError
 
     def state(self) -> Dict[str, np.ndarray]:
-        """What a resume needs beside :meth:`seek`: ``{name: numpy.ndarray}``."""
+        """Arrays that a resume needs in addition to :meth:`seek`: ``{name: numpy.ndarray}``."""
         return {}
 
     def restore(self, arrays: Dict[str, np.ndarray]) -> None:
@@ -130,10 +133,10 @@ class _PictureIter(mx.io.DataIter):
         return self.epoch, self._returned
 
     def _drain(self) -> None:
-        """Forget the batches ahead; when this returns, nobody writes to their arrays."""
+        """Discard the batches decoded ahead; afterwards no thread writes to their arrays."""
         running = [future for _, futures, _ in self._pending for future in futures
                    if not future.cancel()]
-        wait(running)  # an error of an abandoned batch is of no interest
+        wait(running)  # errors of discarded batches are ignored
         self._pending.clear()
 
     def _submit(self) -> None:
@@ -141,7 +144,7 @@ class _PictureIter(mx.io.DataIter):
         self._random.seed([self._seed, self.epoch, self._next, 0])
         futures: List["Future[np.ndarray]"] = []
         keys: List[np.ndarray] = []
-        # At once: whatever happens from here on, the array is not free before its futures are done.
+        # Before anything can fail: an array with unfinished futures must stay in use.
         self._pending.append((array, futures, keys))
         row = 0
         for loader, count, sequence, start, own in self._parts(self.epoch, self._next):
@@ -151,7 +154,7 @@ class _PictureIter(mx.io.DataIter):
             if len(own) < count:
                 draws = aug.Draws(*(values[own.start:own.stop] for values in draws))
             start += own.start
-            # Each task costs a waking of its thread and of this one; batches ahead are work too.
+            # Few tasks, since each wakes two threads; other batches keep the rest of them busy.
             tasks = math.ceil(loader.threads / max(1, self._prefetch))
             futures += loader.submit(view[row:row + len(own)], sequence, start, draws, tasks)
             keys.append(sequence[start:start + len(own)])
@@ -183,7 +186,7 @@ class _PictureIter(mx.io.DataIter):
         try:
             np.concatenate([future.result() for future in futures], out=view)
         except BaseException:
-            wait(futures)  # the array is free for another batch only then
+            wait(futures)  # only then may another batch use the array
             raise
         self._returned += 1
         return mx.io.DataBatch([array], [label], pad=0, index=np.concatenate(keys))
@@ -212,7 +215,7 @@ class FaceIter(_PictureIter):
     keys : numpy.ndarray, optional
         The images to use; default all.
     shuffled_from : int
-        With ``shuffle``: the first epoch that is; those before have the order of ``keys``.
+        The first epoch that ``shuffle`` applies to; earlier ones have the order of ``keys``.
     shuffle : bool
         A new order each epoch; False: the order of ``keys``.
     seed : int
@@ -259,11 +262,10 @@ class UnequalIter(_PictureIter):
 
     ``data`` (N, 3, H, W) and ``softmax_label`` (N,), N = (head_size + tail_size) / num_parts, laid
     out so that each device's slice is its share of the head followed by its share of the tail. The
-    head goes on from epoch to epoch, each image once before any comes again; the tail is
-    :attr:`tail`, which the training loop sets before each epoch (:mod:`unequal.training.tail`).
-    Damaged tail
-    images are replaced by the next ones of the batch's sequence. Memory: as :class:`FaceIter`, and
-    :attr:`tail`.
+    head continues across epochs, so that each image comes once before any is repeated. The tail is
+    :attr:`tail`, which the training loop sets before each epoch (:mod:`unequal.training.tail`);
+    damaged tail images are replaced by the next ones of the batch. Memory: as :class:`FaceIter`,
+    and :attr:`tail`.
 
     Parameters
     ----------
@@ -274,7 +276,7 @@ class UnequalIter(_PictureIter):
     devices : int
         Of this worker.
     images_per_identity : int
-        Tail images are kept together by so many.
+        Consecutive tail images that belong to one identity; a device's share is a multiple.
     batches : int
         An epoch.
     augmentation, seed, num_parts, part_index, threads, prefetch

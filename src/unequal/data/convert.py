@@ -39,7 +39,7 @@ _FOLDS = 10  # of the verification protocol: consecutive tenths of the pairs
 _ANSWERS = {"1": True, "same": True, "true": True, "0": False, "different": False, "diff": False,
             "-1": False, "false": False}
 
-# What a terminal obeys, and what turns the text after it around.
+# Control characters, and characters that reverse the direction of text.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Converted(NamedTuple):
 def in_folders(root: str) -> Iterator[Picture]:
     """Yield the pictures of a folder of folders, one folder an identity, both sorted by name.
 
-    Everything is taken for a picture but names that begin with a dot. Memory: the folders' names
+    Every file counts as a picture unless its name begins with a dot. Memory: the folders' names
     and one folder's files.
     """
     for entry in _entries(root):
@@ -85,7 +85,7 @@ def in_folders(root: str) -> Iterator[Picture]:
 
 
 def _entries(root: str) -> List[str]:
-    """What lies in a folder of folders, but for the list that `unequal align` leaves there."""
+    """The entries of a folder of folders, without the list that `unequal align` writes there."""
     return [entry for entry in _seen(os.listdir(root))
             if entry != ALIGNED or os.path.isdir(os.path.join(root, entry))]
 
@@ -102,7 +102,7 @@ def _of_folder(root: str, entry: str) -> Iterator[Picture]:
 
 
 def sample(root: str, count: int) -> Iterator[Picture]:
-    """Some pictures of a folder of folders, of as many folders as there can be."""
+    """``count`` pictures of a folder of folders, spread over as many folders as possible."""
     return first_look.spread([_of_folder(root, entry) for entry in _entries(root)], count)
 
 
@@ -187,7 +187,7 @@ def _face(pixels: np.ndarray, picture: Picture, settings: Settings, reduction: i
 
 
 def _reduction(data: bytes, picture: Picture, settings: Settings) -> int:
-    """How much smaller a JPEG may be decoded and still have twice the pixels that are needed."""
+    """By which factor a JPEG may be decoded smaller and still have twice the size needed."""
     frame = images.jpeg_frame(data)
     if frame is None:
         return 1
@@ -223,7 +223,7 @@ def convert(picture: Picture, settings: Settings, complaints: images.Complaints)
     except (InputError, OSError) as error:
         said = complaints.take()
         reason = getattr(error, "strerror", None) or str(error)
-        for name in (path, picture.name):  # its problem is listed beside it
+        for name in (path, picture.name):  # the name is in a column of its own
             if reason.startswith(name + ": "):
                 reason = reason[len(name) + 2:]
         return Converted(picture, None, f"{reason} [{said}]" if said else reason)
@@ -245,10 +245,10 @@ def converted(pictures: Iterable[Picture], settings: Settings, processes: int
 
 def hold_out(pictures: Sequence[Picture], settings: Settings, share: float, seed: int = 0
              ) -> Tuple[List[Picture], List[Pair]]:
-    """People to verify on, who are not trained on: pictures of the others, and pairs of theirs.
+    """Hold out people for verification: the pictures of all others, and pairs of those held out.
 
-    Of each person held out every two pictures are a pair of the same, and as many pairs show two
-    of them; at most 3,000 of each. Only readable pictures are taken (each is read once for that).
+    Any two pictures of a person held out are a pair of the same; as many pairs show two different
+    people; at most 3,000 of each kind. Only readable pictures are used; each is read once to know.
 
     Raises
     ------
@@ -289,18 +289,18 @@ def pack(source: str, directory: str, settings: Settings, processes: int = 1, pl
          ) -> Tuple[int, int, int, int]:
     """Pack a folder of folders, or an InsightFace ``.lst``, as a record set.
 
-    The order is that of the names (list: of the classes), whatever the number of processes, so the
-    same pictures give the same bytes. Folders are numbered from 0 as far as a picture of theirs
-    was packed (``identities.csv`` tells which is which), classes of a list keep their numbers.
-    JPEGs that need no change are copied byte for byte. A picture that cannot be read is left out
-    and one that its decoder complains about is written anew; both are named in ``problems.csv``.
+    The order is that of the names (of a list: of the classes), whatever the number of processes, so
+    the same pictures give the same bytes. Folders with a readable picture are numbered from 0
+    (``identities.csv`` has their names); classes of a list keep their numbers. JPEGs that need no
+    change are copied byte for byte. A picture that cannot be read is left out, and one that decodes
+    with a warning is encoded again; ``problems.csv`` names both.
 
     Parameters
     ----------
     source : str
         The folder or the list.
     directory : str
-        Made; an earlier set in it is replaced when the new one is whole.
+        Created if missing; an earlier set in it is replaced once the new one is complete.
     settings : Settings
     processes : int
     plain : bool
@@ -323,10 +323,10 @@ def pack(source: str, directory: str, settings: Settings, processes: int = 1, pl
 def pack_pictures(pictures: Iterable[Picture], directory: str, settings: Settings,
                   processes: int = 1, plain: bool = False, numbered: bool = False
                   ) -> Tuple[int, int, int, int]:
-    """:func:`pack` of any iterable of :class:`Picture`, identity by identity.
+    """:func:`pack` for any iterable of :class:`Picture`, sorted by identity.
 
-    With ``numbered`` a picture's identity is its class; else identities are names, numbered from 0
-    as they come.
+    With ``numbered`` a picture's identity is its class; otherwise identities are names, which are
+    numbered from 0 in their order.
     """
     names: List[str] = []
     problems: List[Tuple[str, str, str]] = []
@@ -444,9 +444,9 @@ def _uneven(issame: Sequence[bool]) -> bool:
 
 
 def spread(issame: Sequence[bool]) -> np.ndarray:
-    """An order in which every fold has its share of both kinds, give or take one pair.
+    """An order in which all folds have the same number of pairs of each kind, plus or minus one.
 
-    As in LFW's list a fold has its same pairs first; each kind keeps its own order.
+    As in LFW's list, a fold's pairs of the same person come first; each kind keeps its order.
     """
     answers = np.asarray(issame, bool)
     same = np.array_split(np.flatnonzero(answers), _FOLDS)
@@ -460,9 +460,9 @@ def pack_pairs(path: str, root: str, out: str, settings: Settings, processes: in
                ) -> Tuple[int, int]:
     """Write a verification set.
 
-    A plain list whose tenths are unevenly mixed is put in another order (:func:`spread`); LFW's
-    order is part of its protocol and stays. A set with pictures missing would give figures that
-    compare with nothing, so every picture must be readable.
+    A plain list whose tenths are mixed unequally is put in another order (:func:`spread`); LFW's
+    order is part of its protocol and stays. Every picture must be readable, since accuracies on a
+    set with missing pairs cannot be compared.
 
     Returns
     -------

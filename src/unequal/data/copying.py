@@ -94,7 +94,7 @@ def walk(records: RecordSet, keys: np.ndarray, ends: np.ndarray
 def list_lines(records: RecordSet) -> Iterator[Optional[str]]:
     """Lines of the set's ``train.lst``, one an image by ascending key; endless Nones without one.
 
-    A list that has not one line an image (some tools list other pictures) cannot be split.
+    Also without a usable one: some tools write lists that do not have one line an image.
     """
     path = os.path.join(records.directory, "train.lst")
     try:
@@ -195,9 +195,9 @@ def denoise(directory: str, noise_list: str, out: str) -> Tuple[int, int, int]:
     """Copy a set without the images of a noise list.
 
     Classes keep their numbers and ``property`` its count, so a classifier trained on the whole set
-    still fits; an identity without images loses its identity record. Records are copied byte for
-    byte (their ``id`` still tells the key they had) and numbered anew without gaps; with an empty
-    list the result is the source, byte for byte.
+    still fits. An identity without images loses its identity record. Records are copied byte for
+    byte (their ``id`` holds the old key) and get new keys without gaps. With an empty list the
+    result equals the source, byte for byte.
 
     Returns
     -------
@@ -285,7 +285,7 @@ def _decided_labels(path: str, records: RecordSet, old: np.ndarray) -> np.ndarra
 
 
 def apply_decisions(directory: str, path: str, out: str, renumber: bool = False) -> Applied:
-    """Copy a set as decided: without what was dropped, and what was relabelled under its new class.
+    """Copy a set with decisions applied: dropped images left out, relabelled ones in their class.
 
     ``changes.csv`` in the new set has a row for each image that was dropped or relabelled (``key``,
     ``path``, ``label``, ``decision``, ``new_label``, ``new_key``; keys and labels without ``new``

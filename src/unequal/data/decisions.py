@@ -1,8 +1,8 @@
-"""What a person decided about suspected pictures: a CSV that only ever grows.
+"""A person's decisions about suspected pictures: a CSV file to which lines are only appended.
 
 Lines are ``key,decision,label``: the record's key, one of :data:`DECISIONS`, and for ``relabel``
-the class the picture shows. The last line of a key counts. Appending one line at a time means that
-a kill loses nothing that was decided, and that two pages opened on one file both count.
+the class that the picture shows. The last line of a key counts. Because each decision is one
+appended line, a kill loses none, and two pages on one file do not overwrite each other.
 """
 import csv
 import fcntl
@@ -67,7 +67,7 @@ class DecisionFile:
     def read(self) -> List[Decision]:
         """The decisions that have come since the last call, from this process or another.
 
-        A last line without an end is left: another process is writing it, or was killed.
+        An incomplete last line is not read: another process is writing it, or was killed.
         """
         try:
             with open_input(self.path, MAX_BYTES) as file:

@@ -1,7 +1,7 @@
-"""Decode pictures that may crash, exhaust or occupy their decoder, in a process we can lose.
+"""Decode pictures that may crash their decoder, or take its memory or time, in another process.
 
-One process, started at the first such picture and again after it died: it may take 1 GiB of memory
-and 20 seconds of processor time a picture. Threads take turns.
+There is one such process. It starts at the first such picture and again after it has died, and may
+take 1 GiB of memory and 20 seconds of processor time a picture. Threads take turns.
 """
 import atexit
 import os
@@ -21,8 +21,8 @@ from unequal.errors import InputError
 MEMORY = 1 << 30  # bytes beyond what the process has when it starts
 SECONDS = 20.0  # of processor time a picture
 
-# Not `python FILE`: the file's folder would come first in Python's search, and ours has modules.
-# With -c the working folder does, which may be anyone's: the process works in the root folder.
+# Not `python FILE`: Python would then search the file's folder first, where other modules of ours
+# lie. With -c it searches the working folder, which may hold anything: so that is the root folder.
 _START = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 
 # The folders with the two packages it needs, wherever this process found them.
@@ -40,8 +40,8 @@ def _started() -> Any:
             [sys.executable, "-c", _START, os.path.abspath(_decoder.__file__), str(MEMORY),
              str(SECONDS)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=os.sep,
-            # A file that OpenCV makes for a decoder (of HDR) would stay when the process is lost:
-            # it can make none, and takes such a picture for damaged.
+            # OpenCV writes a temporary file for some decoders (HDR), which a crash would leave
+            # behind. Without a folder for it, OpenCV fails and the picture counts as damaged.
             env=dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1",
                      OPENCV_TEMP_PATH=os.devnull,
                      PYTHONPATH=os.pathsep.join(_PACKAGES)))
@@ -52,7 +52,7 @@ def _end() -> None:
     global _process
     if _process is not None:
         _process.kill()
-        with suppress(BrokenPipeError):  # what was not sent
+        with suppress(BrokenPipeError):  # the rest of a request to a process that has died
             _process.stdin.close()
         _process.stdout.close()
         _process.wait()
@@ -60,7 +60,7 @@ def _end() -> None:
 
 
 def _forget() -> None:
-    """A forked process starts its own: it would read its parent's answers."""
+    """In a forked child: start another process, or it would read its parent's answers."""
     global _process, _lock
     _process, _lock = None, threading.Lock()
 
@@ -113,7 +113,7 @@ def imdecode(data: bytes, flag: int, source: object) -> Optional[np.ndarray]:
         except (BrokenPipeError, EOFError):
             code = process.wait()
             _end()
-        except BaseException:  # the answer would be taken for the next picture's
+        except BaseException:  # an unread answer would be taken for the next picture's
             _end()
             raise
     if code == -signal.SIGPROF:

@@ -1,4 +1,4 @@
-"""What is wrong with a set at first sight, before any model: what ``unequal pack`` says at once.
+"""Problems of a set that show without a model, reported by ``unequal pack``.
 
 Identical pictures under two people, pictures in which no face is found, and pictures that are not
 cut to faces.
@@ -40,16 +40,19 @@ class Twins:
         self._digests, self._labels = bytearray(), array("i")
 
     def add(self, data: bytes, label: int) -> None:
-        """Note the next picture of the set."""
+        """Add the next picture of the set."""
         self._digests += images.digest(data)
         self._labels.append(label)
 
     def pairs(self) -> np.ndarray:
-        """int64 (n, 2): a picture's place in the set, and that of the first with its bytes, where
-        the two labels differ; by the first column."""
+        """Pictures with the bytes of an earlier one of another label, int64 (n, 2).
+
+        A row holds the picture's position in the set and that of the first picture with the same
+        bytes; sorted by the first column.
+        """
         digests = np.frombuffer(bytes(self._digests), "V16").view(">u8").reshape(-1, 2)
         labels = np.frombuffer(self._labels, np.int32)
-        order = np.lexsort(digests.T)  # stable: the first of the same bytes stays the first
+        order = np.lexsort(digests.T)  # stable: of equal digests the earliest picture comes first
         same = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
         starts = np.flatnonzero(np.concatenate(([True], ~same)))[:len(order)]
         first = order[np.repeat(starts, np.diff(np.append(starts, len(order))))]
@@ -81,8 +84,10 @@ def _names(directory: str, places: Iterable[int]) -> Dict[int, str]:
 
 
 def spread(groups: Sequence[Iterator[Any]], count: int) -> Iterator[Any]:
-    """At most ``count`` items of all groups together: the first of each (of more groups than
-    ``count``, of evenly spaced ones), then the second of each, and so on."""
+    """At most ``count`` items: the first of each group, then the second of each, and so on.
+
+    With more than ``count`` groups, the first of evenly spaced groups.
+    """
     if len(groups) > count:
         groups = [groups[place] for place in np.linspace(0, len(groups) - 1, count).astype(int)]
     rounds = itertools.zip_longest(*groups, fillvalue=None)
@@ -91,9 +96,9 @@ def spread(groups: Sequence[Iterator[Any]], count: int) -> Iterator[Any]:
 
 
 def look_uncut(paths: Iterable[str], size: Tuple[int, int]) -> bool:
-    """Whether most pictures are no faces cut to one size: of other shape, or much larger.
+    """Whether most pictures are not face cut-outs: they have another shape or are much larger.
 
-    Only JPEGs and PNGs tell their size without being decoded; others are taken for faces.
+    Only JPEGs and PNGs tell their size without being decoded; other files count as cut-outs.
     """
     count = odd = 0
     height, width = size
@@ -111,19 +116,21 @@ def look_uncut(paths: Iterable[str], size: Tuple[int, int]) -> bool:
 
 
 class Faces(NamedTuple):
-    """What a detector says of some pictures of a set."""
+    """A detector's result for some pictures of a set."""
 
-    looked: int  # how many pictures were looked at
+    looked: int  # how many pictures were searched for a face
     missing: List[str]  # paths of those without a face
-    scatter: float  # how far landmarks lie from their usual place, of the picture's height
+    scatter: float  # median distance of the landmarks from their usual places, in heights
 
 
 _loaded: List[Detector] = []  # of this process
 
 
 def landmarks(pictures: Sequence[bytes]) -> List[Optional[np.ndarray]]:
-    """The five points (5, 2) of the largest face in each encoded picture, of its height; None
-    without a face, or where the picture cannot be decoded."""
+    """The five points (5, 2) of the largest face in each encoded picture, divided by its height.
+
+    None without a face, or if the picture cannot be decoded.
+    """
     if not _loaded:
         _loaded.append(Detector())
     found: List[Optional[np.ndarray]] = []
@@ -168,8 +175,10 @@ def find_faces(directory: str, count: int, processes: int = 1) -> Faces:
 
 
 def say_faces(directory: str, count: int, processes: int = 1) -> Faces:
-    """Look (:func:`find_faces`), say what was seen, and name pictures without a face in
-    ``no_face.csv``; no table where all have one."""
+    """Log the result of :func:`find_faces`, and list pictures without a face in ``no_face.csv``.
+
+    No table is written if all have one.
+    """
     faces = find_faces(directory, count, processes)
     path = os.path.join(directory, NO_FACE)
     write_table(path, ("path",), [(name,) for name in faces.missing])

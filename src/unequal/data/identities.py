@@ -14,7 +14,7 @@ _MAX_BYTES = 1 << 26  # of the table: twice what a million classes need
 
 
 def write_table(path: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A CSV file, or none (not even an earlier one) where there is no row.
+    """Write a CSV file; without a row no file, and an earlier one is removed.
 
     Text is written by :func:`unequal.system.text.to_cell`: names can come from anyone.
     """

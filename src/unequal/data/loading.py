@@ -19,14 +19,14 @@ from unequal.system.mxnet_private import numpy_view, wait_to_write
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 16  # pictures that a decoding task has at least, to pay for itself
+_CHUNK = 16  # least pictures of a decoding task, to be worth the cost of a task
 _PIXELS = 1 << 22  # bytes of pixels that a thread decodes before it writes them to the batch
 
 
 class PictureSource(Protocol):
-    """What pictures are read from: a RecordSet, or anything else with keys and pictures."""
+    """A source of pictures: a RecordSet, or any other object with these attributes."""
 
-    path: str  # what to call it in errors
+    path: str  # its name in errors
     image_keys: np.ndarray  # int64 (images,)
 
     def image(self, key: int) -> Tuple[int, pictures.Encoded]:
@@ -35,11 +35,11 @@ class PictureSource(Protocol):
 
 
 class BatchBuffers:
-    """Float32 NDArrays of one shape that are used again once nobody holds them.
+    """Float32 NDArrays of one shape, recycled when they are no longer in use.
 
-    A new array of a batch's size costs page faults for a third of the time decoding takes, so
-    batches are recycled: when the NDArray object is no longer referenced outside, and the engine
-    has finished reading it. Who keeps only a *slice* of a batch must copy it.
+    The page faults of a new array of a batch's size take a third of the time of decoding. So an
+    array is used again once no one else references the NDArray object and the engine has finished
+    reading it. A caller who keeps only a *slice* of a batch must copy it.
     """
 
     def __init__(self, shape: Tuple[int, ...]) -> None:
@@ -49,7 +49,7 @@ class BatchBuffers:
     def take(self) -> Tuple[mx.nd.NDArray, np.ndarray]:
         """A free ``(NDArray, numpy view)``; grows by one array when all are in use."""
         for pair in self._pool:
-            # Held by the tuple, by the view and by getrefcount's argument only.
+            # 3 references: the tuple's, the view's and that of getrefcount's argument.
             if sys.getrefcount(pair[0]) == 3:
                 wait_to_write(pair[0])
                 return pair
@@ -73,7 +73,7 @@ class PictureLoader:
     max_damaged : int
         Different damaged pictures that are tolerated.
 
-    A loader may be dropped at any time: what its threads still write to lives until they are done.
+    A loader may be dropped at any time: arrays that its threads write to live until these are done.
     Memory: 4 MB of pixels a thread, or one picture.
     """
 
@@ -90,18 +90,18 @@ class PictureLoader:
         self._closed = False
 
     def abandon(self) -> None:
-        """Have the threads stop after the picture that each is at; does not wait for them.
+        """Tell the threads to stop after their current picture; does not wait for them.
 
-        Safe anywhere, a finaliser included, which Python may run in any thread and at any moment.
+        May be called in a finaliser, which Python may run in any thread and at any moment.
         Futures that are not done then raise ``concurrent.futures.CancelledError``.
         """
         self._closed = True
 
     def close(self) -> None:
-        """Stop the threads: what has not begun is cancelled, what has is waited for.
+        """Stop the threads, and wait for the pictures that they are decoding.
 
-        From then on nothing is read from the record set nor written to a batch. May be called
-        again, but not in a finaliser.
+        Afterwards nothing is read from the record set or written to a batch. May be called again,
+        but not in a finaliser.
         """
         self.abandon()
         self._pool.shutdown()
@@ -160,7 +160,7 @@ class PictureLoader:
         labels: List[int] = []
         for begin in range(first, last, len(pixels)):
             end = min(begin + len(pixels), last)
-            # Python's own numbers: an element of an array takes longer to fetch than all of these.
+            # As Python's integers: fetching single elements of an array takes longer than this.
             keys = sequence[start + begin:start + end].tolist()
             if len(keys) < end - begin:
                 keys = sequence.take(range(start + begin, start + end), mode="wrap").tolist()

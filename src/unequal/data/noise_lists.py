@@ -1,4 +1,4 @@
-"""What says which images are noise: every format of it, read and written here.
+"""Formats that say which images are noise; each is read and written here.
 
 A *noise list* has lines ``label index maxP P[label]``, the reference's ``0_noiselist.txt``. A *file
 of scores* has a row for every image of a set. ``truth.csv`` says what each image of a drawn set
@@ -78,7 +78,7 @@ TABLE = ("key", "path", "label", "kind", "suggested_label", "confidence")
 
 
 def write_table(path: str, rows: Iterable[Sequence[object]]) -> None:
-    """Write what was found and as which kind, a row an image, under the header :data:`TABLE`."""
+    """Write the findings with their kinds, a row an image, under the header :data:`TABLE`."""
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(TABLE)
@@ -86,7 +86,7 @@ def write_table(path: str, rows: Iterable[Sequence[object]]) -> None:
 
 
 def scores_head(fingerprint: str) -> bytes:
-    """How a file of scores begins: what it belongs to, and the names of its columns."""
+    """The first lines of a file of scores: which set and model it is of, and its columns."""
     return f"# {fingerprint}\n{','.join(COLUMNS)}\n".encode()
 
 
@@ -97,7 +97,10 @@ def score_rows(columns: Sequence[np.ndarray]) -> bytes:
 
 
 def resume_scores(path: str, head: bytes) -> int:
-    """Whole rows of an interrupted run that belongs to ``head``; cuts off what is not whole."""
+    """Number of complete rows that an interrupted run with this ``head`` has written.
+
+    An incomplete row at the end is cut off.
+    """
     try:
         with open_input(path) as file:
             if file.read(len(head)) != head:
@@ -183,10 +186,11 @@ def _stem(name: str) -> str:
 
 
 def noisy(names: Sequence[str], noise: Iterable[str]) -> Tuple[np.ndarray, int]:
-    """Which names a noise list means.
+    """Which names a noise list refers to.
 
-    An entry means every name that ends in it, folder by folder, endings such as ``.jpg`` or the
-    devkit's ``.png_r50.bin`` aside: ``A/A_1.jpg`` means ``set/A/A_1.png`` but not ``set/B/A_1``.
+    An entry refers to every name whose last folders and file name equal it. File endings such as
+    ``.jpg`` or the devkit's ``.png_r50.bin`` are ignored: ``A/A_1.jpg`` refers to ``set/A/A_1.png``
+    but not to ``set/B/A_1``.
 
     Parameters
     ----------
@@ -197,7 +201,7 @@ def noisy(names: Sequence[str], noise: Iterable[str]) -> Tuple[np.ndarray, int]:
     noisy : numpy.ndarray
         bool (names,).
     unknown : int
-        How many entries mean no name at all.
+        How many entries refer to no name at all.
     """
     wanted = {_stem(entry) for entry in noise}
     depths = sorted({entry.count(os.sep) + 1 for entry in wanted})

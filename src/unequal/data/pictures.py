@@ -20,7 +20,7 @@ from unequal.system import runtime
 from unequal.system.files import open_input
 
 JPEG_ENDINGS = (".jpg", ".jpeg")
-# Endings of the files that are taken for pictures in folders of other things too.
+# Endings by which pictures are recognised in folders that hold other files too.
 ENDINGS = (*JPEG_ENDINGS, ".png", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
 Encoded = Union[bytes, bytearray, np.ndarray]  # a picture's file; an array is uint8 (bytes,)
@@ -30,7 +30,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _RADIANCE = (b"#?RADIANCE", b"#?RGBE")  # for which OpenCV writes a temporary file
 _PNG_SIZE = struct.Struct(">II")  # width and height, at byte 16
 
-# A few bytes can announce any number of pixels, for which a decoder then finds memory and time.
+# Limits, because a file of a few bytes can announce any number of pixels to the decoder.
 MAX_PIXELS = runtime.MAX_PIXELS
 MAX_BYTES = 1 << 28  # of a picture's file
 _MAX_SEGMENTS = 10000  # before a JPEG's frame
@@ -41,11 +41,10 @@ _PIXELS_HERE = 1 << 25  # 33 megapixels
 _SCANNED_HERE = 1 << 29  # pixels times scans of a JPEG: two seconds
 _SCAN_BYTES = 10  # the least that a scan of a JPEG takes
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # of a PNG; OpenCV makes room for what they announce
-# The start of the last small JPEG, up to its size, and the longest file with that start that needs
-# no count of its scans. The pictures of a set have it in common, so most need no more than one
-# comparison.
+# The start of the last small JPEG, up to its size, and the longest file with that start whose scans
+# need not be counted. The pictures of a set share this start, so most need only one comparison.
 _small = (b"", 0)
-# The same of the last JPEG that was simplejpeg's, up to its first scan, and the pixels' shape.
+# The same for the last JPEG that simplejpeg decoded, up to its first scan, and the pixels' shape.
 _simple: Tuple[bytes, int, Tuple[int, ...]] = (b"", -1, ())
 _EXIF = b"\xff\xe1"
 # Of the three components: 4:4:4, 4:2:2, 4:2:0.
@@ -71,7 +70,7 @@ def decode(data: Encoded, source: object, height: Optional[int] = None,
         An encoded picture (uint8 arrays of one dimension too), or RGB pixels, uint8 of shape
         (height, width, 3), which are returned as they are.
     source : object
-        What to call the picture in an error; made text only then.
+        The picture's name in an error; turned into text only then.
     height, width : int, optional
         The size it must have, in pixels.
     reduction : int
@@ -107,7 +106,7 @@ def decode_into(out: np.ndarray, data: Encoded, source: object) -> None:
         try:
             _decode_simple(data, out)
             return
-        except (RuntimeError, ValueError):  # OpenCV knows what to say of it
+        except (RuntimeError, ValueError):  # OpenCV decides whether it can be decoded
             pass
     height, width, _ = out.shape
     pixels, bgr = _decode(data, source, height, width, cv2.IMREAD_COLOR)
@@ -118,16 +117,16 @@ def decode_into(out: np.ndarray, data: Encoded, source: object) -> None:
 
 
 def _decode_simple(data: bytes, out: np.ndarray) -> None:
-    """ValueError where libjpeg-turbo has any complaint."""
+    """Raises ValueError at any warning of libjpeg-turbo."""
     # In order: fastdct, fastupsample, min_height, min_width, min_factor, buffer.
     simplejpeg.decode_jpeg(data, "RGB", False, False, 0, 0, 1, out)
 
 
 def _is_simple(data: bytes, source: object, shape: Tuple[int, ...]) -> bool:
-    """Whether this is a JPEG that simplejpeg decodes to ``shape`` and to what OpenCV would.
+    """Whether simplejpeg decodes this JPEG to ``shape`` and to the same pixels as OpenCV.
 
-    So are sequential JPEGs of three components, subsampled in one of the usual ways and without
-    EXIF, of this process's OpenCV and simplejpeg: the first of each subsampling is decoded by both.
+    It does for sequential JPEGs of three components with a usual subsampling and without EXIF, if
+    the two libraries agree: the first picture of each subsampling is decoded by both.
 
     Raises
     ------
@@ -186,7 +185,7 @@ def _decode(data: Encoded, source: object, height: Optional[int], width: Optiona
 
 
 def _imdecode(data: bytes, flag: int, source: object) -> Optional[np.ndarray]:
-    """``cv2.imdecode``, here or where a crash does no harm; None for what is no picture."""
+    """``cv2.imdecode``, here or in :mod:`unequal.data.expendable`; None if it is no picture."""
     try:
         here = _ordinary(data, source)
     except EOFError:
@@ -201,11 +200,10 @@ def _imdecode(data: bytes, flag: int, source: object) -> Optional[np.ndarray]:
 
 
 def _ordinary(data: bytes, source: object) -> bool:
-    """Whether this is a JPEG or PNG that costs little time and memory, by what its headers say.
+    """Whether, by its headers, this is a JPEG or PNG that takes little time and memory.
 
-    OpenCV takes every number in a file for the truth: a PNG of 51 bytes had it take 4 GB, a JPEG
-    2000 crashed it. It knows a limit of pixels too (:func:`unequal.system.runtime.prepare`), for
-    every format.
+    OpenCV trusts the numbers in a file: a PNG of 51 bytes made it take 4 GB, a JPEG 2000 crashed
+    it. It also has a limit of pixels for all formats (:func:`unequal.system.runtime.prepare`).
 
     Raises
     ------
@@ -241,7 +239,7 @@ def _ordinary(data: bytes, source: object) -> bool:
             raise InputError(f"{source}: a JPEG of more than {_MAX_SCANS} scans, each of which "
                              "takes the time of a whole picture; write it anew or leave it out.")
         return bool(pixels <= _PIXELS_HERE and scans * pixels <= _SCANNED_HERE)
-    if frame < 1 << 12:  # not with megabytes of EXIF in it
+    if frame < 1 << 12:  # remember no start with megabytes of EXIF
         _small = (data[:frame + _FRAME.size], longest)
     return True
 
@@ -294,8 +292,8 @@ def encode(pixels: np.ndarray, quality: int) -> bytes:
 class Complaints:
     """Catch what the JPEG and PNG libraries print while they decode.
 
-    A JPEG with damaged data decodes to something, and the only sign is a line on the process's
-    stderr. Within the block that stream goes to a file; :meth:`take` returns what came since.
+    Damaged JPEG data decode to some picture; the only sign is a line that the C library prints on
+    stderr. Within the block stderr goes to a file; :meth:`take` returns what was printed.
     """
 
     def __enter__(self) -> "Complaints":
@@ -323,10 +321,10 @@ class Complaints:
 
 
 def is_plain_jpeg(data: bytes, pixels: np.ndarray) -> bool:
-    """Whether any reader gets ``pixels``, which :func:`decode` made of ``data``, from these bytes.
+    """Whether every reader decodes ``data`` to ``pixels``, the result of :func:`decode`.
 
-    Not so where it is no JPEG, has four colour components (CMYK) or an EXIF rotation: readers
-    differ in what they do with these.
+    False for other formats than JPEG, for four colour components (CMYK) and for an EXIF rotation,
+    which readers treat differently.
     """
     frame = jpeg_frame(data)
     if frame is None or frame[2] not in (1, 3):
@@ -363,7 +361,7 @@ def digest(data: bytes) -> bytes:
 
 
 def _scan_position(data: bytes, frame: int) -> Optional[int]:
-    """Where the first scan's data begin, unless there is EXIF before; None where there is none."""
+    """Position of the first scan's data; None if there is EXIF before it, or no scan."""
     cursor = frame - 3
     for _ in range(_MAX_SEGMENTS):
         cursor += int.from_bytes(data[cursor:cursor + 2], "big")

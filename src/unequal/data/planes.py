@@ -1,7 +1,7 @@
-"""Decoded pictures to the float32 planes of a batch, mirrored and coloured on the way.
+"""Write decoded pictures to the float32 planes of a batch, mirrored and with changed colours.
 
-In C (planes.c), one pass over memory for many pictures and one release of Python's lock; where
-there was no compiler when the package was installed, the same values by OpenCV, picture by picture.
+In C (planes.c), with one pass over memory and one release of Python's lock for many pictures. If
+there was no compiler at installation, OpenCV computes the same values, picture by picture.
 """
 import ctypes
 import importlib.util
@@ -15,7 +15,7 @@ from unequal.data import augmentation as aug
 
 def _compiled() -> Optional[ctypes.CDLL]:
     """The library of planes.c; None where it was not built."""
-    found = importlib.util.find_spec("unequal.data._planes")  # a plain library, nothing to import
+    found = importlib.util.find_spec("unequal.data._planes")  # a plain library, not a module
     if found is None:
         return None
     library = ctypes.CDLL(found.origin)
@@ -27,7 +27,7 @@ COMPILED: Any = _compiled()  # its functions have no types
 
 
 class Planes:
-    """A batch to be filled by threads, each some of its pictures at a time.
+    """A batch that several threads fill, each with some of its pictures.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ class Planes:
         float32 (n, 3, H, W), contiguous: what :meth:`write` fills with RGB, 0-255 (beyond where
         colours change).
     draws : unequal.data.augmentation.Draws
-        What happens to the ``n`` pictures: mirror, grey, jitter. The cutoff square is not painted.
+        The changes of the ``n`` pictures: mirror, grey, jitter. The cutoff square is not painted.
 
     Memory: 80 bytes a picture; :attr:`out` is held.
 
     Raises
     ------
     ValueError
-        When arrays are not of these types and sizes: what is written to is memory, by its address.
+        When arrays have other types or sizes; checked because the C code writes by address.
     """
 
     def __init__(self, out: np.ndarray, draws: aug.Draws) -> None:
@@ -53,7 +53,7 @@ class Planes:
         self._shape = (*out.shape[2:], 3)
         self._colored = draws.gray.astype(bool) | draws.jitter.astype(bool)
         if COMPILED:
-            # What a call takes, made once: bytes, which ctypes passes as they are.
+            # The arguments of all calls, converted once to bytes, which ctypes passes unchanged.
             mixes = aug.color_mixes(draws).tobytes() if self._colored.any() else b""
             self._arguments = (out.ctypes.data, draws.mirror.astype(bool).tobytes(),
                                self._colored.tobytes(), mixes)
@@ -64,7 +64,7 @@ class Planes:
         Parameters
         ----------
         pixels : numpy.ndarray
-            They: uint8 (last - first or more, H, W, 3), RGB, contiguous; may be changed.
+            The pictures: uint8 (last - first or more, H, W, 3), RGB, contiguous. May be changed.
         """
         if not 0 <= first <= last <= len(self.out) or len(pixels) < last - first \
                 or pixels.shape[1:] != self._shape or pixels.dtype != np.uint8 \

@@ -73,8 +73,8 @@ def read_property(directory: str) -> Tuple[int, int, int]:
 def _index_numbers(index: IO[bytes], most: int) -> np.ndarray:
     """The numbers of an open ``.idx``, int64; OverflowError when there are more than ``most``."""
     numbers, count, rest = [np.zeros(0, np.int64)], 0, b""
-    # NumPy's own reader of numbers: splitting the text would take 60 bytes a number for a while. It
-    # reports what is no number by a warning.
+    # NumPy's own parser, because splitting the text would take 60 bytes a number. It warns about
+    # text that is no number.
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
         for block in itertools.chain(iter(lambda: index.read(_INDEX_BLOCK), b""), (b"\n",)):
@@ -208,10 +208,10 @@ class RecordSet:
         return len(self.image_keys)
 
     def fingerprint(self) -> str:
-        """What the set is, in a few words; a changed one has others.
+        """A short text that identifies the set and changes with it.
 
-        The hash covers the index and the first 64 bytes (labels, beginning of the picture) of a
-        thousand records: not every byte of a hundred gigabytes.
+        Its hash covers the index and the first 64 bytes (label, beginning of the picture) of a
+        thousand records, since reading all bytes of a large set would take too long.
         """
         digest = hashlib.sha256(self._keys.tobytes() + self._offsets.tobytes())
         digest.update(str(self._ends.max()).encode())
@@ -224,7 +224,7 @@ class RecordSet:
     def close(self) -> None:
         """Close the file; reading afterwards fails."""
         if self._file >= 0:
-            # In this order: a number that was closed may be another file's at once.
+            # In this order: once closed, the number may at once be given to another file.
             file, self._file = self._file, -1
             os.close(file)
 
@@ -253,7 +253,7 @@ class RecordSet:
                     raise InputError(
                         f"{self.path}: record {key} should be an identity (two numbers) but has "
                         f"{flag}; pack the set again.")
-                # What no int64 can be (not a number, infinity) becomes a key that no image has.
+                # nan and infinity, which no int64 can hold, become a key that no image has.
                 ranges[row] = np.where(np.abs(label) < 2 ** 53, label, -1)
             if len(ranges):
                 low, high = self.image_keys[0], self.image_keys[-1] + 1
@@ -297,7 +297,7 @@ class RecordSet:
         cursor = 0
 
         def up_to(size: int) -> None:
-            # No longer than the record says, however far the next one is.
+            # Read no more than the record's header announces, however far the next one is.
             nonlocal block
             if len(block) < size <= min(end - offset, _MAX_RECORD):
                 more = max(size, min(2 * len(block), end - offset)) - len(block)
@@ -457,14 +457,14 @@ class RecordWriter:
             self._records = recordio.MXIndexedRecordIO(
                 self._temporary["train.idx"], self._temporary["train.rec"], "w")
             if identities:
-                self._write(0, self._pair(0, (0, 0)))  # at the end with the real numbers
+                self._write(0, self._pair(0, (0, 0)))  # replaced at the end by the real numbers
         except BaseException:
             self._lock.release()
             raise
 
     def _write(self, key: int, payload: bytes) -> None:
         self._records.write_idx(key, payload)
-        # The index is in its file; MXNet's copy for reading would grow by 200 bytes a record.
+        # MXNet keeps the index in memory, for reading: 200 bytes a record. It is in the file too.
         self._records.keys.clear()
         self._records.idx.clear()
 

@@ -1,9 +1,9 @@
-"""Features of a face that nothing has learnt: local binary patterns.
+"""Features of a face that need no training: local binary patterns.
 
-Ahonen, Hadid and Pietikainen, "Face Description with Local Binary Patterns", PAMI 2006: in each of
-8x8 cells of the face the histogram of which neighbours of a pixel are brighter than it. A network
-needs thousands of pictures to beat them, and learns wrong labels with the right ones
-(docs/clean-your-photos.md).
+Ahonen, Hadid and Pietikainen, "Face Description with Local Binary Patterns", PAMI 2006: the face is
+divided into 8x8 cells, and each has a histogram of which neighbours of a pixel are brighter than
+it. A network needs thousands of pictures to give better features, and learns wrong labels along
+with right ones (docs/clean-your-photos.md).
 """
 from typing import Iterable
 
@@ -47,7 +47,7 @@ def patterns(grey: np.ndarray) -> np.ndarray:
 
 
 def features(pictures: Iterable[np.ndarray], size: int = 128) -> np.ndarray:
-    """Features of the faces of one set, by their most telling directions.
+    """Features of the faces of one set: the principal components of their patterns.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Sub-center ArcFace's second step: of each class's K centres keep the one most of its images use.
+"""Sub-center ArcFace's second step: keep the centre that most images of a class are nearest to.
 
-The others hold what noisy labels left behind (Deng et al., Sub-center ArcFace, ECCV 2020, section
-3.3: "drop non-dominant sub-centers").
+The other centres have collected mislabelled images (Deng et al., Sub-center ArcFace, ECCV 2020,
+section 3.3: "drop non-dominant sub-centers").
 """
 from typing import Dict, List, NamedTuple, Optional
 
@@ -16,7 +16,7 @@ from unequal.system.progress import Bar
 
 
 class Dropped(NamedTuple):
-    """A model with one centre a class, and what the others held."""
+    """A model with one centre a class, and how many images each dropped centre had."""
 
     symbol: mx.sym.Symbol  # the embedding, fc1_output
     arg_params: Dict[str, mx.nd.NDArray]  # fc7_weight (C, D)

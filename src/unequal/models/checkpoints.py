@@ -44,9 +44,9 @@ def parse(text: str, argument: str = "pretrained") -> Tuple[str, int]:
 
 
 def _events(path: str) -> Iterator[Dict[str, Any]]:
-    """The events of a log; lines that are none are passed over (a kill cuts one short)."""
+    """The events of a log; other lines are skipped (a kill can leave half a line)."""
     with open_input(path) as file:
-        # An event has a few hundred bytes; a longer line is none of ours.
+        # An event has a few hundred bytes; a much longer line cannot be one.
         for line in iter(lambda: file.readline(1 << 20), b""):
             try:
                 event = json.loads(line)
@@ -61,7 +61,7 @@ def _numbered(epoch: Any) -> bool:
 
 
 def _mean_accuracy(event: Dict[str, Any]) -> float:
-    """Of a verification, over its sets; minus infinity where there is none."""
+    """Mean accuracy of a verification over its sets; minus infinity without any."""
     try:
         values = [float(result["accuracy_flip"]) for result in event["results"].values()]
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -72,9 +72,9 @@ def _mean_accuracy(event: Dict[str, Any]) -> float:
 def best(prefix: str) -> int:
     """The epoch number of the checkpoint that the run's event log calls best.
 
-    That is the one with the highest mean accuracy over the verification sets among those that were
-    saved under a number of their own, of the last run under this prefix (``PREFIX-trainlog.jsonl``,
-    where ``--log-dir`` and ``--log-file`` leave it). The log is read once, line by line.
+    Of the last run under this prefix, the numbered checkpoint with the highest mean accuracy over
+    the verification sets. The log is ``PREFIX-trainlog.jsonl``, unless ``--log-dir`` or
+    ``--log-file`` put it elsewhere. It is read once, line by line.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def best(prefix: str) -> int:
             epoch = event.get("epoch")
             found = epoch if _numbered(epoch) else found
         elif kind == "end" and _numbered(event.get("best_epoch")):
-            found = event["best_epoch"]  # the run's own word, by whatever rule it chose
+            found = event["best_epoch"]  # the run's own choice, by its --select
     if found is None:
         raise InputError(f"{path}: calls no checkpoint best (none was saved at a verification); "
                          "give PREFIX,EPOCH with a number.")
@@ -105,8 +105,9 @@ def best(prefix: str) -> int:
 
 
 def alone(prefix: str) -> bool:
-    """Whether the log of the last run under this prefix says that it started from no checkpoint:
-    what its model knows, it learnt from its own pictures. False without a log.
+    """Whether the last run under this prefix started from no checkpoint, by its log.
+
+    Its model has then learnt from its own pictures only. False without a log.
     """
     path, found = prefix + "-trainlog.jsonl", False
     if os.path.isfile(path):
@@ -118,7 +119,7 @@ def alone(prefix: str) -> bool:
 
 
 def publish(path: str, write: Callable[[str], None]) -> None:
-    """Call ``write`` with a temporary name; what it wrote appears at ``path`` when it is whole.
+    """Call ``write`` with a temporary name, then rename the complete file to ``path``.
 
     Raises
     ------

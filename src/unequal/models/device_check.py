@@ -1,4 +1,4 @@
-"""Whether a device computes what the CPU computes, by symbols small enough to run anywhere.
+"""Checks that a device computes what the CPU computes, by symbols small enough to run anywhere.
 
 `unequal doctor` runs one small network; `make test-gpu` (``tests/gpu``) runs every head, a step of
 each stage, a resume and two devices by the same functions.
@@ -13,8 +13,8 @@ from unequal.symbols import heads, layers, margins
 from unequal.system import runtime
 
 # Largest difference allowed, relative to the largest value of an array. float32 sums of a few
-# hundred terms in another order differ by less than 1e-5; TF32 has 10 bits of mantissa, and the
-# logits' scale multiplies what it loses.
+# hundred terms in another order differ by less than 1e-5. TF32 has 10 bits of mantissa, and the
+# scale of the logits multiplies its rounding error.
 TOLERANCE, TF32_TOLERANCE = 1e-3, 5e-2
 
 Arrays = Dict[str, np.ndarray]
@@ -49,10 +49,9 @@ def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
 def worst(ours: Arrays, reference: Arrays, allowed: float, floor: float = 0.0) -> Agreement:
     """The array of ``reference`` that ``ours`` differs most from (nan when it lacks one).
 
-    With ``floor`` the difference is relative to at least that share of the largest value of all
-    arrays of its kind (the name's first word, up to a space or colon): a gradient that is 0 but for
-    rounding, such as that of BatchNorm's beta in front of another BatchNorm, has no value of its
-    own to be compared with.
+    ``floor`` is for gradients that are 0 apart from rounding, such as that of BatchNorm's beta in
+    front of another BatchNorm: a difference is never divided by less than this share of the largest
+    value among all arrays of its kind (the name's first word, up to a space or colon).
     """
     largest: Dict[str, float] = {}
     for name, value in reference.items():
@@ -68,7 +67,7 @@ def worst(ours: Arrays, reference: Arrays, allowed: float, floor: float = 0.0) -
 
 
 def tolerance(device: mx.Context) -> float:
-    """Largest relative difference from the CPU that is no fault of this device."""
+    """Largest relative difference from the CPU that this kind of device may have."""
     if device.device_type != "gpu":
         return TOLERANCE
     gpus = runtime.visible_gpus()
@@ -114,8 +113,8 @@ def run_symbol(symbol: mx.sym.Symbol, arrays: Arrays, inputs: Sequence[str],
 def _small_symbol(on_cpu: bool, dropout: bool) -> mx.sym.Symbol:
     """Convolution, BatchNorm, PReLU (pointwise operators, which GPUs fuse), dropout and the head.
 
-    The CPU's and the GPU's form are the same function. Dropout draws on each device in its own
-    way, so the reference multiplies by an input ``mask`` in its place.
+    The CPU's and the GPU's form are the same function. Each device draws dropout in its own way, so
+    the CPU multiplies by an input ``mask`` instead.
     """
     body = (mx.sym.Variable("data") - 127.5) * 0.0078125
     body = mx.sym.Convolution(body, num_filter=_CHANNELS, kernel=(3, 3), pad=(1, 1), no_bias=True,
@@ -179,7 +178,7 @@ def small_network(device: mx.Context) -> Agreement:
 
 
 def _named(outputs: Arrays, gradients: Arrays) -> Arrays:
-    """Those that every form of the head has, in one dictionary."""
+    """The outputs and gradients that every form of the head has, in one dictionary."""
     chosen = {name: outputs[name] for name in ("embedding", "loss", "after_dropout")}
     chosen.update({"gradient of " + name: value for name, value in gradients.items()})
     return chosen

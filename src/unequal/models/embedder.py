@@ -98,15 +98,16 @@ class LoosePictures:
                              interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
-# Sides tried by input_size(): the usual one, then all that halve four times without a remainder.
+# Sides that input_size() tries: the usual one, then those that halve four times without remainder.
 _SIDES = (112,) + tuple(side for side in range(16, 513, 16) if side != 112)
 
 
 def input_size(symbol: mx.sym.Symbol, arg_params: Params) -> Tuple[int, int]:
     """(height, width) of the pictures a network was trained on, from the shapes of its weights.
 
-    A fully connected layer knows the size of its features. Where several sizes have features of
-    that size (112 and 97 both end in 7), 112 or else the smallest multiple of 16 is meant.
+    The weights of the fully connected layer tell the size of its input. Several picture sizes can
+    lead to it (112 and 97 both end in 7x7); then 112 is taken, or else the smallest multiple of
+    16.
 
     Raises
     ------
@@ -137,9 +138,9 @@ def embedding_symbol(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
 
 def _check_fit(symbol: mx.sym.Symbol, shape: Sequence[int], arg_params: Params,
                aux_params: Params) -> None:
-    """Refuse parameters of other shapes, and layers that memory cannot hold, before MXNet binds.
+    """Refuse parameters of wrong shapes, and layers too large for memory, before MXNet binds.
 
-    MXNet allocates whatever a network's numbers lead to, which may come from anywhere.
+    The network may come from an untrusted file, and MXNet allocates whatever its sizes ask for.
     """
     try:
         args, _, states = symbol.infer_shape_partial(**{DATA_NAME: shape})
@@ -167,13 +168,13 @@ def _check_fit(symbol: mx.sym.Symbol, shape: Sequence[int], arg_params: Params,
 
 
 def _last_line(error: Exception) -> str:
-    """Of what MXNet says, which is a stack of calls before that."""
+    """The last line of MXNet's message; a stack of calls stands before it."""
     return str(error).strip().splitlines()[-1].strip()
 
 
 @contextmanager
 def _running() -> Iterator[None]:
-    """MXNet's errors as InputError: sizes fit, but an operator may still refuse its attributes."""
+    """Turn MXNet's errors into InputError: an operator may refuse its attributes only now."""
     try:
         yield
     except mx.base.MXNetError as error:
@@ -183,9 +184,9 @@ def _running() -> Iterator[None]:
 class Embedder(TransformerMixin, BaseEstimator):
     """A bound embedding network: pictures in, embeddings out.
 
-    A scikit-learn transformer without anything to fit: ``transform`` turns pictures into
-    L2-normalised features, and an Embedder can be the first step of a pipeline. Several threads
-    may use one: their pictures are decoded side by side, the network runs for one at a time.
+    A scikit-learn transformer with nothing to fit: ``transform`` turns pictures into L2-normalised
+    features, and an Embedder can be the first step of a pipeline. Several threads may share one:
+    they decode their pictures in parallel and take turns at running the network.
 
     Parameters
     ----------
@@ -216,7 +217,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         self._devices = list(devices or [mx.cpu()])
         self._shape = (max(batch_size, len(self._devices)), 3, image_size[0], image_size[1])
         self.flip = flip
-        # One network: a forward pass and the copy of its output belong together.
+        # No other thread may run the network between a forward pass and the copy of its output.
         self._lock = threading.Lock()
         self.load_weights(arg_params, aux_params)
 
@@ -234,11 +235,11 @@ class Embedder(TransformerMixin, BaseEstimator):
         return cls(symbol, arg_params, aux_params, image_size, devices, batch_size, flip)
 
     def load_weights(self, arg_params: Params, aux_params: Params) -> None:
-        """Use other weights; streams that are under way go on with theirs.
+        """Use other weights; streams that have begun keep the old ones.
 
-        Binds anew: on CPUs MXNet fuses convolution and BatchNorm of a network bound for inference
-        and keeps the fused weights, so a second ``set_params`` of the same module would go on
-        computing with the first weights.
+        Binds a new module: on CPUs MXNet fuses convolution and BatchNorm of a network bound for
+        inference and keeps the fused weights, so that a second ``set_params`` of the same module
+        would have no effect.
 
         Raises
         ------
@@ -280,7 +281,7 @@ class Embedder(TransformerMixin, BaseEstimator):
     def _queue(self, module: mx.mod.Module, data: mx.nd.NDArray, flip: bool
                ) -> Tuple[mx.nd.NDArray, Optional[mx.nd.NDArray]]:
         """Embeddings of a batch, and of its mirror images or None."""
-        # The outputs themselves are written over by the next batch, maybe another thread's.
+        # Copies, because the next batch, maybe another thread's, overwrites the outputs.
         with _running(), self._lock:
             module.forward(mx.io.DataBatch([data]), is_train=False)
             plain = module.get_outputs()[0].copy()
@@ -293,8 +294,8 @@ class Embedder(TransformerMixin, BaseEstimator):
                flip: bool = False, threads: Optional[int] = None) -> Iterator[Embedded]:
         """Embed pictures batch by batch.
 
-        The next batches are decoded, and the network is at the next one, while the caller works on
-        what it was given.
+        While the caller uses a batch's embeddings, the network computes the next batch, and the
+        batches after it are decoded.
 
         Parameters
         ----------
@@ -347,7 +348,8 @@ class Embedder(TransformerMixin, BaseEstimator):
                 # A new batch size costs a rebind; worth it for at most half a batch.
                 small = len(self._devices) <= count <= batch_size // 2
                 data = array[:count] if small else array
-                # The array is held: decoding would take it next, and wait for the network.
+                # The array is kept referenced: otherwise decoding would take it for the next
+                # batch and wait until the network has read it.
                 running = (start, count, labels, *self._queue(module, data, flip), array)
                 if before is not None:
                     yield self._finished(*before)
@@ -390,7 +392,7 @@ class Embedder(TransformerMixin, BaseEstimator):
             yield labels, normalize(plain if flipped is None else plain + flipped, copy=False)
 
     def source(self, X: Pictures) -> PictureSource:
-        """``X`` of :meth:`transform` as something :meth:`stream` reads."""
+        """The argument ``X`` of :meth:`transform` as a source for :meth:`stream`."""
         if hasattr(X, "image_keys"):
             return cast(PictureSource, X)
         if isinstance(X, (str, bytes, os.PathLike)):

@@ -85,8 +85,8 @@ class Classifier:
         self.rows = rows_at_once(classes, device)
         self._method = method
         label = mx.sym.Variable("label")
-        # Numbered apart: the names in the network to be trained, and so its symbol.json, must not
-        # depend on whether a list was made before.
+        # With a name counter of its own: the layers of a network built later, and so its
+        # symbol.json, must not be named differently because a list was made before.
         with mx.name.NameManager():
             logits = margins.margin_logits(mx.sym.Variable("embedding"), label, classes,
                                            weight.shape[1], settings,
@@ -122,7 +122,7 @@ class Classifier:
         given = self._executor.arg_dict
         for start in range(0, len(labels), self.rows):
             some = slice(start, start + self.rows)
-            count = len(labels[some])  # the rest keeps older rows, whose results are cut off
+            count = len(labels[some])  # rows beyond are left from before; their results are cut off
             given["embedding"][:count] = embeddings[some]
             given["label"][:count] = labels[some]
             for name, value in zip(self._names, self._executor.forward(is_train=False)):
@@ -153,7 +153,7 @@ def _blocks(stream: Iterable[Embedded], rows: int) -> Iterator[Tuple[np.ndarray,
 
 def _fingerprint(records: RecordSet, checkpoint: str, settings: margins.Margin, method: str
                  ) -> str:
-    """What a list of scores belongs to: another set, model or rule must not continue it."""
+    """The set, model and rule of a file of scores: with another one it is not continued."""
     path = checkpoints.params_path(*checkpoints.parse(checkpoint))
     facts = [os.path.abspath(records.path), os.path.getsize(records.path), len(records),
              os.path.abspath(path), os.path.getmtime(path), list(settings), method]
@@ -165,8 +165,8 @@ def score_records(records: RecordSet, checkpoint: str, settings: margins.Margin,
                   devices: Optional[Sequence[mx.Context]] = None, batch_size: int = 64) -> Scores:
     """Score all images of a set, un-augmented, in the order of their keys.
 
-    Rows are written to ``part`` as they come; a run that was killed goes on after its last whole
-    row. Memory: see :class:`Classifier`; of the probabilities nothing leaves the device.
+    Rows are written to ``part`` as they come; a run that was killed continues after the last
+    complete row. Memory: see :class:`Classifier`; the probabilities stay on the device.
 
     Parameters
     ----------
@@ -318,15 +318,15 @@ def features_of(records: RecordSet, path: str) -> np.ndarray:
 
 
 def _seen(records: RecordSet, arg_params: Dict[str, Any], sub_centers: int) -> bool:
-    """Whether a checkpoint looks trained on this set: its classifier has these classes."""
+    """Whether a checkpoint may be trained on this set: its classifier has as many classes."""
     weight = arg_params.get("fc7_weight")
     return weight is not None and weight.shape[0] == records.num_classes * sub_centers
 
 
 def labels_and_digests(records: RecordSet,
                        keys: np.ndarray) -> Tuple[np.ndarray, List[bytes]]:
-    """Labels, int64 (n,), of the images with these keys (integers), and what tells identical
-    ones.
+    """Labels, int64 (n,), of the images with these keys (integers), and digests that show which
+    images are identical.
 
     Raises
     ------
@@ -368,8 +368,11 @@ def _embed(records: RecordSet, checkpoint: str, loaded: Tuple[mx.sym.Symbol, Par
 def _by_model(records: RecordSet, checkpoint: str, labels: np.ndarray, always: bool,
               devices: Optional[Sequence[mx.Context]], batch_size: int
               ) -> Tuple[np.ndarray, bool]:
-    """A checkpoint's features, or those of texture where they tell more of a small set (never
-    with ``always``); whether what made them has not seen the labels."""
+    """The features to judge by, and whether their maker has not seen the labels.
+
+    Those of the checkpoint; for a small set those of texture where they predict labels better,
+    unless ``always`` is set.
+    """
     prefix, epoch = checkpoints.parse(checkpoint)
     path = checkpoints.params_path(prefix, epoch)
     loaded = checkpoints.load(prefix, epoch)
@@ -399,10 +402,10 @@ def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optiona
          batch_size: int = 64) -> Tuple[np.ndarray, np.ndarray, noise_scores.Findings]:
     """Find wrong labels, strangers, split people and duplicates of a set.
 
-    Up to :data:`SMALL` pictures are judged by their texture (:mod:`unequal.data.texture`) where
-    there is no model; where its log says that it has learnt from them alone, since a network of so
-    few is weaker, and has learnt the wrong labels too (studies/noise_trial.py); and where a model
-    of other people agrees with fewer of the labels out of sample than texture does.
+    Up to :data:`SMALL` pictures are judged by their texture (:mod:`unequal.data.texture`) in three
+    cases: without a model; when the model's log says that it has learnt from these pictures alone,
+    since it has then learnt the wrong labels too and is weaker (studies/noise_trial.py); and when a
+    model of other people predicts fewer of the labels out of sample than texture does.
 
     Parameters
     ----------
@@ -410,7 +413,8 @@ def find(records: RecordSet, checkpoint: Optional[str] = None, features: Optiona
     checkpoint : str, optional
         ``'prefix,epoch'``; only its embedding is used, so it may come from other people.
     features : str, optional
-        Instead of it: see :func:`features_of`. They are taken for made without the labels.
+        Used instead of a checkpoint: see :func:`features_of`. Whoever made them is assumed not to
+        have seen the labels.
     by_model : bool
         The checkpoint judges in any case.
     devices, batch_size

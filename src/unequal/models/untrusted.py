@@ -1,9 +1,9 @@
-"""Read checkpoint files from anywhere, without MXNet's own parsers.
+"""Read checkpoint files from untrusted sources, without MXNet's own parsers.
 
-MXNet believes what such a file says of itself: ``mx.nd.load`` allocates the sizes it finds and
-``mx.sym.load`` follows the indices it finds, so that a flipped bit can end the process, and an
-operator may run code or read files. Here arrays are read in Python against the size of the file,
-and a symbol is written anew from checked parts before MXNet sees it.
+MXNet trusts such files: ``mx.nd.load`` allocates the sizes it finds, ``mx.sym.load`` follows the
+indices it finds, so that a flipped bit can end the process, and an operator may run code or read
+files. Here arrays are read in Python, and their sizes checked against that of the file. A symbol
+is written anew from checked parts before MXNet sees it.
 """
 import json
 import os
@@ -38,11 +38,11 @@ _MAX_VALUE = 1000  # characters of an attribute
 
 
 class _Wrong(Exception):
-    """What is wrong with a file, without its name."""
+    """Says what is wrong with a file; the file's name is added later."""
 
 
 class _Reader:
-    """A file of which no more is asked for than it has."""
+    """Reads a file and refuses to read beyond its end."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -122,7 +122,7 @@ def read_arrays(path: str) -> Tuple[Params, Params]:
                 raise _Wrong("it does not begin as one")
             if count > _MAX_NODES:
                 raise _Wrong(f"it says that it has {count:,} arrays")
-            # Grows with the file, whatever the count says.
+            # The list grows as arrays are read; the announced count allocates nothing.
             arrays = [_read_array(reader) for _ in range(count)]
             if reader.unpack("Q") != (count,):
                 raise _Wrong("it has not one name an array")
@@ -144,8 +144,8 @@ def read_arrays(path: str) -> Tuple[Params, Params]:
     return params["arg"], params["aux"]
 
 
-# Operator -> numbers of inputs it may have, None: what num_args says. What networks that turn a
-# picture into an embedding are made of; nothing that runs code, reads files or holds a graph.
+# Operator -> numbers of inputs it may have; None: as many as num_args says. These are the operators
+# of embedding networks; none of them runs code, reads files or holds another graph.
 _ONE, _TWO = (1,), (2,)
 _OPERATORS: Dict[str, Optional[Tuple[int, ...]]] = {
     "Convolution": (2, 3), "FullyConnected": (2, 3), "BatchNorm": (5,), "LeakyReLU": (1, 2),
@@ -167,15 +167,15 @@ _OPERATORS.update(dict.fromkeys((
     "broadcast_div", "broadcast_maximum", "broadcast_minimum", "_grad_add", "batch_dot",
 ), _TWO))
 
-# Attribute -> least and largest of its numbers. MXNet divides by some of them unasked.
+# Attribute -> its least and largest allowed number. MXNet divides by some of them unchecked.
 _SIZES = {
     "kernel": (1, 1024), "stride": (1, 1024), "dilate": (1, 1024), "pad": (0, 1024),
     "num_filter": (1, 1 << 16), "num_group": (1, 1 << 16), "num_hidden": (1, 1 << 20),
     "num_outputs": (1, 1 << 12), "num_args": (1, 1 << 12), "scale": (1, 64),
 }
-# One space after another could belong to two parts of a pattern: spaces are taken out before.
+# Spaces are removed before matching: they could match two parts of a pattern, in quadratic time.
 _SIZE_LIST = re.compile(r"[\[(]?(?:\d{1,7}L?(?:,\d{1,7}L?){0,3},?)?[\])]?")
-# What old versions of MXNet mix into an operator's attributes.
+# Attributes that old versions of MXNet add to those of an operator.
 _HIDDEN = ("ctx_group", "lr_mult", "wd_mult", "weight_lr_mult", "force_mirroring", "mirror_stage")
 _KEPT = {"__shape__": re.compile(r"[\[(][\d,\s]{0,100}[\])]"), "__dtype__": re.compile(r"-?\d")}
 
@@ -188,7 +188,7 @@ def _check(holds: object, what: str, *values: object) -> None:
 
 def _attributes(node: Node) -> Dict[str, str]:
     merged: Dict[str, str] = {}
-    for key in ("param", "attr", "attrs"):  # as versions of MXNet call them
+    for key in ("param", "attr", "attrs"):  # the names of different MXNet versions
         part = node.get(key, {})
         _check(isinstance(part, dict) and all(isinstance(value, str) for value in part.values()),
                "the attributes of {!r} are not text", node["name"])
@@ -229,7 +229,7 @@ def _check_node(node: Any, earlier: Sequence[Node]) -> Node:
     attributes = _attributes(node)
     if op == "null":
         _check(not inputs, "the variable {!r} has inputs", name)
-        # Initialisers, learning rates and the like play no part here.
+        # A variable's initialiser, learning rate and the like are not needed for inference.
         attributes = {key: value for key, value in attributes.items()
                       if key in _KEPT and _KEPT[key].fullmatch(value)}
     return {"op": op, "name": name, "attrs": attributes,
@@ -237,7 +237,7 @@ def _check_node(node: Any, earlier: Sequence[Node]) -> Node:
 
 
 def _check_operator(node: Node, nodes: Sequence[Node]) -> None:
-    """What only matters for nodes that are used."""
+    """Checks that are only needed for nodes that ``fc1`` depends on."""
     op, name, attributes = node["op"], node["name"], node["attrs"]
     # MXNet lists attributes as LAYER$ATTRIBUTE and takes that apart.
     _check("$" not in name, "the name of the layer {!r} has a dollar sign", name)

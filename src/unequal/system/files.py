@@ -1,4 +1,4 @@
-"""Files: opened so that no one else's can hold us up, written so that no one meets half of one."""
+"""Files: opened so that a hostile one cannot block us, written so that none is left incomplete."""
 import errno
 import fcntl
 import functools
@@ -21,10 +21,10 @@ MAX_LINE = 1 << 18  # characters; a path has at most 4096 bytes, a cell of a CSV
 
 def open_input(path: str, limit: Optional[int] = None, *, optional: bool = False,
                **how: Any) -> IO[Any]:
-    """Open a file to read that may come from anyone.
+    """Open an untrusted file for reading.
 
-    A pipe in its place would be waited for, a device may never end, and a few bytes of a sparse
-    file are any number of zeros: so it must be a plain file, of at most ``limit`` bytes.
+    It must be a plain file of at most ``limit`` bytes: opening a pipe would block, a device may
+    never end, and a sparse file can hold any number of zeros.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ def open_input(path: str, limit: Optional[int] = None, *, optional: bool = False
     limit : int, optional
         Bytes; None when the caller reads it in blocks of its own choice.
     optional : bool
-        One of many: the error says to leave it out.
+        The file is one of many; the error then says to leave it out.
     how
-        ``encoding``, ``errors``, ``newline`` of a text file; none of them: bytes.
+        ``encoding``, ``errors``, ``newline`` of a text file; without them the file is binary.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def _plain(file: IO[Any], path: str, optional: bool = False) -> os.stat_result:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    # Else opening a pipe waits for its other end.
+    # Without this flag, opening a pipe would wait for its other end.
     return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
@@ -121,10 +121,10 @@ def bounded_lines(file: IO[Any], path: str, limit: int = MAX_LINE) -> Iterator[A
 
 
 def below(root: str, name: str, where: str, advice: str) -> str:
-    """A path that some list names, normalised and relative to ``root``.
+    """A path from an untrusted list, normalised and relative to ``root``.
 
-    Normalised, because ``link/../x`` is elsewhere when ``link`` is a symbolic link. Links below
-    ``root`` themselves are followed when the file is opened: the folder is the user's.
+    It is normalised because ``link/../x`` lies elsewhere when ``link`` is a symbolic link. Links
+    below ``root`` are followed when the file is opened, since that folder is the user's.
 
     Raises
     ------
@@ -183,10 +183,10 @@ def replacing_path(path: str) -> Iterator[str]:
 
 @contextmanager
 def in_work(path: str) -> Iterator[None]:
-    """Make an empty file, or take a directory that is there, and have it locked in this block, so
-    that :func:`remove_dead` lets it be.
+    """Create an empty file, or take an existing directory, and hold a lock on it in this block.
 
-    Where there are no locks, nothing is ever taken for dead.
+    :func:`remove_dead` removes only what nobody has locked. On file systems without locks it
+    removes nothing.
     """
     while True:
         flags = os.O_DIRECTORY if os.path.isdir(path) else os.O_RDWR | os.O_CREAT
@@ -196,7 +196,7 @@ def in_work(path: str) -> Iterator[None]:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 break
-        os.close(descriptor)  # it was taken for dead before it was locked
+        os.close(descriptor)  # another process removed it before it was locked
     try:
         yield
     finally:
@@ -205,8 +205,10 @@ def in_work(path: str) -> Iterator[None]:
 
 @functools.lru_cache(64)
 def _temporaries(directory: str) -> Dict[str, List[str]]:
-    """Files and folders called ``.NAME.PID``, by NAME, as this process found them first: a look at
-    each of a thousand writes to one folder would take longer than writing."""
+    """Files and folders called ``.NAME.PID`` in a directory, by NAME.
+
+    Listed once a process: listing a large directory at each write would take longer than writing.
+    """
     found: Dict[str, List[str]] = {}
     with suppress(OSError):
         for entry in os.listdir(directory):
@@ -217,8 +219,10 @@ def _temporaries(directory: str) -> Dict[str, List[str]]:
 
 
 def remove_dead(directory: str, name: str, folder: bool = False) -> None:
-    """Remove the file (or ``folder``) ``.NAME.PID`` of a directory where the process that was
-    writing it is dead: nobody has it locked (:func:`in_work`), on whichever host."""
+    """Remove files (or, with ``folder``, a folder) ``.NAME.PID`` whose writer is dead.
+
+    The writer is dead if nobody holds the lock of :func:`in_work`, on any host.
+    """
     kind = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR
     for path in _temporaries(os.path.abspath(directory)).pop(name, ()):
         with suppress(OSError):
@@ -250,8 +254,7 @@ def temporary_folder(path: str) -> Iterator[str]:
 
 
 def make_directory(path: str) -> None:
-    """Make a directory and those above it where they are missing, and have their names survive a
-    power failure."""
+    """Make a directory and missing ones above it, and flush their names to disk."""
     made = []
     while path and not os.path.isdir(path):
         made.append(path)
@@ -269,10 +272,10 @@ class Taken(Exception):
 class Lock:
     """A lock that ends with the process that holds it, whatever ends that: `flock` on a file.
 
-    The file holds the host and the process, and is removed when the lock is given back; a process
-    that was killed leaves it, unlocked. On a network file system the lock is held between hosts
-    where its server does so (NFS since Linux 2.6.12); where there are no locks it says so and goes
-    on without one.
+    The file holds the host and the process. It is removed when the lock is released; a killed
+    process leaves it behind, unlocked. On a network file system the lock holds between hosts if the
+    server supports that (NFS since Linux 2.6.12). Where locks are not supported, a warning says so
+    and the process continues without one.
 
     Parameters
     ----------
@@ -294,7 +297,7 @@ class Lock:
         make_directory(os.path.dirname(path))
         self._path, self.held = path, True
         while True:
-            # O_NOFOLLOW, as who can write here could have it point elsewhere.
+            # O_NOFOLLOW: somebody who can write here could have put a symbolic link in its place.
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK,
                                        0o666)
             try:
@@ -311,7 +314,7 @@ class Lock:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._descriptor), os.stat(path)):
                     break
-            os.close(self._descriptor)  # the holder removed it meanwhile
+            os.close(self._descriptor)  # the holder has removed the file meanwhile; try again
         os.ftruncate(self._descriptor, 0)
         os.write(self._descriptor, f"{os.uname().nodename} {os.getpid()}\n".encode())
 
@@ -329,7 +332,7 @@ class Lock:
 
 
 def _flush_directory(path: str) -> None:
-    """Have the names in a directory survive a power failure, where its file system can."""
+    """Flush the names in a directory to disk, if its file system supports that."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -339,8 +342,10 @@ def _flush_directory(path: str) -> None:
 
 
 def keep_as(path: str, older: str) -> None:
-    """Give the file at ``path``, if there is one, the name ``older`` too: it is about to be
-    replaced. Where the file system has no second names it is renamed."""
+    """Keep the file at ``path``, if there is one, under the name ``older``, before it is replaced.
+
+    By a hard link; where the file system has none the file is renamed.
+    """
     if not os.path.exists(path):
         return
     directory, name = os.path.split(older)
@@ -367,8 +372,8 @@ def remove_leftovers(directory: str, names: str) -> None:
     directory : str
         May be missing.
     names : str
-        Regular expression for the whole names of the files that were being written. Nobody else
-        may be writing them now.
+        Regular expression for the full names of the files that were being written. No other
+        process may be writing them now.
     """
     directory = directory or os.curdir
     with suppress(FileNotFoundError):
@@ -381,7 +386,7 @@ def remove_leftovers(directory: str, names: str) -> None:
 def replacing(path: str, binary: bool = False) -> Iterator[IO[Any]]:
     """:func:`replacing_path` with the temporary file open for writing.
 
-    Text is UTF-8, and file names that are not (surrogate escapes) come out as the bytes they were.
+    Text is UTF-8; in file names that are not (surrogate escapes) the original bytes are written.
     """
     how: Dict[str, Any] = {"mode": "wb"} if binary else {
         "mode": "w", "encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to save and stop, not as a death in the middle of a batch."""
+"""SIGTERM and SIGINT as a request to save and stop, instead of an end in the middle of a batch."""
 import logging
 import os
 import signal
@@ -8,12 +8,12 @@ from typing import Iterator, List, Optional
 
 logger = logging.getLogger(__name__)
 
-# sysexits.h's EX_TEMPFAIL, "try again later": what was done is saved, a resume goes on.
+# sysexits.h's EX_TEMPFAIL, "try again later": the work is saved and a resume continues it.
 EXIT_CODE = 75
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _received: List[str] = []  # names of the signals since `caught` began
-_postponed: List[bool] = []  # an entry for each `postponed` block that we are in
+_postponed: List[bool] = []  # an entry for each `postponed` block now entered
 
 
 class Terminated(KeyboardInterrupt):
@@ -21,7 +21,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class Interrupted(Exception):
-    """A signal asks to stop; the text says by which, and what was saved.
+    """A signal asks to stop; the text names the signal and says what was saved.
 
     ``arguments`` are those of functions in the text, as of :class:`unequal.errors.ArgumentError`.
     """
@@ -32,7 +32,7 @@ class Interrupted(Exception):
 
 
 def pending() -> Optional[str]:
-    """Name of the signal that has come; None without one."""
+    """Name of the signal that has arrived, or None."""
     return _received[0] if _received else None
 
 
@@ -92,11 +92,12 @@ def _watch(reader: int) -> None:
 
 @contextmanager
 def caught() -> Iterator[None]:
-    """In this block a signal is noted for :func:`check`, and a second one ends the process at once
+    """In this block a signal is recorded for :func:`check`; a second one ends the process at once
     with 128 + its number. Only for the main thread.
 
-    A thread waits for them: Python runs a handler only when the main thread comes back from MXNet,
-    which can take a batch. A signal that was ignored stays so (``nohup``, a shell's ``&``).
+    A thread waits for the signals, because Python runs a handler only when the main thread returns
+    from MXNet, which can take a batch. A signal that is ignored stays ignored (``nohup``, a shell's
+    ``&``).
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

@@ -1,4 +1,4 @@
-"""What we use of MXNet 1.9.1 beyond its public interface, in one place."""
+"""All uses of MXNet 1.9.1 beyond its public interface."""
 import contextlib
 import ctypes
 import os
@@ -12,12 +12,12 @@ Arrays = Dict[str, mx.nd.NDArray]  # by name
 
 
 class _Memory:
-    """An NDArray's memory in the form that numpy takes over (the array interface protocol)."""
+    """An NDArray's memory, offered to numpy by the array interface protocol."""
 
     def __init__(self, array: mx.nd.NDArray) -> None:
         pointer = ctypes.c_void_p()
         check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
-        self._array = array  # MXNet frees the memory with it
+        self._array = array  # keeps the memory, which MXNet frees with this object
         self.__array_interface__ = {
             "version": 3, "shape": tuple(array.shape), "typestr": np.dtype(array.dtype).str,
             "data": (pointer.value or 0, False)}
@@ -26,9 +26,9 @@ class _Memory:
 def numpy_view(array: mx.nd.NDArray) -> np.ndarray:
     """The memory of an NDArray on the CPU as a numpy array of its shape and dtype.
 
-    The view, and every view of it, holds the NDArray: the memory lives as long as one of them. For
-    code that the engine runs, or that has waited for the array (:func:`wait_to_write`): nothing
-    here waits.
+    The view, and every view of it, references the NDArray, so the memory lives as long as they do.
+    Does not wait for the engine: the caller must be run by the engine, or have called
+    :func:`wait_to_write`.
 
     Raises
     ------
@@ -62,8 +62,8 @@ def parameters(module: mx.mod.Module) -> Tuple[Dict[str, Tuple[tuple, Any]], Lis
 def host_params(module: mx.mod.Module) -> Tuple[Arrays, Arrays]:
     """As ``Module.get_params``, with the weights of the first device instead of all devices' mean.
 
-    After an update with the sum of all gradients the weights are the same everywhere; BatchNorm's
-    averages are not, and their mean is taken. Host memory: one copy of the weights, as there.
+    All devices update with the same sum of gradients, so their weights are equal. BatchNorm's
+    averages are not, and their mean is taken. Host memory: one copy of the weights.
     """
     group = module._exec_group
     for name, copies in zip(group.param_names, group.param_arrays):
@@ -76,8 +76,10 @@ def host_params(module: mx.mod.Module) -> Tuple[Arrays, Arrays]:
 
 
 def forward_mirrored(module: mx.mod.Module, name: str) -> None:
-    """Run a bound Module once more for inference on the mirror images of the batch that its input
-    ``name`` (N, C, H, W) holds, turned over on its devices; the input is left turned over."""
+    """Run a bound Module for inference on the mirror images of its last batch.
+
+    The input ``name`` (N, C, H, W) is mirrored in place, on its devices, and stays mirrored.
+    """
     for executor in module._exec_group.execs:
         data = executor.arg_dict[name]
         mx.nd.flip(data, axis=3).copyto(data)
@@ -88,14 +90,14 @@ def backward(module: mx.mod.Module,
              head_gradients: Sequence[Sequence[mx.nd.NDArray]]) -> None:
     """Backward of a bound Module from ``[[gradient of each output] of each device]``.
 
-    Module.backward cuts them along the batch, which an output of shape (1,) has not.
+    Module.backward would split them along the batch, which an output of shape (1,) does not have.
     """
     for executor, gradients_ in zip(module._exec_group.execs, head_gradients):
         executor.backward(gradients_)
 
 
 def clear_gradients(module: mx.mod.Module) -> None:
-    """Set the gradients of a bound Module to 0, for one that adds them up."""
+    """Set the gradients to 0 in a Module that is bound to add them up (``grad_req="add"``)."""
     for _, values in gradients(module):
         for value in values:
             if value is not None:
@@ -140,14 +142,15 @@ def set_momenta(module: mx.mod.Module, values: Mapping[str, mx.nd.NDArray]) -> N
 
 
 def set_barrier_before_exit(store: Any, together: bool) -> None:
-    """Whether a process with a ``dist_*`` store waits at its end for all the others' ends."""
+    """Set whether a process with a ``dist_*`` store waits at its end for all other workers."""
     check_call(_LIB.MXKVStoreSetBarrierBeforeExit(store.handle, int(together)))
 
 
 @contextlib.contextmanager
 def mirroring(wanted: bool) -> Iterator[None]:
-    """What is bound here keeps the outputs of convolutions and computes the others (BatchNorm,
-    activations, sums) anew in the backward pass.
+    """In this block, bind networks that keep only the outputs of convolutions.
+
+    The backward pass computes all others (BatchNorm, activations, sums) again.
 
     MXNet 1.9.1 reads the variable at each bind (src/executor/graph_executor.cc:361).
     """

@@ -31,11 +31,12 @@ def _prepare() -> None:
 
 def ordered_map(function: Callable[[Any], Any], items: Iterable[Any],
                 processes: int) -> Generator[Any, None, None]:
-    """Yield ``function(item)`` for each item, in order; at most 4 a process wait to be fetched.
+    """Yield ``function(item)`` for each item, in order; at most 4 results a process are buffered.
 
-    Workers come from a fork server: forking this process would copy MXNet's and OpenCV's threads
-    mid-work. So ``function`` must be importable, and a script that calls this with more than one
-    process needs the usual ``if __name__ == "__main__":``. With one process all happens here.
+    Workers come from a fork server, because a fork of this process would lack MXNet's and OpenCV's
+    threads, which may hold locks. So ``function`` must be importable, and a script that calls this
+    with more than one process needs the usual ``if __name__ == "__main__":``. With one process
+    everything runs in this one.
 
     Raises
     ------
@@ -46,8 +47,8 @@ def ordered_map(function: Callable[[Any], Any], items: Iterable[Any],
         yield from map(function, items)
         return
     context = multiprocessing.get_context("forkserver")
-    # Imported once, by the server. Of a partial, the function's module: on Python 3.8 a partial
-    # has none.
+    # The fork server imports the function's module once. A partial has no __module__ in Python 3.8,
+    # so take that of its function.
     context.set_forkserver_preload([__name__, getattr(function, "func", function).__module__])
     items = iter(items)
     waiting: Deque[Future] = deque()
@@ -63,5 +64,5 @@ def ordered_map(function: Callable[[Any], Any], items: Iterable[Any],
         raise ArgumentError(f"processes {processes}: a worker process was killed, perhaps for lack "
                             "of memory; use fewer.", "processes") from None
     finally:
-        # What was handed out is finished: after a cancel, Python 3.8 may wait here for ever.
+        # Let submitted work finish: after a cancel, Python 3.8 may wait here for ever.
         pool.shutdown()

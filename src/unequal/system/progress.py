@@ -18,15 +18,15 @@ _SECONDS_BETWEEN_LINES = 30
 bars = True  # False in workers of a job that share a terminal with worker 0
 
 
-# The pipe of the keeper that `unequal launch` has put over this process
-# (unequal.cluster.keeper.REPORTS); taken out of the environment, since processes of ours do not
+# The pipe to the keeper that `unequal launch` started for this process
+# (unequal.cluster.keeper.REPORTS). Removed from the environment, because child processes do not
 # inherit the pipe.
 _reports: Optional[int] = int(os.environ.pop("UNEQUAL_PROGRESS_PIPE", "-1"))
 _last_report = 0.0
 
 
 def report() -> None:
-    """Tell the keeper, where there is one, that this process moves on; at most twice a second."""
+    """Report progress to the keeper, if there is one; at most twice a second."""
     global _reports, _last_report
     now = time.monotonic()
     if _reports is None or _reports < 0 or now - _last_report < 0.5:
@@ -35,9 +35,9 @@ def report() -> None:
     try:
         os.write(_reports, b".")
     except BlockingIOError:
-        pass  # the pipe is full: the keeper has reports enough
+        pass  # the pipe is full: the keeper has enough reports
     except OSError:
-        _reports = None  # it has gone
+        _reports = None  # the keeper has ended
 
 
 # Of the keeper. Others have been ended by theirs after this time and a quarter.
@@ -46,11 +46,12 @@ _hang_timeout = float(os.environ.get("UNEQUAL_HANG_TIMEOUT") or 0)
 
 @contextmanager
 def waiting(bounded: bool = True) -> Iterator[None]:
-    """While this process waits for others: :func:`report` now and then, from a thread.
+    """In this block the process waits for other workers; a thread calls :func:`report` for it.
 
-    So a worker that waits for one that hangs is not taken for it. When that has long been ended and
-    the wait goes on, a server hangs, or all wait for each other: where no other may rightly take
-    longer (``bounded``), it stops after two hang timeouts, and the keeper ends this process.
+    So a worker that waits for a hanging one is not mistaken for it. A hanging worker is ended by
+    its own keeper. If the wait continues long after that, a server hangs or all workers wait for
+    each other: then, if no other worker may legitimately take longer (``bounded``), the reports
+    stop after two hang timeouts, and the keeper ends this process.
     """
     if _reports is None or _reports < 0:
         yield
@@ -73,11 +74,13 @@ def waiting(bounded: bool = True) -> Iterator[None]:
 
 
 def end_time(seconds: float) -> str:
-    """Local time ``seconds`` from now, to the minute; with the day when it is not today; `never`
-    when that is beyond the calendar's years."""
+    """Local time ``seconds`` from now, to the minute, with the day if that is not today.
+
+    `never` if the time is beyond the calendar.
+    """
     try:
         end = time.localtime(time.time() + seconds)
-    except (OverflowError, ValueError, OSError):  # beyond the calendar, or no number
+    except (OverflowError, ValueError, OSError):  # beyond the calendar, or nan
         return "never"
     today = end[:3] == time.localtime()[:3]
     return time.strftime("%H:%M" if today else "%a %d %b %H:%M", end)
@@ -98,7 +101,7 @@ class Bar:
     unit : str
         What is counted, in the plural.
     lines : bool
-        False where the work logs lines of its own: then nothing but the bar.
+        False if the work logs lines of its own: then only the bar is shown.
     """
 
     def __init__(self, total: Optional[int], label: str, unit: str, lines: bool = True) -> None:
@@ -112,7 +115,7 @@ class Bar:
             self._bar = tqdm(total=total, desc=label, unit=" " + unit, leave=False)
 
     def update(self, count: int = 1) -> None:
-        """``count`` more are done."""
+        """Count ``count`` more as done."""
         self._done += count
         report()
         if self._bar is not None:

@@ -1,4 +1,4 @@
-"""What must happen before ``import mxnet``, and which devices there are.
+"""Preparations for ``import mxnet``, and the devices of this machine.
 
 MXNet reads its thread count from the environment when it is loaded, uses ``np.bool``, which numpy
 1.24 removed, and (in the CUDA build) links against CUDA 11 libraries by name.
@@ -27,15 +27,15 @@ from typing import (
 
 from unequal.errors import ArgumentError, InputError, install_hint
 
-if TYPE_CHECKING:  # it is this module that says how to import it
+if TYPE_CHECKING:  # mxnet is imported by import_mxnet(), after prepare()
     import mxnet as mx
 
 logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 1 << 27  # of a picture: 400 MB decoded
 
-# Set before the import unless the user has. MXNet takes half of the processors unless told, so
-# that two cores train at half speed; and it reports at every bind that oneDNN is in use. OpenCV
+# Set before the import, unless the user has set them. By default MXNet uses half of the processors,
+# so that two cores would train at half speed, and logs at every bind that oneDNN is in use. OpenCV
 # reads its limit when it is imported.
 ENVIRONMENT: Dict[str, Callable[[], str]] = {
     "OMP_NUM_THREADS": lambda: str(available_cpus()),
@@ -50,9 +50,9 @@ FUSION = "MXNET_USE_FUSION"
 # Machine code in mxnet-cu112 1.9.1; it holds no PTX a driver could compile for other GPUs.
 CUDA_BUILD_CODE = ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6))
 
-# (folder under site-packages/nvidia, library), each after those it needs. libmxnet.so finds a
-# library that is loaded by its name, wherever it lies. The parts of cuDNN and the builtins of
-# nvrtc are opened by name at first use, so they belong here as well.
+# (folder under site-packages/nvidia, library), each after the ones it needs. Once a library is
+# loaded, libmxnet.so finds it by name, wherever the file is. The parts of cuDNN and the builtins
+# of nvrtc are opened by name at first use, so they must be loaded too.
 CUDA_LIBRARIES = (
     ("cuda_runtime", "libcudart.so.11.0"),
     ("cublas", "libcublasLt.so.11"),
@@ -127,8 +127,8 @@ def prepare() -> None:
 
 
 def _refuse_pickle(*_: Any) -> NoReturn:
-    # MXNet's server runs in `import mxnet` and unpickles an optimizer that anybody who reaches its
-    # port may send: any code. Ours only adds up gradients and needs none.
+    # MXNet's server runs inside `import mxnet` and unpickles an optimizer, which anyone who reaches
+    # its port can send, and which can run any code. Our server only adds gradients and needs none.
     raise pickle.UnpicklingError("refused: this server takes no optimizer")
 
 
@@ -177,7 +177,7 @@ def load_cuda_libraries(roots: Optional[Iterable[str]] = None,
 
 
 def driver_loads() -> bool:
-    """Whether the NVIDIA driver's library is there."""
+    """Whether the NVIDIA driver's library can be loaded."""
     try:
         ctypes.CDLL(DRIVER)
     except OSError:
@@ -186,9 +186,9 @@ def driver_loads() -> bool:
 
 
 def driver_version() -> Optional[int]:
-    """The newest CUDA that the driver knows, as 1000 * major + 10 * minor; None without a driver.
+    """The newest CUDA version that the driver supports, 1000 * major + 10 * minor, or None.
 
-    Needs no GPU. Driver 520 is the first that knows CUDA 11.8 (11080).
+    None without a driver. Needs no GPU. Driver 520 is the first to support CUDA 11.8 (11080).
     """
     return _asked_version(DRIVER, "cuDriverGetVersion", 1)
 
@@ -196,14 +196,14 @@ def driver_version() -> Optional[int]:
 def nvrtc_version() -> Optional[int]:
     """The CUDA version of NVRTC, which MXNet compiles fused kernels with; None when it is absent.
 
-    pip's (11.8) carries the name that MXNet 1.9.1 looks for, ``libnvrtc.so.11.2``, as NVIDIA's
-    does from 11.2 on.
+    pip's version 11.8 has the file name that MXNet 1.9.1 looks for, ``libnvrtc.so.11.2``, as all
+    of NVIDIA's versions since 11.2 have.
     """
     return _asked_version(NVRTC, "nvrtcVersion", 2)
 
 
 def _asked_version(library: str, function: str, numbers: int) -> Optional[int]:
-    """What a library's function answers: a version in one number, or in major and minor."""
+    """The version that a library's function returns, in one number or as major and minor."""
     values = [ctypes.c_int() for _ in range(numbers)]
     try:
         failed = getattr(ctypes.CDLL(library), function)(*map(ctypes.byref, values))
@@ -222,9 +222,9 @@ def version_text(version: int) -> str:
 def fusion_refused() -> Optional[str]:
     """Why this driver refuses the kernels that MXNet fuses, None when it takes them (or is absent).
 
-    MXNet compiles chains of pointwise operators at the first training step with NVRTC, for which
-    it asks PTX (src/operator/fusion/fused_op.cu), and the driver compiles that. A driver takes the
-    PTX of its own CUDA version or an older one (CUDA's minor version compatibility excludes PTX).
+    At the first training step MXNet compiles chains of pointwise operators to PTX with NVRTC
+    (src/operator/fusion/fused_op.cu), and the driver compiles the PTX. A driver accepts the PTX of
+    its own CUDA version or an older one (CUDA's minor version compatibility excludes PTX).
     """
     driver, nvrtc = driver_version(), nvrtc_version()
     if driver is None or nvrtc is None or driver >= nvrtc:
@@ -236,8 +236,8 @@ def fusion_refused() -> Optional[str]:
 def multiplies_in_tf32(capability: Tuple[int, int]) -> bool:
     """Whether a GPU multiplies float32 matrices in TF32 (10 bits of mantissa instead of 23).
 
-    Ampere (8.0) and later do, in cuDNN by its default and in MXNet 1.9.1's matrix products by its
-    choice, unless NVIDIA_TF32_OVERRIDE is 0, which NVIDIA's libraries read when they are loaded.
+    Ampere (8.0) and later do: cuDNN by default, and matrix products because MXNet 1.9.1 asks for
+    it. NVIDIA_TF32_OVERRIDE=0, which NVIDIA's libraries read when they are loaded, prevents it.
     """
     return capability >= (8, 0) and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
 
@@ -252,7 +252,7 @@ def import_mxnet() -> None:
     """
     try:
         with warnings.catch_warnings():
-            # Of what mxnet 1.9.1 imports that numpy and distutils have since deprecated.
+            # mxnet 1.9.1 imports parts of numpy and distutils that are deprecated now.
             warnings.filterwarnings("ignore", module=r"mxnet\b")
             import mxnet  # noqa: F401
     except Exception as error:  # a broken library raises OSError, an old numpy AttributeError ...
@@ -270,7 +270,7 @@ def import_mxnet() -> None:
 
 
 def visible_gpus() -> List[Tuple[str, Tuple[int, int]]]:
-    """The GPUs that the driver shows to this process (it heeds CUDA_VISIBLE_DEVICES).
+    """The GPUs that the driver shows to this process; it obeys CUDA_VISIBLE_DEVICES.
 
     Asks the driver, not MXNet, so that it works without MXNet.
 
@@ -309,7 +309,7 @@ def has_code_for(capability: Sequence[int]) -> bool:
 
 
 def usable_gpus() -> Tuple[int, str]:
-    """How many GPUs MXNet can compute on, and why it is not more."""
+    """How many GPUs MXNet can compute on, and why not more."""
     import mxnet as mx
 
     if not mx.runtime.Features().is_enabled("CUDA"):
@@ -327,10 +327,10 @@ def usable_gpus() -> Tuple[int, str]:
 
 
 def wants_cpu_forms(contexts: "Sequence[mx.Context]") -> bool:
-    """Whether symbols and the optimizer are to take their forms for CPUs on these devices.
+    """Whether symbols and the optimizer use their CPU form on these devices.
 
-    UNEQUAL_GPU_FORMS=1 has those for GPUs on CPU contexts, so that the branches that only a GPU
-    takes run in tests without one (`make test-gpu`); the same functions, slower there.
+    UNEQUAL_GPU_FORMS=1 uses the GPU form on CPU contexts, so that tests without a GPU run the
+    branches that are for GPUs (`make test-gpu`). The results are the same; it is slower.
     """
     return contexts[0].device_type == "cpu" and os.environ.get("UNEQUAL_GPU_FORMS") != "1"
 

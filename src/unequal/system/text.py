@@ -1,19 +1,19 @@
-"""Text that someone else wrote, such as the names in a file, made safe to show and to store."""
+"""Makes untrusted text, such as the names in a file, safe to show and to store."""
 import re
 from typing import Iterable, List
 
 _ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
-# What a spreadsheet takes for a formula, and how one that was already marked begins.
+# How formulas of a spreadsheet begin, and how a text begins that was already marked with '.
 _FORMULA = re.compile(r"'*[=+\-@]")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def plain(text: str) -> str:
-    """``text`` on one line, with nothing in it that a terminal obeys.
+    """``text`` on one line, without control characters for a terminal.
 
-    What is not printable (Unicode's "other" and "separator" but the space) is written as Python
-    writes it in a string: ESC as ``\\x1b``, a line break as ``\\n``, U+202E, which turns the text
-    after it around, as ``\\u202e``, a byte that is no UTF-8 as ``\\udcff``.
+    Characters that are not printable (Unicode's "other" and "separator" except the space) are
+    escaped as in a Python string: ESC as ``\\x1b``, a line break as ``\\n``, U+202E, which reverses
+    the direction of the text after it, as ``\\u202e``, a byte that is no UTF-8 as ``\\udcff``.
     """
     if text.isprintable():
         return text
@@ -22,16 +22,16 @@ def plain(text: str) -> str:
 
 
 def say(*lines: str) -> None:
-    """Print results on stdout, each line by :func:`plain`: the paths in them may be anyone's."""
+    """Print results on stdout, each line through :func:`plain`, as paths in them are untrusted."""
     print(*map(plain, lines), sep="\n", flush=True)
 
 
 def to_cell(text: str) -> str:
-    """``text`` for a CSV file; :func:`from_cell` gives it back exactly.
+    """``text`` as a cell of a CSV file; :func:`from_cell` gives it back exactly.
 
-    Nothing in the cell is a formula to a spreadsheet (``'`` goes before ``= + - @``, but where they
-    begin a number) or obeyed by a
-    terminal (see :func:`plain`; a backslash that looks like such an escape is escaped itself).
+    A spreadsheet sees no formula in it: ``'`` is put before ``= + - @`` at the beginning, unless
+    the text is a number. A terminal sees no control character (:func:`plain`); a backslash that
+    looks like such an escape is escaped itself.
     """
     if _ESCAPE.search(text):
         text = _ESCAPE.sub(lambda found: "\\x5c" + found.group()[1:], text)
@@ -52,7 +52,7 @@ def _hexadecimal(letter: str) -> str:
 
 
 def from_cell(text: str) -> str:
-    """What :func:`to_cell` made a cell from; other text stays as it is."""
+    """The text from which :func:`to_cell` made a cell; other text is returned unchanged."""
     if text.startswith("'") and _FORMULA.match(text):
         text = text[1:]
     return _ESCAPE.sub(lambda found: _character(found.group()), text)
