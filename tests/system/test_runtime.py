@@ -57,6 +57,14 @@ def test_mxnet_imported_first_is_reported_once():
     assert "before unequal" not in python(code, OMP_NUM_THREADS="1").stderr
 
 
+def test_unequal_works_after_an_import_of_mxnet_that_failed():
+    """With NumPy 1.24 or newer MXNet alone stops at np.bool; the README says so."""
+    code = ("try:\n    import mxnet\n    print('works')\n"
+            "except AttributeError as error:\n    print('bool' in str(error))\n"
+            "import unequal, mxnet\nprint(mxnet.nd.ones(1).asscalar())")
+    assert python(code).stdout.split() in (["True", "1.0"], ["works", "1.0"])
+
+
 @pytest.mark.parametrize("version, loads", [("1.9.1", 1), (None, 0)])
 def test_cuda_libraries_are_loaded_for_the_cuda_build_only(version, loads, monkeypatch):
     calls = []

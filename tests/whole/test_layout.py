@@ -179,3 +179,22 @@ def test_the_tests_that_the_docs_name_are_there():
                 assert path is not None and f"\ndef {test}(" in path.read_text(
                     encoding="utf-8"), (page.name, file, test)
     assert named > 60
+
+
+def test_the_links_of_the_pages_lead_somewhere():
+    """Links to files and headings of the repository; others are not followed."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    headings = {page.resolve(): {re.sub(r"[^\w\- ]", "", line.lstrip("#").strip().lower()).replace(
+        " ", "-") for line in page.read_text(encoding="utf-8").splitlines() if line[:1] == "#"}
+        for page in pages}
+    followed = 0
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            path, _, heading = link.partition("#")
+            if "://" in link:
+                continue
+            target = (page.parent / path if path else page).resolve()
+            assert target.exists(), (page.name, link)
+            assert not heading or heading in headings[target], (page.name, link)
+            followed += 1
+    assert followed > 20
