@@ -149,7 +149,10 @@ def test_what_cannot_be_exported(small):
             (mx.sym.Activation(data, act_type="softrelu", name="soft"), "Layer soft: softrelu"),
             (mx.sym.Pooling(data, kernel=(2, 2), pool_type="avg", name="pool"),
              "Layer pool: avg cannot be exported; known are max"),
-            (mx.sym.reshape(data, shape=(-1, 48), name="flat"), "Layer flat: only parameters")):
+            (mx.sym.reshape(data, shape=(-1, 48), name="flat"),
+             "Layer flat: data is computed, but only a parameter"),
+            (mx.sym.LeakyReLU(data, mx.sym.Activation(data, act_type="relu", name="made"),
+                              act_type="prelu", name="bent"), "Layer bent: made is computed")):
         head = mx.sym.FullyConnected(symbol, num_hidden=4, no_bias=True, name="fc1")
         with pytest.raises(InputError, match=message):
             export.to_onnx(head, {"fc1_weight": mx.nd.zeros((4, 48))}, {}, (4, 4))

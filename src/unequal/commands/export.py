@@ -2,14 +2,26 @@
 
 The graph is written from the symbol, operator by operator (:data:`OPERATORS`), not by MXNet's own
 exporter, which gives PReLU a slope of a shape that onnxruntime rejects. Checkpoints hold PReLU in
-one of three forms: MXNet's operator (InsightFace's), and the two of :mod:`unequal.symbols.fresnet`;
-all become the one ONNX operator.
+one of three forms: MXNet's operator (InsightFace's), or one of the two of
+:mod:`unequal.symbols.layers`. All become ONNX's PRelu.
 """
 import argparse
 import ast
 import json
 import logging
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import mxnet as mx
 import numpy as np
@@ -36,16 +48,22 @@ class Constant(NamedTuple):
     array: np.ndarray
 
 
+Value = Union[str, Constant]  # the name of a tensor, or a constant
+Attributes = Mapping[str, str]  # of a layer of MXNet's, by name
+Node = Any  # onnx.NodeProto; onnx is imported only when it is used
+Slope = Optional[Tuple[Value, np.ndarray]]  # what PReLU is applied to, and its slope
+
+
 class _Graph:
-    """ONNX nodes in the making. A value is the name of a tensor, or a :class:`Constant`."""
+    """The ONNX nodes written so far, and the constants that they use."""
 
     def __init__(self, helper: Any) -> None:
         self._make = helper.make_node
-        self.nodes: List[Any] = []
+        self.nodes: List[Node] = []
         self.constants: Dict[str, np.ndarray] = {}  # of those a node uses
-        self.producer: Dict[str, Any] = {}  # tensor -> node
+        self.producer: Dict[str, Node] = {}  # tensor -> node
 
-    def node(self, op: Any, name: Any, inputs: Any, **attributes: Any) -> Any:
+    def node(self, op: str, name: str, inputs: Iterable[Value], **attributes: Any) -> str:
         """Add a node with one output, ``name``, which is returned."""
         names = [self._use(value) for value in inputs]
         made = self._make(op, names, [name], name=name, **attributes)
@@ -53,13 +71,13 @@ class _Graph:
         self.producer[name] = made
         return name
 
-    def _use(self, value: Any) -> Any:
+    def _use(self, value: Value) -> str:
         if isinstance(value, str):
             return value
         self.constants[value.name] = value.array
         return value.name
 
-    def prune(self, output: Any) -> None:
+    def prune(self, output: str) -> None:
         """Drop nodes and constants that ``output`` does not need."""
         needed, kept = {output}, []
         for made in reversed(self.nodes):
@@ -70,41 +88,51 @@ class _Graph:
         self.constants = {name: array for name, array in self.constants.items() if name in needed}
 
 
-def _scalar(op: str, turned: bool = False) -> Callable:
+# (graph, name, attributes, inputs) of a layer -> its value
+Converter = Callable[[_Graph, str, Attributes, Sequence[Value]], Value]
+
+
+def _scalar(op: str, turned: bool = False) -> Converter:
     """``x op scalar``, or ``scalar op x`` when ``turned``."""
     table: Dict[str, np.ufunc] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply,
                                   "Div": np.divide}
     compute = table[op]
 
-    def convert(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
+    def convert(graph: _Graph, name: str, attrs: Attributes, inputs: Sequence[Value]) -> Value:
         scalar = np.float32(attrs["scalar"])
         if isinstance(inputs[0], Constant):
             numbers = (scalar, inputs[0].array) if turned else (inputs[0].array, scalar)
             return Constant(name, compute(*numbers))
-        operands = [inputs[0], Constant(name + "_scalar", np.array(scalar))]
+        operands: List[Value] = [inputs[0], Constant(name + "_scalar", np.array(scalar))]
         return graph.node(op, name, operands[::-1] if turned else operands)
     return convert
 
 
-def _identity(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
+def _identity(graph: _Graph, name: str, attrs: Attributes, inputs: Sequence[Value]) -> Value:
     return inputs[0]
 
 
-def _reshape(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
-    if not isinstance(inputs[0], Constant):
-        raise InputError(f"Layer {name}: only parameters can be reshaped.")
-    return Constant(name, inputs[0].array.reshape(_tuple(attrs["shape"])))
+def _reshape(graph: _Graph, name: str, attrs: Attributes, inputs: Sequence[Value]) -> Value:
+    return Constant(name, _parameter(inputs[0], name).reshape(_tuple(attrs["shape"])))
 
 
-def _tuple(text: Any) -> Any:
+def _parameter(value: Value, name: str) -> np.ndarray:
+    """The array of an input of layer ``name`` that must be a parameter."""
+    if not isinstance(value, Constant):
+        raise InputError(f"Layer {name}: {value} is computed, but only a parameter can be exported "
+                         "there.")
+    return value.array
+
+
+def _tuple(text: str) -> Tuple[int, ...]:
     return tuple(int(number) for number in ast.literal_eval(text))
 
 
-def _true(attrs: Any, key: Any, default: str = "False") -> Any:
+def _true(attrs: Attributes, key: str, default: str = "False") -> bool:
     return attrs.get(key, default) in ("True", "1")
 
 
-def _convolution(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
+def _convolution(graph: _Graph, name: str, attrs: Attributes, inputs: Sequence[Value]) -> Value:
     pad = _tuple(attrs.get("pad", "(0, 0)"))
     return graph.node(
         "Conv", name, inputs, kernel_shape=_tuple(attrs["kernel"]),
@@ -113,36 +141,36 @@ def _convolution(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
         group=int(attrs.get("num_group", 1)))
 
 
-def _batch_norm(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
+def _batch_norm(graph: _Graph, name: str, attrs: Attributes, inputs: Sequence[Value]) -> Value:
     data, gamma, beta, mean, var = inputs
     if _true(attrs, "fix_gamma", "True"):  # MXNet's default, and then the stored one is not used
-        gamma = Constant(name + "_gamma_fixed", np.ones_like(gamma.array))
+        gamma = Constant(name + "_gamma_fixed", np.ones_like(_parameter(gamma, name)))
     return graph.node("BatchNormalization", name, [data, gamma, beta, mean, var],
                       epsilon=float(attrs.get("eps", 1e-3)))
 
 
-def _fully_connected(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
+def _fully_connected(graph: _Graph, name: str, attrs: Attributes, inputs: Sequence[Value]) -> Value:
     data = graph.node("Flatten", name + "_flatten", inputs[:1], axis=1)
-    return graph.node("Gemm", name, [data] + inputs[1:], transB=1)
+    return graph.node("Gemm", name, [data, *inputs[1:]], transB=1)
 
 
-def _activation(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
+def _activation(graph: _Graph, name: str, attrs: Attributes, inputs: Sequence[Value]) -> Value:
     kinds = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
     return graph.node(_known(kinds, attrs["act_type"], name), name, inputs)
 
 
-def _leaky_relu(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
+def _leaky_relu(graph: _Graph, name: str, attrs: Attributes, inputs: Sequence[Value]) -> Value:
     _known({"prelu": None}, attrs.get("act_type", "leaky"), name)
-    return _prelu(graph, name, *inputs)
+    data, gamma = inputs
+    return _prelu(graph, name, data, _parameter(gamma, name))
 
 
-def _prelu(graph: Any, name: Any, data: Any, gamma: Any) -> Any:
+def _prelu(graph: _Graph, name: str, data: Value, slope: np.ndarray) -> Value:
     # The slope needs the shape of one picture's channels to be broadcast along them.
-    return graph.node("PRelu", name, [data, Constant(name + "_slope",
-                                                     gamma.array.reshape(-1, 1, 1))])
+    return graph.node("PRelu", name, [data, Constant(name + "_slope", slope.reshape(-1, 1, 1))])
 
 
-def _pooling(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
+def _pooling(graph: _Graph, name: str, attrs: Attributes, inputs: Sequence[Value]) -> Value:
     kind = attrs.get("pool_type", "max")
     if _true(attrs, "global_pool"):
         return graph.node(_known({"avg": "GlobalAveragePool"}, kind, name), name, inputs)
@@ -153,36 +181,36 @@ def _pooling(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
                       strides=_tuple(attrs.get("stride", "(1, 1)")), pads=pad + pad)
 
 
-def _two_tensors(op: str) -> Callable:
-    def convert(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
+def _two_tensors(op: str) -> Converter:
+    def convert(graph: _Graph, name: str, attrs: Attributes, inputs: Sequence[Value]) -> Value:
         return graph.node(op, name, inputs)
     return convert
 
 
-def _add(graph: Any, name: Any, attrs: Any, inputs: Any) -> Any:
+def _add(graph: _Graph, name: str, attrs: Attributes, inputs: Sequence[Value]) -> Value:
     for find in (_depthwise_prelu, _elementwise_prelu):
         found = find(graph, inputs)
         if found is not None:
-            data, slope = found
-            return _prelu(graph, name, data, Constant(name, slope))
+            return _prelu(graph, name, *found)
     return graph.node("Add", name, inputs)
 
 
-def _made_by(graph: Any, value: Any, op: Any) -> Any:
+def _made_by(graph: _Graph, value: Value, op: str) -> Optional[Node]:
     """The node that makes ``value``, when its operator is ``op``; otherwise None."""
     made = graph.producer.get(value) if isinstance(value, str) else None
     return made if made is not None and made.op_type == op else None
 
 
-def _depthwise_prelu(graph: Any, inputs: Any) -> Any:
+def _depthwise_prelu(graph: _Graph, inputs: Sequence[Value]) -> Slope:
     """``(x, slope)`` when the sum is layers.prelu_depthwise of x, otherwise None."""
-    weights = []
+    weights, convolutions = [], []
     for value in inputs:
         made = _made_by(graph, value, "Conv")
         if made is None or len(made.input) != 2:  # two: no bias
             return None
         weights.append(graph.constants[made.input[1]])
-    positive, linear = (graph.producer[value] for value in inputs)
+        convolutions.append(made)
+    positive, linear = convolutions
     relu = _made_by(graph, positive.input[0], "Relu")
     one_minus, slope = weights
     if relu is None or relu.input[0] != linear.input[0] or slope.shape[1:] != (1, 1, 1) or not (
@@ -191,7 +219,7 @@ def _depthwise_prelu(graph: Any, inputs: Any) -> Any:
     return linear.input[0], slope
 
 
-def _elementwise_prelu(graph: Any, inputs: Any) -> Any:
+def _elementwise_prelu(graph: _Graph, inputs: Sequence[Value]) -> Slope:
     """``(x, slope)`` when the sum is layers.prelu of x, otherwise None."""
     relu, scaled = (_made_by(graph, value, op) for value, op in zip(inputs, ("Relu", "Mul")))
     if relu is None or scaled is None or scaled.input[1] not in graph.constants:
@@ -204,14 +232,13 @@ def _elementwise_prelu(graph: Any, inputs: Any) -> Any:
     return relu.input[0], slope
 
 
-def _known(table: Any, key: Any, name: Any) -> Any:
+def _known(table: Mapping[str, Any], key: str, name: str) -> Any:
     if key not in table:
         raise InputError(f"Layer {name}: {key} cannot be exported; known are {', '.join(table)}.")
     return table[key]
 
 
-# MXNet's operator -> function(graph, name, attributes, inputs) that returns its value.
-OPERATORS = {
+OPERATORS: Dict[str, Converter] = {  # by MXNet's names
     "_copy": _identity,
     "Dropout": _identity,
     "BlockGrad": _identity,
@@ -248,10 +275,10 @@ def _onnx() -> Any:
     return onnx
 
 
-def _fill(graph: Any, symbol: Any, parameters: Any) -> Any:
+def _fill(graph: _Graph, symbol: mx.sym.Symbol, parameters: Mapping[str, np.ndarray]) -> Value:
     """Convert every node of ``symbol`` into ``graph``; return the value of its output."""
     content = json.loads(symbol.tojson())
-    values = []
+    values: List[Value] = []
     for node in content["nodes"]:
         name, op = node["name"], node["op"]
         if op == "null":
@@ -265,7 +292,7 @@ def _fill(graph: Any, symbol: Any, parameters: Any) -> Any:
     return values[content["heads"][0][0]]
 
 
-def _normalisation(graph: Any) -> Any:
+def _normalisation(graph: _Graph) -> Tuple[float, float]:
     """(offset, scale) that the graph itself applies to pixels: ``(x - offset) * scale``."""
     offset, scale, value = 0.0, 1.0, DATA_NAME
     for made in graph.nodes:
@@ -277,7 +304,9 @@ def _normalisation(graph: Any) -> Any:
     return offset, scale
 
 
-def to_onnx(symbol: Any, arg_params: Any, aux_params: Any, image_size: Any = None) -> Any:
+def to_onnx(symbol: mx.sym.Symbol, arg_params: Dict[str, mx.nd.NDArray],
+            aux_params: Dict[str, mx.nd.NDArray],
+            image_size: Optional[Sequence[int]] = None) -> Any:
     """The embedding network as an ONNX model.
 
     Parameters

@@ -1,7 +1,7 @@
 """``unequal identify``: rank-1, CMC and TAR@FAR among distractors (MF2, MegaFace)."""
 import argparse
 import logging
-from typing import Any, Dict, Iterator
+from typing import Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="FILE", help="draw the CMC curve (.png, .svg, .pdf)")
 
 
-def without_noise(opened: Any, path: Any) -> Any:
+def without_noise(opened: features.Features, path: Optional[str]) -> features.Features:
     """Features without the pictures a noise list names; says how many these are."""
     if path is None:
         return opened
@@ -47,14 +47,14 @@ def without_noise(opened: Any, path: Any) -> Any:
     return opened.without(noisy)
 
 
-def joined(several: Any) -> Any:
+def joined(several: Sequence[features.Features]) -> features.Features:
     """Several Features as one."""
     if len({some.size for some in several}) > 1:
         lengths = ", ".join(f"{some.source} has features of length {some.size}"
                             for some in several)
         raise InputError(f"--distractors: {lengths}; all must come from one model.")
 
-    def read(count: Any) -> Iterator[Any]:
+    def read(count: int) -> Iterator[np.ndarray]:
         for some in several:
             yield from some.read(count)
 
@@ -62,7 +62,7 @@ def joined(several: Any) -> Any:
                              several[0].size, read)
 
 
-def _pictures(path: Any, noise: Any) -> Any:
+def _pictures(path: str, noise: Optional[str]) -> Tuple[np.ndarray, np.ndarray]:
     opened = without_noise(features.open_features(path), noise)
     return opened.array(), features.identities(opened.kept_names())
 

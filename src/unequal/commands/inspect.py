@@ -5,7 +5,8 @@ import hashlib
 import itertools
 import os
 import shutil
-from typing import Any, Dict, NamedTuple, Tuple
+from types import ModuleType
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -20,22 +21,22 @@ from unequal.system.progress import track
 from unequal.system.text import plain, say
 
 _BATCH = 256  # images a worker looks at between two answers
-# What the pictures of a verification set may hold in all: this (ten thousand faces of 112x112),
-# and for each byte a hundred pixels; a face has two or three.
+# The pixels that the pictures of a verification set may have in all: this many (ten thousand faces
+# of 112x112), and a hundred more for each byte; a face has two or three pixels a byte.
 _FREE_PIXELS, _PIXELS_A_BYTE = 1 << 27, 100
 _MINER_IMAGES = 3  # the reference's miner takes 3 images of an identity (--images-per-identity)
 
 
 class Look(NamedTuple):
-    """What one image record turned out to be."""
+    """The result of looking at one image record."""
 
-    label: int  # -1: not to be told
+    label: int  # -1: unknown
     digest: int  # 64 bits of the picture's content
     bytes: int
     fault: str  # empty: none
 
 
-def _look(records: Any, key: Any, complaints: Any) -> Any:
+def _look(records: RecordSet, key: int, complaints: images.Complaints) -> Look:
     try:
         label, data = records.image(key)
     except InputError as error:
@@ -53,12 +54,12 @@ def _look(records: Any, key: Any, complaints: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(directory: Any, stamp: Any) -> Any:
-    # A worker reads the index once, not once a batch; the stamp tells a set made anew.
+def _opened(directory: str, stamp: int) -> RecordSet:
+    # A worker reads the index once, not once a batch; a set that was made again has another stamp.
     return RecordSet(directory)
 
 
-def _look_at_all(keys: Any, directory: Any, stamp: Any) -> Any:
+def _look_at_all(keys: Sequence[int], directory: str, stamp: int) -> List[Look]:
     with images.Complaints() as complaints:
         return [_look(_opened(directory, stamp), key, complaints) for key in keys]
 
@@ -66,18 +67,18 @@ def _look_at_all(keys: Any, directory: Any, stamp: Any) -> Any:
 class Report(NamedTuple):
     """What :func:`inspect` found."""
 
-    facts: list  # lines
-    faults: list  # lines
+    facts: List[str]
+    faults: List[str]
     counts: np.ndarray  # int64: images of each identity that has any
 
 
-def inspect(directory: Any, processes: int = 1) -> Any:
+def inspect(directory: str, processes: int = 1) -> Report:
     """Look at every record of a set.
 
-    Faults are what training would stumble over or silently suffer from: records that cannot be
-    read, pictures that do not decode or not cleanly, another size, classes beyond ``property``,
-    identity records that miss images, hold another class or share one. The rest are facts: gaps in
-    the numbering are right in a denoised set, identities with few images are right in a tail.
+    Faults would stop training or silently harm it: records that cannot be read, pictures that do
+    not decode or only with a warning, another size, classes beyond ``property``, identity records
+    that miss images, hold another class or share one. All else are facts: gaps in the numbering are
+    right in a denoised set, identities with few images are right in a tail.
 
     Memory: 40 bytes an image.
 
@@ -113,14 +114,14 @@ def inspect(directory: Any, processes: int = 1) -> Any:
         return Report(facts, faults, counts)
 
 
-def _missing_keys(records: Any) -> Any:
+def _missing_keys(records: RecordSet) -> List[str]:
     keys = records.image_keys
     gaps = np.flatnonzero(np.diff(keys) != 1)
     return [f"{records.path}: no record between keys {keys[gap]} and {keys[gap + 1]}, where every "
             "key should be an image; pack the set again." for gap in gaps]
 
 
-def _identity_faults(records: Any, labels: Any) -> Any:
+def _identity_faults(records: RecordSet, labels: np.ndarray) -> List[str]:
     try:
         ranges = records.identity_ranges
     except InputError as error:
@@ -152,7 +153,7 @@ def _identity_faults(records: Any, labels: Any) -> Any:
     return faults
 
 
-def _facts(records: Any, classes: Any, counts: Any, size: Any) -> Any:
+def _facts(records: RecordSet, classes: np.ndarray, counts: np.ndarray, size: int) -> List[str]:
     kind = "with identity records" if len(records.identity_keys) else "plain, no identity records"
     facts = [
         f"{len(records):,} images of {len(classes):,} identities, "
@@ -173,7 +174,7 @@ def _facts(records: Any, classes: Any, counts: Any, size: Any) -> Any:
     return facts
 
 
-def _duplicates(keys: Any, labels: Any, digests: Any) -> Any:
+def _duplicates(keys: np.ndarray, labels: np.ndarray, digests: np.ndarray) -> List[str]:
     order = np.argsort(digests, kind="stable")
     same = digests[order][1:] == digests[order][:-1]
     if not same.any():
@@ -186,7 +187,7 @@ def _duplicates(keys: Any, labels: Any, digests: Any) -> Any:
             f"{keys[order[first + 1]]})"]
 
 
-def distribution(counts: Any) -> Any:
+def distribution(counts: np.ndarray) -> List[Tuple[str, int]]:
     """Identities by number of images, in classes that double: list of (label, identities)."""
     edges = [1]
     while edges[-1] <= counts.max():
@@ -194,11 +195,11 @@ def distribution(counts: Any) -> Any:
     found = np.histogram(counts, edges)[0]
     names = [str(low) if high == low + 1 else f"{low}-{high - 1}"
              for low, high in zip(edges, edges[1:])]
-    # the last class of numpy's histogram includes its upper edge, which no count reaches
+    # The last bin of numpy's histogram includes its upper edge, but no count is that large.
     return list(zip(names, found.tolist()))
 
 
-def draw(rows: Any, width: Any) -> Any:
+def draw(rows: Sequence[Tuple[str, int]], width: int) -> List[str]:
     """Bars of text, ``width`` characters at most."""
     widest = max(len(name) for name, _ in rows)
     figures = max(len(f"{count:,}") for _, count in rows)
@@ -208,14 +209,14 @@ def draw(rows: Any, width: Any) -> Any:
             for name, count in rows]
 
 
-def _drawn(text: str, font_manager: Any) -> str:
-    """``text`` for a picture: no formula between dollars, no letters that the font lacks."""
+def _drawn(text: str, font_manager: ModuleType) -> str:
+    """``text`` for a picture: dollars escaped, letters that the font lacks written as escapes."""
     font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
     return "".join(letter if font.get_char_index(ord(letter)) else ascii(letter)[1:-1]
                    for letter in plain(text)).replace("$", r"\$")
 
 
-def plot(counts: Any, directory: Any, path: Any) -> None:
+def plot(counts: np.ndarray, directory: str, path: str) -> None:
     """Draw images per identity, most frequent first (the long tail), to a picture file.
 
     Raises
@@ -240,16 +241,17 @@ def plot(counts: Any, directory: Any, path: Any) -> None:
         figure.savefig(file, format=kind, bbox_inches="tight")
 
 
-def inspect_bin(path: Any) -> Any:
+def inspect_bin(path: str) -> Report:
     """Look at a verification set: a :class:`Report` with ``counts`` empty."""
     pictures, issame = load_bin(path)
     faults, sizes, pixels = [], set(), 0
     # A picture that is in several pairs is looked at once.
-    distinct: Dict[int, Tuple[int, Any]] = {}
+    distinct: Dict[int, Tuple[int, images.Encoded]] = {}
     for place, data in enumerate(pictures):
         distinct.setdefault(id(data), (place, data))
-    most = _FREE_PIXELS + _PIXELS_A_BYTE * sum(memoryview(data).nbytes
-                                               for _, data in distinct.values())
+    most = _FREE_PIXELS + _PIXELS_A_BYTE * sum(
+        data.nbytes if isinstance(data, np.ndarray) else len(data)
+        for _, data in distinct.values())
     with images.Complaints() as complaints:
         for place, data in track(distinct.values(), "pictures", len(distinct)):
             source = f"{path}: picture {place}"
@@ -284,7 +286,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_processes(parser)
 
 
-def run(options: argparse.Namespace) -> Any:
+def run(options: argparse.Namespace) -> int:
     """``unequal inspect``: facts, then one line for each fault; 1 when there is any."""
     if os.path.isfile(options.directory):
         report = inspect_bin(options.directory)

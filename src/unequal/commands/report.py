@@ -7,7 +7,7 @@ function of the run that returns its content, or None where the run has nothing 
 import argparse
 import logging
 import os
-from typing import Any, Callable, Iterator, Optional
+from typing import Callable, Iterator, Optional
 
 from unequal.errors import InputError
 from unequal.report import page, stages, tables
@@ -20,8 +20,8 @@ from unequal.system.text import say
 logger = logging.getLogger(__name__)
 
 
-def commands(run: Any) -> Any:
-    """What made the run."""
+def commands(run: Run) -> Optional[Html]:
+    """The commands that made the run."""
     lines = run.facts.get("commands")
     return tag("pre", "\n\n".join(map(str, lines))) if lines else None
 

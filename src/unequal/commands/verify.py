@@ -1,7 +1,10 @@
 """``unequal verify``: verification accuracy, ROC and TAR@FAR of a model on ``.bin`` sets."""
 import argparse
 import logging
-from typing import Any, Iterator, List, Tuple
+from typing import Iterator, List, Mapping, Sequence, Tuple
+
+import mxnet as mx
+import numpy as np
 
 from unequal.commands import arguments
 from unequal.data import pictures as images
@@ -41,7 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="FILE", help="draw the ROC curves (.png, .svg, .pdf)")
 
 
-def _embedded(options: argparse.Namespace, paths: Any) -> Iterator[Any]:
+def _embedded(options: argparse.Namespace, paths: Mapping[str, str]
+              ) -> Iterator[Tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """Yield ``(name, plain, flipped, issame)`` of each set, one in memory at a time."""
     embedder = None
     devices = runtime.devices(options.devices or None)
@@ -55,8 +59,8 @@ def _embedded(options: argparse.Namespace, paths: Any) -> Iterator[Any]:
 
 
 def _embedder(options: argparse.Namespace, path: str, size: Tuple[int, ...],
-              devices: List[Any]) -> Embedder:
-    """The model for pictures of ``size``; one that takes another says so of the set ``path``."""
+              devices: List[mx.Context]) -> Embedder:
+    """The model, bound for pictures of ``size``; an error names the set ``path``."""
     symbol, arg_params, aux_params = checkpoints.load(*checkpoints.parse(options.model, "model"))
     try:
         return Embedder(symbol, arg_params, aux_params, size, devices, options.batch_size)
@@ -70,7 +74,7 @@ def _embedder(options: argparse.Namespace, path: str, size: Tuple[int, ...],
         ) from None
 
 
-def _with_interval(numbers: Any, name: Any) -> Any:
+def _with_interval(numbers: Mapping[str, float], name: str) -> str:
     text = tables.percent(numbers[name])
     if name + "_low" in numbers:
         low, high = (tables.percent(numbers[name + end]) for end in ("_low", "_high"))
@@ -78,7 +82,8 @@ def _with_interval(numbers: Any, name: Any) -> Any:
     return text
 
 
-def report(results: Any, fars: Any = verification.FARS) -> Any:
+def report(results: Mapping[str, Mapping[str, float]],
+           fars: Sequence[float] = verification.FARS) -> str:
     """The tables of ``unequal verify``.
 
     Parameters
