@@ -1,11 +1,10 @@
 """One command as the workers of a job, here or on several hosts: the engine of `unequal launch`.
 
-MXNet's ps-lite runs a scheduler, servers and workers that find each other by DMLC_* variables. None
-of them notices that another has died: the rest waits for ever. So every process has a keeper
-(:mod:`unequal.cluster.keeper`), here or on another host by ssh or mpirun, and the launcher ends
-all of them
-as soon as one is lost. MXNet's own tools/launch.py and dmlc_tracker do not: they leave the others
-running (and stop with an AttributeError on Python 3.9 and later).
+MXNet's ps-lite runs a scheduler, servers and workers, which find each other by DMLC_* variables. If
+one of them dies, the others do not notice and wait for ever. So every process has a keeper
+(:mod:`unequal.cluster.keeper`), here or, by ssh or mpirun, on another host, and the launcher ends
+all processes as soon as one is lost. MXNet's own tools/launch.py and dmlc_tracker leave the others
+running (and fail with an AttributeError on Python 3.9 and later).
 """
 import logging
 import math
@@ -28,16 +27,16 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
-# Ends ssh 20 seconds after the other host has been cut off; asks for no password.
+# ssh ends 20 seconds after the other host was cut off, and never asks for a password.
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=5",
        "-o", "ServerAliveCountMax=4")
 
-# Each mpirun starts one process on one host, which we number; without `--bind-to none` Open
-# MPI would give it a single core.
+# Each mpirun starts one process on one host. Without `--bind-to none` Open MPI would give it a
+# single core.
 MPIRUN = ("mpirun", "-n", "1", "--bind-to", "none", "--host")
 
-# Open MPI (4 and 5) starts its daemons by ssh, where no batch system does it, and goes on for ever
-# when one's host has been cut off, unless that ssh stays and notices as ours does.
+# Without a batch system, Open MPI (4 and 5) starts its daemons by ssh. If a host is cut off it
+# waits for ever, unless that ssh stays connected and notices it, as our own ssh does.
 _ATTACHED = {"OMPI_MCA_orte_leave_session_attached": "1",
              "OMPI_MCA_plm_rsh_args": " ".join(SSH[1:]),
              "PRTE_MCA_plm_ssh_args": " ".join(SSH[1:])}
@@ -46,11 +45,11 @@ _ATTACHED = {"OMPI_MCA_orte_leave_session_attached": "1",
 PASSED = ("CUDA_", "DMLC_", "GOMP_", "KMP_", "LD_LIBRARY_PATH", "MXNET_", "NVIDIA_", "OMP_", "PATH",
           "PS_", "PYTHONPATH", "PYTHONUNBUFFERED", "UNEQUAL_", "VIRTUAL_ENV")
 
-# Exit codes of a process that has come to its end: done, or stopped by a signal with all saved.
+# Exit codes of a process that ended as it should: done, or stopped by a signal after saving.
 ENDED = (0, interrupts.EXIT_CODE)
 
-_LEFT_BEHIND = 60  # seconds that the others may go on when one worker has come to its end
-SHUTDOWN = 20  # seconds that servers and scheduler have when the workers have ended
+_LEFT_BEHIND = 60  # seconds that the other workers may run on after one has ended
+SHUTDOWN = 20  # seconds that servers and scheduler have to end after the workers
 _KILL = 10  # seconds that keepers have to end their process before they are killed themselves
 
 
@@ -114,7 +113,7 @@ class Process:
             else:
                 command = [*MPIRUN, host.name, "sh", "-c", line]
                 environment = dict(_ATTACHED, **environment)
-        # A session of its own: Ctrl-C is for the launcher, which passes it on.
+        # In a session of its own, so that Ctrl-C reaches only the launcher, which passes it on.
         self._keeper = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment,
                                         start_new_session=True)
         assert self._keeper.stdin is not None
@@ -136,7 +135,7 @@ class Process:
 
     def close(self) -> None:
         """Begin to end it."""
-        self.send(keeper.END)  # not every mpirun passes on that its standard input has ended
+        self.send(keeper.END)  # not every mpirun tells its process that its input has ended
         try:
             self._connection.close()
         except BrokenPipeError:
@@ -272,7 +271,7 @@ def start(command: List[str], workers: int, servers: int, hosts: Sequence[Host] 
 
     try:
         for number in range(workers):
-            # ps-lite numbers the workers of one host by port, so these get the numbers we give.
+            # ps-lite numbers the workers of one host by port: rising ports keep our numbers.
             port = {} if hosts else {"PORT": str(ports[1 + number])}
             begin("worker", number, workers, command, **port)
         begin("scheduler", 0, 1, serve)
@@ -320,7 +319,7 @@ def supervise(processes: List[Process], workers: int, deadline: float = math.inf
         if any(code is not None for code in codes):
             first_end = first_end or now
             if now - first_end > _LEFT_BEHIND and passed_on:
-                return interrupts.EXIT_CODE  # one had saved where the others wait for it
+                return interrupts.EXIT_CODE  # one has saved and ended; the others wait for it
             if now - first_end > _LEFT_BEHIND:
                 running = processes[codes.index(None)].name
                 first = next(one.name for one, code in zip(processes, codes) if code is not None)

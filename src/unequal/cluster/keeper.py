@@ -1,16 +1,17 @@
 """Runs one command of `unequal launch` and ends it when the launcher is gone.
 
-Started by its path, here, through ssh or by mpirun, with the standard library only: MXNet would
-cost a second and 100 MB. Standard input is the connection to the launcher: a byte now and then
-while it is there, :data:`TERMINATE` to pass SIGTERM on. :data:`END`, the end of the input, or
-silence ends the command and all it has started.
+It is started by its path, here, by ssh or by mpirun, and uses only the standard library: MXNet
+would cost a second and 100 MB. Standard input is the connection to the launcher, which sends a byte
+every few seconds, and :data:`TERMINATE` to pass SIGTERM on. :data:`END`, the end of the input, or
+silence ends the command and everything it has started.
 
-With :data:`TIMEOUT` in the environment it watches progress as well. The command inherits a pipe,
-whose number is in :data:`REPORTS`; a process that uses :mod:`unequal.system.progress` writes a byte
-when a batch or a picture is done, and while it waits for other workers. From its first byte on, it
-must not be silent for that long; and no process may be stopped (SIGSTOP, a debugger) for that long,
-which holds for servers too, that report nothing. The keeper then ends it with :data:`HUNG`. The
-worker that hangs is the first to be silent: those that wait for it say that they wait.
+With :data:`TIMEOUT` in the environment the keeper watches progress too. The command inherits a
+pipe, whose number is in :data:`REPORTS`. A process that uses :mod:`unequal.system.progress` writes
+a byte to it when a batch or a picture is done, and while it waits for other workers. After its
+first byte it must not be silent for the length of the timeout. No process may be stopped (SIGSTOP,
+a debugger) for that long; this includes servers, which report nothing. Otherwise the keeper ends
+the process with :data:`HUNG`. A worker that hangs is the first to fall silent, as the workers that
+wait for it report that they wait.
 """
 import ctypes
 import os
@@ -23,21 +24,21 @@ from types import FrameType
 from typing import Callable, List, Optional
 
 BEAT = 5  # seconds between the launcher's bytes
-SILENCE = 30  # seconds without one, and the launcher counts as gone
+SILENCE = 30  # seconds without a byte after which the launcher counts as gone
 TERMINATE, END = b"T", b"E"
 HUNG = 121  # exit code
 TIMEOUT, REPORTS = "UNEQUAL_HANG_TIMEOUT", "UNEQUAL_PROGRESS_PIPE"
-_GRACE = 0.25  # share of the timeout more for a silent process: it may wait for a stopped one
+_GRACE = 0.25  # extra share of the timeout for a silent process, which may wait for a stopped one
 _PR_SET_PDEATHSIG = 1
 
 
 def _ends_with_this_process() -> Optional[Callable[[], None]]:
-    """What a new process calls so that the kernel kills it should the keeper be killed."""
+    """A function that a new process calls, so that the kernel kills it if the keeper is killed."""
     libc, keeper = ctypes.CDLL(None), os.getpid()
 
     def ask_kernel() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != keeper:  # it was killed before
+        if os.getppid() != keeper:  # the keeper is dead already
             os._exit(1)
 
     return ask_kernel if sys.platform == "linux" else None
@@ -55,15 +56,15 @@ def _signal_group(child: subprocess.Popen, number: int) -> None:
 
 
 class _Watch:
-    """Whether the command still moves on."""
+    """Watches whether the command makes progress."""
 
     def __init__(self, timeout: float, reader: int) -> None:
         self._timeout, self._reader = timeout, reader
-        self._reported: Optional[float] = None  # since when
+        self._reported: Optional[float] = None  # time of the last report
         self._stopped: Optional[float] = None
 
     def hangs(self, pid: int) -> Optional[str]:
-        """What is wrong with process ``pid``, to follow its name; None while it moves on."""
+        """What is wrong with process ``pid``, as the end of a sentence; None if nothing."""
         now = time.monotonic()
         if select.select([self._reader], [], [], 0)[0] and os.read(self._reader, 4096):
             self._reported = now
@@ -83,7 +84,7 @@ def _is_stopped(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
-    except (OSError, IndexError):  # no /proc, or it has just ended
+    except (OSError, IndexError):  # no /proc, or the process has just ended
         return False
 
 

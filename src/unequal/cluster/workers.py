@@ -1,8 +1,8 @@
-"""Workers of one job on MXNet's KVStore: who this process is, and what it shares with the others.
+"""Workers of one job on MXNet's KVStore: this worker's number, and its collective calls.
 
-`dist_*` stores speak to ps-lite's servers; MXNet takes its place in the job from DMLC_* variables
-(docs/cluster.md). The servers only add up: every worker makes the same update of the same weights.
-So the momentum is with the workers, where it can be saved, which MXNet refuses for servers.
+`dist_*` stores talk to ps-lite's servers; MXNet reads its place in the job from DMLC_* variables
+(docs/cluster.md). The servers only add: every worker makes the same update of the same weights. So
+the workers have the momentum and can save it, which MXNet cannot do for servers.
 """
 import json
 import logging
@@ -19,21 +19,21 @@ from unequal.system import mxnet_private, progress
 logger = logging.getLogger(__name__)
 
 STORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync")
-_BLOCK = 256  # bytes; messages are padded, so that the servers keep few different arrays
+_BLOCK = 256  # bytes; messages are padded to it, so that servers keep few arrays of other sizes
 
 
 class Workers:
     """The workers of a job; with a store of one process (`local`, `device`, `nccl`) there is one.
 
-    Every method is a collective call: all workers must make the same ones in the same order.
+    Every method is a collective call: all workers must make the same calls in the same order.
 
     Parameters
     ----------
     store : str
         One of :data:`STORES`.
     compress_gradients : float
-        Gradients are sent as 0 or plus or minus this, 2 bits each, and
-        what is left over is added to the next ones. 0: as they are.
+        Gradients are sent as 0 or plus or minus this number, 2 bits each, and the remainder is
+        added to the next gradients. 0: no compression.
 
     Raises
     ------
@@ -45,7 +45,7 @@ class Workers:
     rank, count : int
         This worker's number and how many there are.
     local_store : str or None
-        What a Module is to use: None when :meth:`sum_gradients` does it.
+        The store for a Module; None when :meth:`sum_gradients` takes its place.
     """
 
     def __init__(self, store: str = "device", compress_gradients: float = 0.0) -> None:
@@ -89,21 +89,21 @@ class Workers:
                     os.uname().nodename)
 
     def leave_together(self, together: bool) -> None:
-        """Whether the process waits at its end for the others' end (and then stops the servers).
+        """Whether the process waits at its end for all other workers (and then stops the servers).
 
-        Right when all come to an end; a worker that fails must not wait for those that do not know.
+        True when all workers end. A worker that fails must not wait, since the others go on.
         """
         if self._kvstore is not None:
             mxnet_private.set_barrier_before_exit(self._kvstore, together)
 
     def _sum(self, name: str, arrays: Sequence[mx.nd.NDArray], priority: int = 0) -> None:
-        """Add up an array over all workers and the given copies of it (of devices), in place."""
+        """Add an array over all workers and the given copies (of devices), in place."""
         key = f"{name}:{'x'.join(map(str, arrays[0].shape))}"
-        if key not in self._keys:  # collective, too
+        if key not in self._keys:  # creating a key is a collective call too
             with progress.waiting():
                 self._kvstore.init(key, mx.nd.zeros(arrays[0].shape))
             self._keys.add(key)
-        if self._compressed:  # MXNet has no pushpull for it
+        if self._compressed:  # MXNet has no pushpull with compression
             self._kvstore.push(key, arrays, priority=priority)
             self._kvstore.pull(key, out=arrays, priority=priority)
         else:
@@ -112,8 +112,8 @@ class Workers:
     def sum_gradients(self, module: mx.mod.Module) -> None:
         """Replace the gradients of a module's devices by their sum over all devices of all workers.
 
-        As Module.update does it in MXNet with servers that only add up, but under names that a
-        second module of this process may use again. Does not wait.
+        Like MXNet's Module.update with servers that only add, but under names that a second module
+        of this process can use too. Does not wait.
         """
         if self._kvstore is None:
             return
@@ -141,7 +141,7 @@ class Workers:
         return every.view(array.dtype).reshape((self.count,) + array.shape)
 
     def broadcast(self, value: Any) -> Any:
-        """Worker 0's ``value``, which JSON must be able to hold; the others' is not looked at."""
+        """Worker 0's ``value``, which must fit JSON; that of the other workers is ignored."""
         if self.count == 1:
             return value
         text = json.dumps(value).encode() if self.rank == 0 else b""
@@ -151,11 +151,11 @@ class Workers:
         return json.loads(self.gather(padded)[0, :size].tobytes())
 
     def any(self, flag: Any) -> bool:
-        """Whether ``flag`` is true at any of them."""
+        """Whether ``flag`` is true at any worker."""
         return bool(self.gather(np.array([bool(flag)])).any())
 
     def wait(self) -> None:
-        """Wait until all are here, however long worker 0 has work that only it does."""
+        """Wait for all workers, however long worker 0's own work takes."""
         if self.count > 1:
             with progress.waiting(bounded=self.rank == 0):
                 self._kvstore._barrier()
@@ -173,12 +173,12 @@ class Workers:
         return means
 
     def share(self, total: int) -> Tuple[int, int]:
-        """``(first, last)`` of ``total`` things that are this worker's to do."""
+        """``(first, last)``: this worker's share of ``total`` pieces of work."""
         size = -(-total // self.count)
         return min(self.rank * size, total), min((self.rank + 1) * size, total)
 
     def join(self, rows: np.ndarray, total: int) -> np.ndarray:
-        """What all have made of their :meth:`share`: (total, ...) of (last - first, ...)."""
+        """The results of all shares (:meth:`share`): (total, ...) of each (last - first, ...)."""
         padded = np.zeros((-(-total // self.count),) + rows.shape[1:], rows.dtype)
         padded[:len(rows)] = rows
         return self.gather(padded).reshape((-1,) + rows.shape[1:])[:total]

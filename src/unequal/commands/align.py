@@ -40,12 +40,12 @@ class Settings(NamedTuple):
 
     @property
     def rule(self) -> str:
-        """What a row of the table was made with, so that a folder does not mix two settings."""
+        """The settings as text, kept in each row so that a folder cannot mix two settings."""
         return f"{self.faces} {self.size[0]}x{self.size[1]}"
 
 
 class Found(NamedTuple):
-    """What came out of one picture."""
+    """The result for one picture."""
 
     name: str  # path below the root
     faces: List[Face]  # the candidates, for `like` all
@@ -60,10 +60,10 @@ def _detector() -> Detector:
 
 
 def cut(name: str, settings: Settings, detector: Detector) -> Found:
-    """Find the faces of one picture and cut out those that may be wanted.
+    """Find the faces of one picture and cut out the one wanted.
 
-    With ``faces="like"`` all of them, because which one is wanted shows only beside the others of
-    the folder.
+    With ``faces="like"`` all are cut out: only the other pictures of the folder show which one is
+    wanted.
     """
     height, width = settings.size
     try:
@@ -108,12 +108,12 @@ def alike(group: List[Found], embedder: Embedder) -> List[int]:
 
 
 def target_name(name: str) -> str:
-    """The name of the cut-out: that of a JPEG stays, others get ``.jpg`` behind theirs."""
+    """The name of the cut-out: a JPEG keeps its name, others get ``.jpg`` appended."""
     return name if name.lower().endswith(images.JPEG_ENDINGS) else name + ".jpg"
 
 
 def read_table(path: str, rule: str) -> Dict[str, List[str]]:
-    """The pictures that an earlier run has finished, with their rows; a half-written line is left.
+    """The pictures that an earlier run has finished, with their rows; half a line is ignored.
 
     Raises
     ------
@@ -176,8 +176,8 @@ def align(source: str, directory: str, settings: Settings, processes: int = 1,
           embedder: Optional[Embedder] = None) -> Tuple[int, int, int]:
     """Cut the faces out of the pictures of a folder (of folders), into the same folders elsewhere.
 
-    The table ``aligned.csv`` gets a line when a picture's cut-out is on disk, so a killed run goes
-    on where it was. The order is that of the names, whatever the number of processes.
+    ``aligned.csv`` gets a line once a picture's cut-out is on disk, so a killed run continues where
+    it was. The order is that of the names, whatever the number of processes.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ def _align(names: List[str], directory: str, settings: Settings, processes: int,
     todo = _remaining(names, done, settings)
     if done:
         logger.info("%s: going on, %d of %d pictures are done", path, len(done), len(names))
-    with replacing(path) as file:  # without a line that a kill has cut
+    with replacing(path) as file:  # without the half line that a kill may have left
         csv.writer(file, lineterminator="\n").writerows(map(to_cells, [FIELDS, *done.values()]))
     batches = [todo[start:start + _BATCH] for start in range(0, len(todo), _BATCH)]
     work = functools.partial(_cut_all, settings=settings)
@@ -280,7 +280,7 @@ def run(options: argparse.Namespace) -> None:
     if (options.faces == "like") != bool(options.model):
         raise InputError("--faces like and --model go together: the model tells which face is like "
                          "the others.")
-    _detector()  # says at once when the extra is missing
+    _detector()  # fails at once if the extra is missing
     embedder = Embedder.from_checkpoint(options.model) if options.model else None
     settings = Settings(os.path.abspath(source), options.size, options.faces, options.quality)
     aligned, several, failed = align(source, directory, settings, options.processes, embedder)

@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else args
-        # Before a missing argument is complained about, which may be the misspelt one.
+        # Before the check for missing arguments: a misspelt flag may be the missing one.
         for word in [] if self._subparsers else args:
             if word == "--":
                 break
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
             except (InputError, OSError) as error:
                 self.exit(1, f"error: {' '.join(str(error).split())}\n")
         namespace, rest = super().parse_known_args(args, namespace)
-        if rest:  # here, where the flags of the sub-command are known
+        if rest:  # checked here, where the sub-command's flags are known, for the suggestion
             self._unrecognized(rest)
         return namespace, rest
 

@@ -48,8 +48,10 @@ COMMANDS = {
 
 
 def _mute(stream: TextIO) -> None:
-    """Let what is written to a stream go nowhere, also what it still holds, so that the interpreter
-    does not complain at exit."""
+    """Send a stream's output, buffered text included, to nowhere.
+
+    Otherwise the interpreter would complain at exit that it cannot be written.
+    """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError, ValueError):
         os.dup2(nowhere, stream.fileno())
@@ -57,8 +59,7 @@ def _mute(stream: TextIO) -> None:
 
 
 def _flush() -> Optional[Exception]:
-    """Write out what the streams hold; mutes those that cannot be written, and returns the error of
-    the first."""
+    """Flush stdout and stderr; mute those that cannot be written, and return the first error."""
     first: Optional[Exception] = None
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -78,8 +79,10 @@ def _say(text: object) -> None:
 
 
 def open_streams() -> None:
-    """Stand-ins for the standard streams that were closed (`2>&-`): the next file that is opened
-    would take their number, and what libraries write to it."""
+    """Open standard streams that were closed (`2>&-`) on /dev/null.
+
+    Otherwise the next opened file would get their number, and the output of libraries.
+    """
     while True:
         number = os.open(os.devnull, os.O_RDWR)
         if number > 2:
@@ -110,8 +113,8 @@ def in_flags(error: Union[ArgumentError, interrupts.Interrupted]) -> str:
     from unequal.training import config
 
     text, done = str(error), 0
-    for name in filter(str.isidentifier, error.arguments):  # others are words already
-        # Only where it stands next: what the user gave may be the same word. Not a part of a path.
+    for name in filter(str.isidentifier, error.arguments):  # the rest is text, not names
+        # Only its next occurrence, since a value may be the same word; and no part of a path.
         place = re.compile(rf"(?<![\w./-]){name}(?![\w/-]|,\d)").search(text, done)
         if place:
             flag = config.spelling(_ARGUMENTS.get(name, name))
@@ -168,7 +171,7 @@ def report_errors(function: Callable[[], Optional[int]], debug: bool = False) ->
         message = (f"unexpected {type(error).__name__}: {said} (run again with --debug and report "
                    "the traceback)")
     message = plain(" ".join(message.split()))
-    if len(message) > 2000:  # a name out of a hostile file can have any length
+    if len(message) > 2000:  # a name from a hostile file can have any length
         message = message[:1000] + " ... " + message[-900:]
     _flush()
     _say("error: " + message)
@@ -176,8 +179,10 @@ def report_errors(function: Callable[[], Optional[int]], debug: bool = False) ->
 
 
 class _Handler(logging.StreamHandler):
-    """Drops the messages once they cannot be written: a full disk or a reader that went away must
-    not end a training of days. What it works on is said by the event log too."""
+    """Drops messages that cannot be written.
+
+    A full disk or a closed pipe must not end a training of days; the event log has the same facts.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -190,14 +195,14 @@ class _Handler(logging.StreamHandler):
 
 
 class _OneLine(logging.Formatter):
-    """A message as one line: the names in it come from files of anyone."""
+    """Formats a message as one line of plain text: names in it may come from hostile files."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return "\t".join(map(plain, super().formatMessage(record).split("\t")))
 
 
 def _prepare_output() -> None:
-    """Have stdout take any name: one that is no UTF-8 would end a command after its work."""
+    """Let stdout take any name: one that is no UTF-8 would end a command after its work."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -237,7 +242,7 @@ def build_parser(names: Iterable[str] = COMMANDS) -> arguments.Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (module, help_line) in COMMANDS.items():
         sub = commands.add_parser(name, help=help_line, description=help_line)
-        # What MXNet and numpy can take, for flags without a range of their own.
+        # Flags without a range of their own get the limits of MXNet's and numpy's numbers.
         sub.register("type", int, arguments.integer())
         sub.register("type", float, arguments.real())
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -258,7 +263,7 @@ def main(words: Optional[List[str]] = None) -> int:
     open_streams()
     _prepare_output()
     words = sys.argv[1:] if words is None else words
-    # The modules' import is a time to be interrupted, too.
+    # Signals are caught from here on, so that they also end the import of the modules cleanly.
     with interrupts.unwinding():
         return report_errors(lambda: _command(words), debug="--debug" in words)
 

@@ -11,7 +11,7 @@ from unequal.report.runs import Event, Run
 from unequal.system.files import replacing
 from unequal.system.text import say
 
-# Options that say where things are, not what was done.
+# Options that only say where files are.
 _PLACES = frozenset(("prefix", "data_dir", "data_dir_interclass", "eval_dir", "log_dir", "log_file",
                      "bin_dir", "pretrained", "noise_list", "truth", "resume", "debug"))
 
@@ -30,7 +30,7 @@ class Training(NamedTuple):
 
 
 def short_names(directories: List[str]) -> List[str]:
-    """The last part of each path, or as many of the last parts as tell them all apart."""
+    """The last part of each path, or as many last parts as make the names different."""
     parts = [os.path.abspath(directory).split(os.sep) for directory in directories]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(path[-count:]) for path in parts]
@@ -156,7 +156,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the page, print its path."""
-    tables.new_figure(options.out)  # is matplotlib there?
+    tables.new_figure(options.out)  # fails at once if matplotlib is missing
     text = render(options.directories)
     with replacing(options.out) as file:
         file.write(text)

@@ -42,10 +42,10 @@ class Plan(NamedTuple):
 
 def uniform_flips(rng: np.random.Generator, labels: np.ndarray,
                   flipped: np.ndarray) -> np.ndarray:
-    """New labels of the pictures ``flipped``: their own labels, dealt out among them again.
+    """New labels for the pictures ``flipped``: a permutation of their labels that fits no picture.
 
-    So every class keeps its number of pictures, and a wrong label is met as often as its class is
-    large; an own label drawn by chance is exchanged with that of another picture.
+    So every class keeps its number of pictures, and wrong labels occur in proportion to the size of
+    their class.
 
     Raises
     ------
@@ -57,14 +57,14 @@ def uniform_flips(rng: np.random.Generator, labels: np.ndarray,
         raise InputError(f"{np.bincount(own).max()} of {len(own)} pictures to flip are of class "
                          f"{np.bincount(own).argmax()}, so they cannot all get another label; flip "
                          "more, or spread the pictures over more classes.")
-    # In an order in which each class comes together, shifting by the largest class's size gives
-    # every picture another class. The order of classes and pictures is random.
+    # Sort the pictures by class, in a random order of classes and of pictures within them. Shifting
+    # by the size of the largest class then gives every picture another class.
     ranks = rng.permutation(own.max() + 1) if len(own) else np.zeros(0, np.int64)
     order = np.lexsort((rng.random(len(own)), ranks[own]))
     shift = np.bincount(own).max() if len(own) else 0
     new = np.empty_like(own)
     new[order] = np.roll(own[order], shift)
-    # That deals in blocks (all of one class go to a few others): exchange pairs until it is mixed.
+    # After the shift a whole class has only a few wrong labels: mix by exchanging random pairs.
     for _ in range(20):
         partner = rng.permutation(len(own))
         first, second = partner[:len(own) // 2], partner[len(own) // 2:len(own) // 2 * 2]
@@ -95,7 +95,7 @@ def structured_flips(rng: np.random.Generator, labels: np.ndarray, flipped: np.n
         similar[:, absent] = -np.inf
         similar[np.arange(len(rows)), labels[rows]] = -np.inf
         near = np.argpartition(-similar, choices - 1, axis=1)[:, :choices]
-        # By class number, not as the partition left them: that differs between processors.
+        # Sorted by class number, since the order that a partition leaves differs by processor.
         near.sort(axis=1)
         new[start:start + len(rows)] = near[np.arange(len(rows)),
                                             rng.integers(choices, size=len(rows))]
@@ -146,10 +146,10 @@ def plan(labels: np.ndarray, num_classes: int, flip: float, outliers: float, str
                           structured_flips(rng, labels, flipped, features, num_classes))
     kinds[:len(labels)][flipped], kinds[len(labels):] = "flip", "outlier"
     source = np.concatenate((np.arange(len(labels)), rng.permutation(strangers)[:added]))
-    # Labels get strangers in proportion to their pictures.
+    # Each label gets strangers in proportion to its pictures.
     given = np.concatenate((given, labels[rng.integers(len(labels), size=added)]))
     true = np.concatenate((labels, np.full(added, -1)))
-    order = np.lexsort((rng.random(total), given))  # by label, in no order within one
+    order = np.lexsort((rng.random(total), given))  # by label, in random order within one
     return Plan(source[order], given[order], true[order], kinds[order])
 
 
@@ -158,7 +158,7 @@ def _paths(directory: str, keys: np.ndarray) -> List[Optional[str]]:
     path = os.path.join(directory, "train.lst")
     try:
         with open_input(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            # No more of them than can be of use, however long the list is.
+            # Read no more lines than there are pictures, however long the list is.
             paths = [fields[1] if len(fields) > 1 else None
                      for fields in (line.rstrip("\n").split("\t") for line in itertools.islice(
                          bounded_lines(file, path), len(keys) + 1))]

@@ -1,16 +1,16 @@
-"""``unequal plan``: what a training run needs of each GPU, before one is booked.
+"""``unequal plan``: the memory that a training run needs on each GPU, before one is booked.
 
-Rests on: MXNet 1.9.1's own memory planner, asked by binding the training symbol in the form for
-GPUs at its full size (``executor.debug_str``). Binding reserves address space and touches none of
-it, so a million classes take 0.1 s and no memory here, and no GPU. The planner is the same on CPUs
-and GPUs; not in its figure are pointwise fusion, which only takes arrays away, and cuDNN's
-workspace, for which :data:`ALLOWANCE` stands. It counts four bytes a number whatever the type
-(src/nnvm/plan_memory.cc:81), though memory is taken by the type
-(src/executor/graph_executor.cc:1117): for float16 its figure less half of the share of the 16-bit
-numbers is an estimate. The store's buffers follow MXNet's src/kvstore/comm.h (CommDevice: each
-array has one device, which gets every other's gradient) and kvstore_local.h (the updated weight
-beside it). Never compared with a GPU by us; ``tests/commands/test_plan.py`` compares the figures
-with what a bound module and a process use.
+The figures rest on MXNet 1.9.1's own memory planner: the training symbol is bound in the form for
+GPUs at full size, and ``executor.debug_str`` tells the planned memory. Binding reserves address
+space without touching it, so a million classes take 0.1 s, no memory and no GPU. The planner is the
+same on CPUs and GPUs. Its figure leaves out pointwise fusion, which only saves arrays, and cuDNN's
+workspace, for which :data:`ALLOWANCE` is added. It counts four bytes a number whatever the type
+(src/nnvm/plan_memory.cc:81), though memory is allocated by type
+(src/executor/graph_executor.cc:1117). For float16 we therefore subtract half of the 16-bit numbers'
+share: an estimate. The store's buffers follow MXNet's src/kvstore/comm.h (CommDevice: each array
+belongs to one device, which gets all other devices' gradients) and kvstore_local.h (the updated
+weight beside it). We never compared the figures with a GPU; ``tests/commands/test_plan.py``
+compares them with the memory of a bound module and of a process.
 """
 import argparse
 import functools
@@ -28,10 +28,10 @@ from unequal.system.text import say
 
 MIB = 2 ** 20
 GPUS = (11, 16, 24, 32)  # GiB
-MOST = 4096  # images a GPU that are looked at
+MOST = 4096  # largest batch on one GPU that is tried
 
-# Of every GPU: the CUDA context with the libraries' code, about 500 MiB, and the largest workspace
-# that MXNet lets cuDNN's convolutions use (the operator's `workspace`, 1024 MiB unless set).
+# On each GPU: the CUDA context with the libraries' code, about 500 MiB, and the largest workspace
+# that MXNet allows cuDNN's convolutions (the operator's `workspace`, 1024 MiB by default).
 ALLOWANCE = (512 + 1024) * MIB
 
 VERIFICATION_BATCH = 64  # pictures a device, as verification during training takes
@@ -39,7 +39,7 @@ STORES = ("device", "nccl")
 
 
 class Run(NamedTuple):
-    """What is planned; the names are those of the training scripts' flags."""
+    """The run to plan; the names are those of the training scripts' flags."""
 
     network: str = "r50"
     classes: int = 1000
@@ -92,15 +92,17 @@ def bound_size(symbol: mx.sym.Symbol, inputs: Dict[str, Tuple[int, ...]], traini
             mx.cpu(), values, gradients,
             {name: "write" if training and name in learnt else "null" for name in values}, states)
     planned = re.search(r"Total (\d+) MB allocated", executor.debug_str())
-    assert planned is not None  # every bound executor says so
+    assert planned is not None  # every bound executor reports it
     taken = int(int(planned.group(1)) * MIB * _bytes_of_four(symbol, inputs))
     return Bound(learnt, sum(_bytes(value.shape, value.dtype) for value in states.values()),
                  sum(sizes[name] for name in inputs), taken)
 
 
 def _bytes_of_four(symbol: mx.sym.Symbol, inputs: Dict[str, Tuple[int, ...]]) -> float:
-    """What share of the planner's four bytes a number the outputs of the layers take: 1 for
-    float32, about a half for a network in float16."""
+    """Share of the planner's four bytes a number that the layers' outputs really take.
+
+    1 for float32, about a half for a network in float16.
+    """
     layers = symbol.get_internals()
     shapes = layers.infer_shape(**inputs)[1]
     types = layers.infer_type(**dict.fromkeys(inputs, np.float32))[1]
@@ -128,13 +130,13 @@ def _training(run: Run) -> Bound:
         symbol = heads.softmax_head(_network(run), label, run.classes, run.emb_size, index=False)
         return bound_size(symbol, {**pictures, "softmax_label": (size,)}, True, run.save_memory)
     network = bound_size(_network(run), pictures, True, run.save_memory)
-    # Of every device: its rows of the classifier and the embeddings of all, which have a gradient.
+    # On each device: its rows of the classifier, and the embeddings of all devices with a gradient.
     rows, gathered = -(-run.classes // run.devices), size * run.devices
     head = bound_size(
         heads.softmax_head(mx.sym.Variable("gathered"), label, rows, run.emb_size, index=False),
         {"gathered": (gathered, run.emb_size), "softmax_label": (gathered,)}, True,
         run.save_memory)
-    # Beside the executor a step has its exponentials, and with --noise-beta below 1 the largest
+    # Besides the executor a step keeps its exponentials, and with --noise-beta below 1 the largest
     # entries and their product (training/split_learner.py, exponentials and backward).
     beside = 3 * 4 * gathered * rows
     return Bound({**network.parameters, **head.parameters}, network.states,
@@ -142,7 +144,7 @@ def _training(run: Run) -> Bound:
 
 
 def _stored(run: Run) -> Dict[str, int]:
-    """The parameters that all devices have alike, which the store keeps equal."""
+    """The parameters that every device has a copy of, which the store keeps equal."""
     return {name: size for name, size in _training(run).parameters.items()
             if not (run.model_parallel and name.startswith("fc7_"))}
 
@@ -157,9 +159,10 @@ def _verification(run: Run) -> Bound:
 
 
 def fullest(sizes: Dict[str, int], devices: int) -> int:
-    """Bytes of the parameters that the store keeps on the device that gets most.
+    """Bytes of the store's parameters on the device that has most of them.
 
-    The largest goes first, each to the device that has least (CommDevice::InitMergeBuffer).
+    They are placed from the largest on, each on the device with the least (MXNet's
+    CommDevice::InitMergeBuffer).
     """
     loads = [0] * devices
     for size in sorted(sizes.values(), reverse=True):
@@ -223,7 +226,7 @@ def largest_batch(run: Run, capacity: int) -> int:
 
 
 def on_the_wire(run: Run) -> List[str]:
-    """What a step sends, as sentences."""
+    """The bytes that a step sends, as sentences."""
     stored = _stored(run)
     weights, lines = sum(stored.values()), []
     if run.devices > 1 and run.kv_store == "device":

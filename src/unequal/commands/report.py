@@ -64,8 +64,10 @@ def render(run: Run) -> str:
 
 
 def _made(section: Callable[[Run], Optional[Html]], run: Run) -> Optional[Html]:
-    """A section. Without run.json the sets are those that the logs name: one that is no longer as
-    it was costs its section, not the page."""
+    """A section, or None. Without run.json the sets are those that the logs name.
+
+    If such a set has changed since, only its section is left out of the page.
+    """
     try:
         return section(run)
     except InputError as error:

@@ -34,7 +34,7 @@ _MAX_BODY = 1000  # bytes of a decision
 _MAX_SUSPECTS = 1 << 21  # rows of the table
 _CACHED = 512  # pictures kept as the page gets them
 _CONNECTIONS = 32  # at once; a browser opens six for a page
-_SECONDS = 60.0  # that a connection may take in all
+_SECONDS = 60.0  # longest time of a connection
 
 
 class Suspect(NamedTuple):
@@ -85,7 +85,7 @@ def read_suspects(path: str) -> List[Suspect]:
 
 
 class Review:
-    """What the page asks: suspects, typical pictures, decisions. For any number of threads.
+    """Answers the page's requests: suspects, typical pictures, decisions. Thread-safe.
 
     Memory: about 300 bytes a suspect, 24 bytes an image of the set (its keys by class), 512
     pictures.
@@ -120,8 +120,10 @@ class Review:
 
     @staticmethod
     def _ordered(suspects: List[Suspect]) -> List[Suspect]:
-        """By pairs of labels, pairs with the surest suspect first: who sees ten pictures of the
-        same two people in a row decides faster."""
+        """Suspects grouped by pair of labels, the pair with the surest suspect first.
+
+        A person decides faster on ten pictures of the same two people in a row.
+        """
         def pair(suspect: Suspect) -> Tuple:
             return suspect.kind, suspect.label, suspect.suggested if suspect.suggested else -1
 
@@ -139,7 +141,7 @@ class Review:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
     def listing(self) -> Dict[str, Any]:
-        """All suspects with what was decided, for the page."""
+        """All suspects with their decisions, for the page."""
         with self._lock:
             self._decisions.read()
             return {"suspects": [
@@ -157,7 +159,7 @@ class Review:
                 "decided_name": self.name(decision.label)}
 
     def state(self) -> Dict[str, Any]:
-        """Only what was decided, also by other pages: ``{key: decision}``."""
+        """Only the decisions, also those of other pages: ``{key: decision}``."""
         with self._lock:
             self._undone -= {decision.key for decision in self._decisions.read()}
             return {"decisions": {str(suspect.key): self._decided(suspect.key)
@@ -221,7 +223,7 @@ class Review:
         if place == len(self._records) or self._records.image_keys[place] != key:
             raise InputError(f"no image {key}")
         data = bytes(self._records.image(key)[1])
-        # Written anew: a browser gets pixels that our checked decoder has seen, not a file's bytes.
+        # Encoded again, so that the browser gets checked pixels and never the bytes of a file.
         with self._decoding:  # a large one takes half a gigabyte
             data = images.encode(images.decode(data, f"image {key}"), 92)
         with self._lock:
@@ -247,7 +249,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     timeout = 30  # seconds that a connection may stand still
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: requests are not worth a line each, and their text is anybody's."""
+        """Log nothing: requests are not worth a line each, and their text is untrusted."""
 
     def _answer(self, code: int, kind: str, body: bytes, **headers: str) -> None:
         self.send_response(code)
@@ -264,7 +266,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._answer(code, "application/json", json.dumps(value).encode())
 
     def _path(self) -> Optional[List[str]]:
-        """The parts behind the token; None (and answered) for a request that is not ours.
+        """The path's parts after the token; None, and an error is sent, for a foreign request.
 
         The Host must be this machine's own name: a page of the web whose name was made to point
         here (DNS rebinding) sends its own. The Origin of a request that writes must be this page.

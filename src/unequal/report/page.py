@@ -1,4 +1,4 @@
-"""One HTML file that needs no other: tags that escape, pictures and charts inlined."""
+"""Self-contained HTML pages: tags that escape their content, pictures and charts inlined."""
 import base64
 import csv
 import html
@@ -14,7 +14,7 @@ from unequal.system.text import to_cells
 
 
 class Html(str):
-    """Text that is markup already; any other text is escaped."""
+    """Text that is HTML already; any other text is escaped."""
 
 
 def tag(element: str, /, *content: Any, **attributes: Any) -> "Html":
@@ -45,7 +45,7 @@ def join(*content: Any) -> "Html":
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """The bytes of a file as an address."""
+    """The bytes of a file as a ``data:`` URI."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
@@ -57,9 +57,9 @@ def picture(data: Union[bytes, np.ndarray], source: str, description: str) -> "H
     data : bytes or numpy.ndarray
         As :func:`unequal.data.pictures.decode` takes it.
     source : str
-        What to call it in an error.
+        Its name in an error.
     description : str
-        For readers who do not see it.
+        The ``alt`` text.
     """
     if isinstance(data, bytes) and pictures.jpeg_frame(data) is not None:
         jpeg = data
@@ -113,7 +113,7 @@ def chart(draw: Callable, description: str, size: Tuple[float, float] = (3.5, 2.
             figure = tables.new_figure("unequal report", size)
             draw(figure.add_subplot(), color)
             svg = io.BytesIO()
-            # No date: the same run gives the same page.
+            # Without a date, so that the same run gives the same page.
             figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         drawn[theme] = data_uri("image/svg+xml", svg.getvalue())
     return tag("picture",
@@ -130,9 +130,9 @@ def figure(*parts: Any) -> "Html":
 def table(header: List[str], rows: Iterable[Iterable["Html"]]) -> "Html":
     """A table; ``rows`` of cells that are ``<td>`` already.
 
-    On a phone the first cell of a row stands above the others; in a table of more than
-    :data:`NARROW` columns each of them has its column's name beside it there. Below the table is a
-    link to the same as CSV, inside the page itself.
+    On a phone the first cell of a row stands above the others; with more than :data:`NARROW`
+    columns, each other cell then shows its column's name. Below the table is a link to its content
+    as CSV, inside the page itself.
     """
     lines = [list(row) for row in rows]
     wide = {"class_": "wide"} if len(header) > NARROW else {}
@@ -150,7 +150,7 @@ NARROW = 6  # columns that stand side by side on a phone
 
 
 def _labelled(cell: "Html", name: str) -> "Html":
-    """A ``<td>`` that knows its column's name."""
+    """A ``<td>`` with its column's name as an attribute."""
     return Html(cell.replace("<td", f'<td data-name="{html.escape(name)}"', 1))
 
 
@@ -176,7 +176,7 @@ def sections(parts: Iterable[Tuple[str, "Html"]]) -> "Html":
 
 
 def legend(names: List[str]) -> "Html":
-    """What the colours of lines 0, 1, ... mean, and after :data:`LINES` of them their dashes."""
+    """A legend: the colours, and beyond :data:`LINES` lines the dashes, of lines 0, 1, ..."""
     return tag("ul", *(tag("li", tag("i", class_=(
         f"line{line % LINES} dash{line // LINES % len(DASHES)}")), name)
         for line, name in enumerate(names)), class_="legend")
@@ -199,8 +199,8 @@ def smoothed(values: Sequence[float], weight: Optional[float] = None) -> List[fl
     ----------
     values : sequence of float
     weight : float, optional
-        Of what came before, in [0, 1). Default: 0.9 for 100 values or more, less for fewer (a mean
-        over a tenth of them), so that a short curve does not lag behind what it shows.
+        Weight of the previous average, in [0, 1). Default: 0.9 for 100 values or more, less for
+        fewer (a mean over a tenth of them), so that a short curve does not lag behind its values.
     """
     if weight is None:
         weight = min(0.9, max(0.0, 1 - 10 / max(1, len(values))))

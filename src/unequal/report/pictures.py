@@ -37,7 +37,7 @@ def suspects(run: Run) -> Optional[Html]:
         return None
     columns, truth = noise_lists.read_scores(scores), _truth(run)
     order = np.lexsort((columns["key"], columns["score"]))
-    # The least suspected picture of each label shows whom the label means.
+    # The least suspected picture of each label shows which person the label stands for.
     best_first = order[::-1]
     labels, first = np.unique(columns["label"][best_first], return_index=True)
     typical = dict(zip(labels, columns["key"][best_first][first]))
@@ -90,7 +90,7 @@ def noise_quality(run: Run) -> Optional[Html]:
         noisy = kinds != "clean" if kind == "all" else kinds == kind
         among = noisy | (kinds == "clean")
         precision, recall, _ = precision_recall_curve(noisy[among], -columns["score"][among])
-        curves.append((numbers, precision[:-1], recall[:-1]))  # the last point is made up
+        curves.append((numbers, precision[:-1], recall[:-1]))  # scikit-learn adds the last point
         rows.append([KINDS[kind], f"{numbers['count']:,}"] + [
             tables.percent(value, 1) for value in (
                 noisy.sum() / among.sum(), numbers["average_precision"], numbers["precision"],

@@ -1,7 +1,7 @@
-"""A run as a page shows it: ``run.json`` where there is one, else what the training logs tell.
+"""A run as a page shows it: from ``run.json`` if there is one, otherwise from the training logs.
 
-Both may be anybody's: every value that is used is checked here, once, so that the sections can
-rely on it.
+Both are untrusted: every value that is used is checked here, once, so that the sections can rely on
+it.
 """
 import json
 import logging
@@ -36,8 +36,10 @@ def _read(path: str) -> str:
 
 
 def _number(value: Any) -> float:
-    """A finite number; NaN for null and for what float32 cannot hold, as no training counts so far
-    and sums of such numbers would become infinite."""
+    """A finite number; NaN for null, and for numbers beyond float32.
+
+    Sums of larger numbers could become infinite.
+    """
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -52,7 +54,7 @@ def _checked(event: Any) -> Event:
     step = event["step"] if event["event"] in _STEPS else event.get("step", 0)
     if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 1 << 53:
         raise ValueError
-    # Of every event: a log may begin with any, and what it begins with is asked for its options.
+    # In every event, because the first one, of whatever kind, is asked for the options.
     options = event.setdefault("options", {})
     if not all(isinstance(options.get(name) or "", str) for name in _TEXTS):
         raise ValueError
@@ -90,7 +92,7 @@ def last_training(path: str) -> List[Event]:
         try:
             event = _checked(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-            if number == len(lines) and events:  # cut by a kill: a whole line has an end
+            if number == len(lines) and events:  # half a line, left by a kill
                 break
             raise InputError(f"{path}, line {number}: not an event of a training log; give the "
                              "PREFIX-trainlog.jsonl of a training script.") from None
@@ -101,7 +103,7 @@ def last_training(path: str) -> List[Event]:
 
 
 def best_checkpoint(events: List[Event]) -> Optional[int]:
-    """The checkpoint that a finished training called best; of an unfinished one the last saved."""
+    """The best checkpoint of a finished training, by its log; of an unfinished one the last."""
     for event in reversed(events):
         epoch = event.get("best_epoch") if event["event"] == "end" else None
         if isinstance(epoch, int):
@@ -129,9 +131,9 @@ def counted_pairs(events: List[Event]) -> Dict[str, int]:
 
 
 def discovered(directory: str) -> Dict[str, Any]:
-    """What ``run.json`` would say, from the training logs in a directory and below it.
+    """The content of a ``run.json``, made from the training logs in a directory and below it.
 
-    Beside it ``pairs``: how many each verification set has.
+    It also has ``pairs``: how many pairs each verification set has.
 
     Raises
     ------

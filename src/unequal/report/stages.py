@@ -11,7 +11,7 @@ from unequal.report.page import INK, Html, join, tag
 from unequal.report.runs import Run
 from unequal.symbols.margins import LOSS_TYPES
 
-# What a stage does, by the step its log names and the options it ran with.
+# One sentence on what a stage does, by the step that its log names and its options.
 LOSSES = {number: kind.title for number, kind in LOSS_TYPES.items()}
 
 
@@ -33,7 +33,7 @@ def _step_4(options: Dict[str, Any], loss: str) -> str:
             f"{chosen}")
 
 
-# By the stage's name (unequal.training.stages); logs of before it was written have the title only.
+# By the stage's name (unequal.training.stages); logs of older versions have only the title.
 STEPS = {"softmax": _step_2, "nra_save": _step_3, "nra": _step_3, "unequal": _step_4}
 TITLES = {"step 2": "softmax", "step 3": "nra", "step 4": "unequal"}
 
@@ -76,7 +76,7 @@ def accuracy_table(run: Run) -> Optional[Html]:
     values = np.column_stack([values, values.mean(axis=1)])
     # Rounded as printed, so that values that look equal count as equal.
     printed = np.where(np.isnan(values), -1, np.round(values, 4))
-    # A star says that a row beats all others, so a lead that may be chance gets none.
+    # A star means that a row beats all others, so a lead within chance gets none.
     clear = np.array([*(_chance(run, target, values[:, column])
                         for column, target in enumerate(run.targets)),
                       _chance(run, None, values[:, -1])])
@@ -104,10 +104,10 @@ def accuracy_table(run: Run) -> Optional[Html]:
 
 
 def _chance(run: Run, target: Optional[str], column: np.ndarray) -> float:
-    """How large a lead may be chance: the 95% half-width of an accuracy over the pairs.
+    """The largest lead that may be chance: the 95% half-width of an accuracy over the pairs.
 
-    Below 0 where the pairs are not known, so that the best is starred. The rows are measured on
-    the same pairs, so this is on the careful side.
+    Below 0 if the number of pairs is unknown, so that the best is starred. Conservative, because
+    all rows are measured on the same pairs.
     """
     pairs = _pairs(run, run.targets if target is None else [target])
     if not pairs:
@@ -126,7 +126,7 @@ def _pairs(run: Run, targets: List[str]) -> int:
 def duration(events: List[Any]) -> Optional[float]:
     """Seconds from a stage's start to its last event; None where the log does not tell.
 
-    A resumed stage counts the time it stood still, which the log cannot tell from work.
+    For a resumed stage this includes the time between the runs, which the log does not show.
     """
     times = [event["time"] for event in events if "time" in event]
     return times[-1] - times[0] if len(times) > 1 and times[-1] >= times[0] else None
@@ -263,7 +263,7 @@ def roc_curves(run: Run) -> Optional[Html]:
 
 
 def _roc_chart(name: str, curves: Dict[int, verification.Roc], issame: np.ndarray) -> Html:
-    # A curve has as many steps as there are pairs: take only as many points as can be seen.
+    # A curve has a step for each pair; keep only as many points as can be seen.
     fars = np.geomspace(1 / (~issame).sum(), 1, 150)
 
     def draw(axes: Any, color: Any) -> None:

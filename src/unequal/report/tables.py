@@ -67,7 +67,7 @@ def plot_lines(path: str, curves: Dict[str, Tuple[Any, Any]], *, xlabel: str, yl
 
 
 def check_plot(path: str) -> None:
-    """Raise what :func:`plot_lines` would, before the work whose result it is to draw."""
+    """Raise the errors of :func:`plot_lines` early, before the work whose result it draws."""
     _figure(path)
 
 
@@ -96,7 +96,7 @@ def new_figure(what: str, size: Tuple[float, float] = (6.4, 4.8)) -> Any:
     Raises
     ------
     InputError
-        When matplotlib is missing; names ``what`` was to be drawn.
+        When matplotlib is missing; the text names ``what``.
     """
     matplotlib = _matplotlib(what)
     # Not pyplot: it keeps global state and may want a display.
