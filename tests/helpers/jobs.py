@@ -55,10 +55,16 @@ def _variables(pid):
 
 
 def is_member(pid):
-    """Whether it is a scheduler, server or worker: what a keeper has started."""
+    """Whether it is a scheduler, server or worker: what a keeper has started.
+
+    Until it runs its own program it is a copy of the keeper, which waits for that: who stops it
+    then stops both.
+    """
     stat = _read(pid, "stat").rpartition(b")")[2].split()
-    parent = _read(stat[1].decode(), "cmdline").split(b"\0") if stat else []
-    return len(parent) > 1 and parent[1].endswith(b"keeper.py")
+    parent, own = (_read(one, "cmdline").split(b"\0")[1:2] if stat else []
+                   for one in (stat[1].decode() if stat else "", pid))
+    return any(word.endswith(b"keeper.py") for word in parent) and not any(
+        word.endswith(b"keeper.py") for word in own)
 
 
 def members(launcher):
