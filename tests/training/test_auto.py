@@ -36,6 +36,7 @@ def test_train_auto_leaves_a_model_that_is_called_best(tmp_path, monkeypatch, ca
     prefix = str(tmp_path / "m" / "model")
     assert cli.main(["train", "auto", str(tmp_path / "d" / "MF2_pic9_head"), "--prefix",
                      prefix]) == 0
+    assert "--margin-m 0.3" in (said := capfd.readouterr().err) and "margin is constant" in said
     assert checkpoints.parse(prefix + ",best") == (prefix, 1)
     checkpoints.load(prefix, 1)
     with open(prefix + "-trainlog.jsonl", encoding="utf-8") as lines:

@@ -158,7 +158,8 @@ def auto_settings(options: argparse.Namespace) -> None:
                            devices=options.devices, target=target, debug=options.debug)
     words = " ".join(f"{row.spelling} {getattr(chosen, row.name)}" for row in flags.rows(chosen)
                      if row.name in _CHOSEN)
-    logger.info("chosen for %d pictures of %d people: %s", images, classes, words)
+    logger.info("chosen for %d pictures of %d people: %s; the margin is constant", images, classes,
+                words)
     softmax(chosen)
     log = options.prefix + "-trainlog.jsonl"
     with open_input(log, MAX_TABLE, encoding="utf-8") as lines:
