@@ -27,16 +27,17 @@ def test_larger_sets_get_larger_networks():
     assert networks == ["n8", "r18", "r50"]
 
 
-def test_train_auto_leaves_a_model_that_is_called_best(tmp_path, monkeypatch, capfd):
+def test_train_auto_leaves_a_model_that_is_called_best(tmp_path, monkeypatch, caplog):
     make_dataset(str(tmp_path / "d"), head_identities=3, head_images=10, tail_identities=1,
                  eval_identities=20, eval_pairs=20, image_size=16)
     shorter = auto.settings
     monkeypatch.setattr(auto, "settings", lambda *sizes, **more: auto.replace(
         shorter(*sizes, **more), max_steps=2, lr_steps="1", verbose=2, per_batch_size=8))
     prefix = str(tmp_path / "m" / "model")
+    caplog.set_level("INFO")
     assert cli.main(["train", "auto", str(tmp_path / "d" / "MF2_pic9_head"), "--prefix",
                      prefix]) == 0
-    assert "--margin-m 0.3" in (said := capfd.readouterr().err) and "margin is constant" in said
+    assert "--margin-m 0.3" in caplog.text and "the margin is constant" in caplog.text
     assert checkpoints.parse(prefix + ",best") == (prefix, 1)
     checkpoints.load(prefix, 1)
     with open(prefix + "-trainlog.jsonl", encoding="utf-8") as lines:
