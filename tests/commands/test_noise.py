@@ -138,7 +138,7 @@ def test_small_sets_need_no_model_and_use_none_that_learnt_from_them_alone(
         code = noise(tmp_path, "--pretrained", f"{tmp_path}/m,1", "--out", tmp_path / "second",
                      *more)
         assert (code == 0) == by_texture, more
-    assert "learnt from these 48 pictures alone" in caplog.text
+    assert "trained on these 48 pictures only" in caplog.text
     assert (tmp_path / "second").read_bytes() == (tmp_path / "list").read_bytes()
     capsys.readouterr()
 
@@ -163,8 +163,8 @@ def test_of_other_peoples_model_and_texture_the_better_judges_a_small_set(
             return arrays["features"].shape[1] == 8, read_list(str(tmp_path / "list"))[1].tolist()
 
     assert listed(strong) == (True, keys)
-    assert "agrees with 96% of the labels" in caplog.text and "the model judges" in caplog.text
+    assert "predicts 96% of the labels" in caplog.text and "the model is used" in caplog.text
     assert listed(weak) == (False, keys)
-    assert "texture judges" in caplog.text
+    assert "texture is used" in caplog.text
     used, found = listed(weak, "--by-model")
     assert used and found != keys and "judges" not in caplog.text

@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                              f"{noise_scan.SMALL} pictures need none, and are judged by their "
                              "texture where that tells more")
     parser.add_argument("--by-model", action="store_true",
-                        help="the model judges in any case")
+                        help="always use the model, where texture would be used for a small set")
     parser.add_argument("--features", metavar="F",
                         help="instead of a model: the images' features by any other "
                              "(`unequal embed`'s forms)")

@@ -379,9 +379,9 @@ def _by_model(records: RecordSet, checkpoint: str, labels: np.ndarray, always: b
     seen = _seen(records, loaded[1], checkpoints.sub_centers(prefix))
     choose = len(records) <= SMALL and not always
     if choose and seen and checkpoints.alone(prefix):
-        logger.info("%s has learnt from these %d pictures alone, the wrong labels with the right "
-                    "ones: their texture, of which nothing was learnt, tells more and judges, "
-                    "unless by_model is set", path, len(records))
+        logger.info("%s was trained on these %d pictures only and may have learnt their wrong "
+                    "labels, so their texture is used instead (set by_model to use the model)",
+                    path, len(records))
         return texture_features(records), True
     rows = _embed(records, checkpoint, loaded, devices, batch_size)
     if choose and not seen:
@@ -389,9 +389,10 @@ def _by_model(records: RecordSet, checkpoint: str, labels: np.ndarray, always: b
         of_model, of_texture = (noise_scores.agreement(some, labels, records.num_classes)
                                 for some in (rows, texture_rows))
         better = of_texture > of_model
-        logger.info("out of sample %s agrees with %.0f%% of the labels, the pictures' texture with "
-                    "%.0f%%: %s", path, 100 * of_model, 100 * of_texture,
-                    "texture judges, unless by_model is set" if better else "the model judges")
+        logger.info("%s predicts %.0f%% of the labels out of sample, the pictures' texture %.0f%%: "
+                    "%s", path, 100 * of_model, 100 * of_texture,
+                    "texture is used (set by_model to use the model)" if better else
+                    "the model is used")
         if better:
             rows = texture_rows
     return rows, not seen
