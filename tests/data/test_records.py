@@ -220,4 +220,8 @@ def test_one_writer_a_directory(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(TypeError):
         patch.setattr(mx.recordio, "MXIndexedRecordIO", None)
         RecordWriter(str(tmp_path), (32, 24))
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(RecordWriter, "_write", None)  # with its files open
+        RecordWriter(str(tmp_path / "other"), (32, 24))
+    assert os.listdir(str(tmp_path / "other")) == []
     write(tmp_path, images)  # what failed to begin holds nothing

@@ -124,3 +124,14 @@ def test_a_temporary_folder_goes_whatever_happens(tmp_path):
         assert os.listdir(str(tmp_path)) == [f".out.unequal.{os.getpid()}"]
         raise KeyboardInterrupt
     assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_signal_as_soon_as_the_file_is_there(tmp_path, monkeypatch):
+    def interrupted(*_):
+        assert len(os.listdir(str(tmp_path))) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.fcntl, "flock", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing(str(tmp_path / "list")):
+        pass
+    assert os.listdir(str(tmp_path)) == []

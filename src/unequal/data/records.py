@@ -459,8 +459,14 @@ class RecordWriter:
             if identities:
                 self._write(0, self._pair(0, (0, 0)))  # replaced at the end by the real numbers
         except BaseException:
-            self._lock.release()
+            self._clear()
             raise
+
+    def _clear(self) -> None:
+        for path in self._temporary.values():
+            with suppress(FileNotFoundError):
+                os.remove(path)
+        self._lock.release()
 
     def _write(self, key: int, payload: bytes) -> None:
         self._records.write_idx(key, payload)
@@ -526,10 +532,7 @@ class RecordWriter:
             self._records.close()
             if self._list is not None:
                 self._list.close()
-            for path in self._temporary.values():
-                with suppress(FileNotFoundError):
-                    os.remove(path)
-            self._lock.release()
+            self._clear()
 
     def _finish(self) -> None:
         if not self._seen:

@@ -169,16 +169,16 @@ def replacing_path(path: str) -> Iterator[str]:
     make_directory(directory)
     remove_dead(directory, name)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}")
-    with in_work(temporary):
-        try:
+    try:  # a signal may come as soon as the file is there
+        with in_work(temporary):
             yield temporary
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
             os.replace(temporary, path)
             _flush_directory(directory or os.curdir)
-        finally:
-            with suppress(FileNotFoundError):
-                os.remove(temporary)
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(temporary)
 
 
 @contextmanager
