@@ -52,7 +52,7 @@ def test_exif_rotation(orientation, turn):
 
 def test_pixels_pass_through():
     assert pictures.decode(PICTURE, "x", 12, 20) is PICTURE
-    for wrong in (PICTURE[..., 0], PICTURE.astype(np.float32), PICTURE[..., :2]):
+    for wrong in (PICTURE[..., 0], PICTURE.astype(np.float32), PICTURE[..., :2], PICTURE[:0]):
         with pytest.raises(InputError, match=r"^row 3: pixels must be uint8 of shape"):
             pictures.decode(wrong, "row 3")
 

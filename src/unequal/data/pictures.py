@@ -168,7 +168,7 @@ def _decode(data: Encoded, source: object, height: Optional[int], width: Optiona
     pixels: Optional[np.ndarray]
     if isinstance(data, np.ndarray) and not bgr:
         pixels = data
-        if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
+        if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3 or not data.size:
             raise InputError(
                 f"{source}: pixels must be uint8 of shape (height, width, 3) but are {data.dtype} "
                 f"of shape {data.shape}; convert them.")
