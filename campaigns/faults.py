@@ -1,18 +1,25 @@
-"""Kill the four stages of the recipe at random times, resume, and compare with runs left alone.
+"""Kill stages and commands at random times, go on, and compare with what was left alone.
 
-    python campaigns/faults.py [--kills 100] [--seed 0]
+    python campaigns/faults.py [--kills 100] [--each 15] [--twice 5] [--photos DIR] [--seed 0]
 
-Each stage runs once without disturbance on a small built-in set. Then it runs with `--resume auto`
-and is killed (SIGKILL) after a random time, again and again until a run ends by itself; then all it
-has left must be what the undisturbed run left: the same names (no temporary file), the same bytes
-of every checkpoint, noise list, weight and momentum, a log of whole lines with the same
-verifications. A new chain begins until the stage has had its share of the kills.
+Each of the four stages of the recipe runs once without disturbance on a small built-in set. Then it
+runs with `--resume auto` and is killed (SIGKILL) after a random time, again and again until a run
+ends by itself; then all it has left must be what the undisturbed run left: the same names (no
+temporary file), the same bytes of every checkpoint, noise list, weight and momentum, a log of whole
+lines with the same verifications. A new chain begins until the stage has had its share of the
+kills.
+
+Then the commands of `unequal`: each is killed ``--each`` times (SIGKILL, SIGTERM, SIGINT in turn)
+and given again, and ``--twice`` times two of it begin at once on one output. What a signal leaves
+is whole files and no temporary ones, one sentence and the documented exit code; what the command
+leaves when it is given again, or has run beside itself, is what one undisturbed run leaves. Of two
+at once one may be refused with a sentence. `unequal review` gets decisions from two pages while it
+is killed: every one that it confirmed must be in the file. `unequal align` needs photographs of
+faces (``--photos``) and is left out without.
 
 Exit code 1 when anything differs.
 """
 import argparse
-import json
-import multiprocessing
 import os
 import random
 import runpy
@@ -21,16 +28,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 
-import numpy as np  # noqa: E402
+from multiprocessing.process import BaseProcess  # noqa: E402
+
+from _commands import NETWORK, contents, kill_commands, start  # noqa: E402
 
 from unequal.synthetic.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
-NETWORK = ("--network", "n8", "--emb-size", "16", "--margin-s", "16", "--target", "lfw,agedb_30")
 
 
 def stages(directory: Path) -> Dict[str, Sequence[str]]:
@@ -61,33 +69,11 @@ def _work(command: Sequence[str], directory: Path) -> None:
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def start(command: Sequence[str], directory: Path) -> multiprocessing.process.BaseProcess:
-    # A fork has MXNet imported already, which takes longer than training here: the kills then fall
-    # where something happens.
-    process = multiprocessing.get_context("fork").Process(target=_work, args=(command, directory))
-    process.start()
-    return process
-
-
-def finish(process: multiprocessing.process.BaseProcess, directory: Path) -> None:
+def finish(process: BaseProcess, directory: Path) -> None:
     process.join()
     if process.exitcode:
         sys.exit("exit code "
                  f"{process.exitcode}:\n{Path(str(directory) + '.log').read_text()[-2000:]}")
-
-
-def contents(path: Path) -> Any:
-    """What must be the same of a file."""
-    if path.suffix == ".npz":  # its header holds the log's path
-        with np.load(str(path)) as arrays:
-            return {name: arrays[name].tobytes() for name in arrays.files if name != "header"}
-    if path.suffix == ".jsonl":
-        # A run that was killed before it saved anything starts anew.
-        events = [json.loads(line) for line in path.read_text().split('{"event": "start"')[-1]
-                  .splitlines()[1:]]
-        return [{**event, "time": 0} for event in events
-                if event["event"] in ("lr", "verify", "save", "end")]
-    return path.read_bytes()
 
 
 def differences(whole: Path, killed: Path) -> List[str]:
@@ -108,13 +94,13 @@ def disturb(name: str, command: Sequence[str], whole: Path, kills: int,
     killed = whole.parent / "killed"
     whole.parent.mkdir()
     before = time.time()
-    finish(start(command, whole), whole)
+    finish(start(_work, command, whole), whole)
     seconds = time.time() - before
     while done < kills:
         shutil.rmtree(str(killed), ignore_errors=True)
         while True:
             continued += any(killed.glob("*-resume.npz"))
-            process = start((*command, "--resume", "auto"), killed)
+            process = start(_work, (*command, "--resume", "auto"), killed)
             process.join(randomness.uniform(0, 1.1) * seconds)
             if not process.is_alive():
                 finish(process, killed)
@@ -137,6 +123,10 @@ def disturb(name: str, command: Sequence[str], whole: Path, kills: int,
 def main() -> bool:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="at least, over the four stages")
+    parser.add_argument("--each", type=int, default=15, help="kills of each command")
+    parser.add_argument("--twice", type=int, default=5, help="times two of each at once")
+    parser.add_argument("--photos", help="folder of photographs of faces, for `unequal align`")
+    parser.add_argument("--only", help="regular expression for the commands' names")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     randomness = random.Random(options.seed)
@@ -146,11 +136,12 @@ def main() -> bool:
                      tail_identities=24, eval_pairs=20, eval_identities=20)
         counts = [disturb(stage, command, directory / stage / "whole", -(-options.kills // 4),
                           randomness)
-                  for stage, command in stages(directory).items()]
-    kills, in_save, chains, wrong = (sum(column) for column in zip(*counts))
+                  for stage, command in stages(directory).items()] if options.kills else []
+        failed = kill_commands(directory, options, randomness) if options.each else False
+    kills, in_save, chains, wrong = (sum(column) for column in zip(*counts, (0, 0, 0, 0)))
     print(f"{kills} kills, {in_save} while a file was written; {chains - wrong} of {chains} runs "
           "ended as if undisturbed")
-    return bool(wrong)
+    return bool(wrong) or failed
 
 
 if __name__ == "__main__":
