@@ -1,4 +1,6 @@
 """What a page says of a stage, from its log."""
+from types import SimpleNamespace
+
 import pytest
 
 from unequal.report import stages
@@ -33,3 +35,16 @@ def test_a_stage_names_the_row_it_starts_from(start):
               {"event": "train", "step": 7}]
     rows = [{"name": "other", "model": "models/arcs,3"}, {"name": "first", "model": "models/arc,3"}]
     assert stages.described(events, rows).startswith("From “first”, 7 batches.")
+
+
+def test_no_verification_chart_for_a_stage_that_was_not_verified():
+    def events(results):
+        return [{"event": "start", "options": OPTIONS},
+                {"event": "train", "step": 2, "metrics": {"loss": 1.0}},
+                {"event": "verify", "step": 2, "results": results}]
+    run = SimpleNamespace(targets=["lfw"], rows=[{"name": "first"}, {"name": "second"}],
+                          logs=[events({}), events({"lfw": {"accuracy_flip": 0.9}})])
+    page = stages.learning_curves(run)
+    first, second = page.split("second")
+    assert "loss on the head" in first and "verification" not in first
+    assert "verification" in second

@@ -162,7 +162,7 @@ def learning_curves(run: Run) -> Optional[Html]:
     parts = []
     for row, events, curve in zip(run.rows, run.logs, verified):
         charts = _loss_charts(events)
-        if curve[1].size:  # not where no set of the run was verified
+        if not np.isnan(curve[1]).all():  # some set of the run was verified
             charts.append(_verification_chart(events, curve, limits))
         if charts:
             parts += [tag("h3", row["name"]), tag("div", *charts, class_="charts")]
