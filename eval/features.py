@@ -355,13 +355,15 @@ def open_features(path: str) -> Features:
     return _OPENERS[ending](path)
 
 
-def identities(names: Sequence[str]) -> np.ndarray:
+def identities(names: Sequence[str], source: str = "features") -> np.ndarray:
     """Who each picture shows: the folder it lies in, as in FaceScrub and ``unequal embed``.
 
     Parameters
     ----------
     names : list of str
         ``FOLDER/PICTURE``.
+    source : str
+        Where they are from, for the error.
 
     Returns
     -------
@@ -376,8 +378,9 @@ def identities(names: Sequence[str]) -> np.ndarray:
     folders = [os.path.basename(os.path.dirname(name)) for name in names]
     for name, folder in zip(names, folders):
         if not folder:
-            raise InputError(f"{name!r}: names must be IDENTITY/PICTURE to tell who is shown; "
-                             "embed pictures that lie in a folder for each person.")
+            raise InputError(f"{source}: the name {name!r} does not tell who is shown, as "
+                             "IDENTITY/PICTURE does; embed pictures that lie in a folder for each "
+                             "person.")
     return np.array(folders, str)
 
 

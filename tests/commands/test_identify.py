@@ -70,7 +70,7 @@ def test_identify_in_a_gallery(arrays, tmp_path):
 @pytest.mark.parametrize("change, message", (
     ({"--probes": "none.npz"}, "none.npz: No such file"),
     ({"--probes": "bad.txt"}, "bad.txt: features are .npy, .npz or .bin files"),
-    ({"--probes": "flat.npz"}, "'a.png': names must be IDENTITY/PICTURE"),
+    ({"--probes": "flat.npz"}, "flat.npz: the name 'a.png' does not tell who is shown"),
     ({"--probes": "bad.npz"}, "bad.npz: no arrays `features` and `names`"),
     ({"--distractors": "long.npz"}, "long.npz: features have length 7 but the probes' 6"),
     ({"--gallery": "long.npz"}, "--gallery: features have length 7"),

@@ -64,7 +64,7 @@ def joined(several: Sequence[features.Features]) -> features.Features:
 
 def _pictures(path: str, noise: Optional[str]) -> Tuple[np.ndarray, np.ndarray]:
     opened = without_noise(features.open_features(path), noise)
-    return opened.array(), features.identities(opened.kept_names())
+    return opened.array(), features.identities(opened.kept_names(), opened.source)
 
 
 def run(options: argparse.Namespace) -> None:
