@@ -18,12 +18,15 @@ def test_the_last_line_of_a_key_counts(tmp_path):
     assert read_decisions(path) == {5: Decision(5, "keep"), 6: Decision(6, "relabel", 2)}
 
 
-def test_a_line_cut_by_a_kill_is_replaced(tmp_path):
+def test_a_line_cut_by_a_kill_is_replaced(tmp_path, caplog):
     path = tmp_path / "decisions.csv"
     path.write_text("key,decision,label\n5,drop,\n6,rela")
     assert read_decisions(str(path)) == {5: Decision(5, "drop")}
+    assert "decisions.csv: the last line is left out" in caplog.text  # a person's may be whole
+    caplog.clear()
     DecisionFile(str(path)).append(Decision(7, "keep"))
     assert path.read_text() == "key,decision,label\n5,drop,\n7,keep,\n"
+    assert len(read_decisions(str(path))) == 2 and not caplog.text
 
 
 def test_two_files_of_one_path_see_each_other(tmp_path):

@@ -6,11 +6,14 @@ appended line, a kill loses none, and two pages on one file do not overwrite eac
 """
 import csv
 import fcntl
+import logging
 import os
 from typing import Dict, List, NamedTuple, Optional
 
 from unequal.errors import InputError
 from unequal.system.files import open_input
+
+logger = logging.getLogger(__name__)
 
 DECISIONS = ("keep", "drop", "relabel", "unsure")
 FIELDS = ("key", "decision", "label")
@@ -60,6 +63,7 @@ class DecisionFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self.last: Dict[int, Decision] = {}
+        self.cut = False  # whether a last line without an end was left
         self._position = 0  # bytes read so far
         self._lines = 0
         self.read()
@@ -75,7 +79,9 @@ class DecisionFile:
                 data = file.read()
         except FileNotFoundError:
             return []
-        data = data[:data.rfind(b"\n") + 1]
+        whole = data.rfind(b"\n") + 1
+        self.cut = whole < len(data)
+        data = data[:whole]
         self._position += len(data)
         new = []
         for line in data.decode("utf-8", "replace").splitlines():
@@ -116,4 +122,8 @@ def read_decisions(path: str) -> Dict[int, Decision]:
     """
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file; `unequal review` writes one.")
-    return DecisionFile(path).last
+    file = DecisionFile(path)
+    if file.cut:
+        logger.warning("%s: the last line is left out, as it has no end and may be half of one; "
+                       "end it with a line break if it is whole", path)
+    return file.last
