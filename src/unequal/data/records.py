@@ -557,8 +557,8 @@ class RecordWriter:
         for name in whole:
             with open(self._temporary[name], "rb") as written:
                 os.fsync(written.fileno())
-        # Killed from here on we leave a folder that nobody takes for a set: without the property,
-        # which comes last, rather than the files of this one among those of an earlier one.
+        # A kill from here on leaves a folder without `property`, which no one takes for a set,
+        # instead of new files among those of an earlier set: `property` is renamed last.
         for name in ("property", "train.lst"):
             with suppress(FileNotFoundError):
                 os.remove(os.path.join(self.directory, name))

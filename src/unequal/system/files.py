@@ -239,10 +239,13 @@ def remove_dead(directory: str, name: str, folder: bool = False) -> None:
 
 @contextmanager
 def temporary_folder(path: str) -> Iterator[str]:
-    """Make an empty folder beside ``path``, to fill and perhaps rename to it; the block's end
-    removes it. What a killed process had made for ``path`` is removed by the next."""
+    """Make an empty folder beside ``path``, to be filled and perhaps renamed to ``path``.
+
+    It is removed at the end of the block. A folder that a killed process left is removed by the
+    next process with the same ``path``.
+    """
     parent, name = os.path.split(os.path.normpath(path))
-    # Of a name that only we use, as a folder that is left over is removed whole.
+    # No one else uses such a name, so a folder of that name that is left over may be removed.
     remove_dead(parent, name + ".unequal", folder=True)
     temporary = os.path.join(parent, f".{name}.unequal.{os.getpid()}")
     try:

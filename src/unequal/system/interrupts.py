@@ -17,7 +17,7 @@ _postponed: List[bool] = []  # an entry for each `postponed` block now entered
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where it ends what is done as Ctrl-C does (:func:`unwinding`)."""
+    """SIGTERM, in a block where it ends the work as Ctrl-C does (:func:`unwinding`)."""
 
 
 class Interrupted(Exception):

@@ -24,7 +24,8 @@ def _end_with_parent() -> None:
 
 def _prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    # When that was killed nobody else would end us: the pool's pipes have both their ends here.
+    # If the parent is killed, nothing else ends this process: it holds both ends of the pool's
+    # pipes, so it would wait for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism
 
