@@ -13,7 +13,7 @@ from unequal.eval.features import Features
 from unequal.eval.verification import far_name
 from unequal.system import progress
 
-FARS = (1e-4, 1e-5, 1e-6)  # of a higher rate more scores would have to be kept
+FARS = (1e-4, 1e-5, 1e-6)  # for a higher rate more scores would have to be kept
 RANKS = (1, 5, 10, 100)
 _SCORES = 1 << 26  # similarities held at once, about: 256 MB, and a quarter more for the mask
 _FIRST = 1 << 20
@@ -21,7 +21,7 @@ _BLOCK = 8192  # distractors a matrix product; more brings no speed
 
 
 class Identification(NamedTuple):
-    """What an identification experiment found; see :func:`identify`."""
+    """The result of :func:`identify`."""
 
     ranks: np.ndarray  # int64 (pairs,): rank of the mate, max_rank + 1 where it is beyond
     scores: np.ndarray  # float32 (pairs,): similarity of probe and mate
@@ -47,7 +47,7 @@ class _Best:
         """Take similarities (probes, n) into account; -inf counts for nothing."""
         start = 0
         while start < scores.shape[1]:
-            # While there is no limit yet all scores pass, at 40 bytes each: take few at once.
+            # Before there is a limit all scores pass, at 40 bytes each, so take few at once.
             end = scores.shape[1] if self._limit > -np.inf else start + max(
                 1, _FIRST // len(scores))
             self._add(scores[:, start:end])
@@ -56,7 +56,7 @@ class _Best:
     def _add(self, scores: np.ndarray) -> None:
         if self._mask.shape != scores.shape:
             self._mask = np.empty(scores.shape, bool)
-        # One pass over all scores; few pass, and only these cost more.
+        # One pass over all scores; only the few above the limit cost more.
         np.greater(scores, np.minimum(self._lowest, self._limit)[:, None], out=self._mask)
         flat = np.flatnonzero(self._mask)
         rows = flat // scores.shape[1]
@@ -137,7 +137,7 @@ def identify(probes: np.ndarray, probe_identities: np.ndarray, distractors: Feat
 
     Without a gallery, MegaFace's way: each picture of a person in turn is the one mate hidden among
     the distractors, and every other picture of the person is a probe; other people of the probe
-    set play no part. With a gallery, each of its pictures of the probe's identity is such a mate,
+    set are not used. With a gallery, each of its pictures of the probe's identity is such a mate,
     hidden among the distractors and the gallery's pictures of other people.
 
     Parameters
@@ -153,7 +153,7 @@ def identify(probes: np.ndarray, probe_identities: np.ndarray, distractors: Feat
     gallery_identities : numpy.ndarray, optional
         (G,).
     max_rank : int
-        Ranks are told apart up to this one.
+        Ranks beyond this one count as ``max_rank + 1``.
     fars : sequence of float
         False accept rates of interest; the highest decides how many impostor scores are kept.
 

@@ -443,15 +443,15 @@ class Embedder(TransformerMixin, BaseEstimator):
             done += len(some)
         return result
 
-    # What scikit-learn asks of an estimator, answered for one whose network is given: there is
-    # nothing to tune, and a clone may share it.
+    # scikit-learn's interface of estimators. The network is given, so there are no parameters to
+    # tune, and a clone may share it.
 
     def get_params(self, deep: bool = True) -> Dict[str, object]:
         """``{}``."""
         return {}
 
     def set_params(self, **params: object) -> "Embedder":
-        """Nothing but itself: there is no parameter (scikit-learn's convention).
+        """Returns itself: there is no parameter to set (scikit-learn's convention).
 
         Raises
         ------

@@ -25,23 +25,25 @@ logger = logging.getLogger(__name__)
 
 SMALL = 1000  # pictures; see `find`
 MOST_ROWS = 256  # images the classifier takes at once; more made it no faster
-_ARRAYS = 5  # of (rows, classes): logits, with margin, probabilities, and two to reduce them
+_ARRAYS = 5  # arrays (rows, classes): logits, with margin, probabilities, and two to reduce these
 
 Scores = Dict[str, np.ndarray]
 Truth = Mapping[int, Tuple[int, str]]  # key -> true identity, kind; noise_lists.read_truth
 
 
 def rows_at_once(classes: int, device: mx.Context) -> int:
-    """How many images' probabilities to compute together: an eighth of the device's memory, at
-    most :data:`MOST_ROWS`. At 96,499 classes 256 take 0.5 GB; at a million and
-    24 GB it is 160."""
+    """How many images to score at once: as many as an eighth of the device's memory holds.
+
+    At most :data:`MOST_ROWS`, which take 0.5 GB at 96,499 classes; at a million classes and 24 GB
+    of memory it is 160.
+    """
     memory = (runtime.memory() if device.device_type == "cpu"
               else mx.context.gpu_memory_info(device.device_id)[1])
     return int(min(MOST_ROWS, max(1, memory // 8 // (4 * _ARRAYS * classes))))
 
 
 def _reduced(probabilities: Any, label: Any, classes: int, with_others: bool) -> Dict[str, Any]:
-    """What is kept of the probabilities (N, C), by name; symbols (N,)."""
+    """The numbers kept of the probabilities (N, C): ``{name: symbol (N,)}``."""
     largest = mx.sym.max(probabilities, axis=1)
     # The first of the largest entries, as argmax, which takes one GPU thread a row.
     backwards = mx.sym.arange(start=classes - 1, stop=-1, step=-1).reshape((1, -1))
@@ -57,12 +59,11 @@ def _reduced(probabilities: Any, label: Any, classes: int, with_others: bool) ->
 
 
 class Classifier:
-    """What a checkpoint's classifier says of embeddings, reduced on the device to three numbers an
-    image.
+    """Scores embeddings by a checkpoint's classifier: on the device, to three numbers an image.
 
-    Bound once; the weight's rows are made unit vectors once. On the device lie the weight, 4 * D
-    bytes a class (2 GB at a million classes and 512), twice while it is normalised, and
-    :func:`rows_at_once`.
+    It is bound once, and the weight's rows are normalised once. The device holds the weight, 4 * D
+    bytes a class (2 GB at a million classes and 512; twice while it is normalised), and the arrays
+    of :func:`rows_at_once` images.
 
     Parameters
     ----------
@@ -113,7 +114,7 @@ class Classifier:
         self._executor = symbol.bind(device, arguments, grad_req="null")
 
     def __call__(self, embeddings: np.ndarray, labels: np.ndarray) -> Scores:
-        """Of embeddings (n, D), not normalised, and labels (n,), any n: arrays (n,).
+        """Scores of any number of embeddings (n, D), not normalised, with labels (n,): arrays (n,).
 
         ``max_probability``, ``label_probability`` and the method's ``score``, float32, and
         ``prediction``, int64, the first class of the largest probability.
