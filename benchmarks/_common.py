@@ -1,22 +1,22 @@
-"""What the speed comparisons share: peers in turn, medians, ratios."""
+"""Shared by the speed benchmarks: run the peers in turn, print medians and ratios."""
 import os
 import statistics
 import time
 from typing import Callable, Dict, List, Mapping, NamedTuple, Tuple
 
-# Works, and returns how many things it did, in how many seconds, of processor time too.
+# Does some work; returns (items done, wall-clock seconds, seconds of processor time).
 Peer = Callable[[], Tuple[int, float, float]]
 
 
 class Rates(NamedTuple):
-    """What one peer did in each round."""
+    """The speed of one peer, one value a round."""
 
-    wall: List[float]  # things a second
-    cpu: List[float]  # microseconds of processor time a thing, of all threads
+    wall: List[float]  # items a second
+    cpu: List[float]  # microseconds of processor time an item, all threads together
 
 
 def timed(work: Callable[[], int]) -> Peer:
-    """A peer for :func:`alternate` of ``work``, which returns how many things it did."""
+    """Make ``work``, which returns how many items it did, a peer for :func:`alternate`."""
     def peer() -> Tuple[int, float, float]:
         wall, processor = time.perf_counter(), time.process_time()
         count = work()
@@ -25,14 +25,15 @@ def timed(work: Callable[[], int]) -> Peer:
 
 
 def alternate(peers: Mapping[str, Peer], rounds: int) -> Dict[str, Rates]:
-    """Call every peer once a round, in turn, so that all meet the same machine.
+    """Call every peer once a round, in turn, so that other load on the machine slows all alike.
 
     Parameters
     ----------
     peers : dict
-        Name -> function that does the work, is warm already, and returns how many things it did,
-        in how many seconds, and in how many of processor time.
+        Name -> function that does the work (call it once before, as warm-up) and returns the
+        number of items, the wall-clock seconds and the seconds of processor time.
     rounds : int
+        How often each peer is called.
 
     Returns
     -------
@@ -62,8 +63,9 @@ def compare(rates: Dict[str, Rates], ours: str, peer: str, goal: float,
             by_processor: bool = False) -> None:
     """Print how many times faster ``ours`` is than ``peer``, and whether that meets the goal.
 
-    The median of the rounds' own ratios: what slows the whole machine for a while falls on both.
-    ``by_processor``: the goal is for processor time, not for the rate.
+    The ratio is taken in each round, and the median of these ratios is printed, because other load
+    on the machine slows both peers of a round. ``by_processor``: the goal is for processor time,
+    not for items a second.
     """
     rate = statistics.median(a / b for a, b in zip(rates[ours].wall, rates[peer].wall))
     processor = statistics.median(b / a for a, b in zip(rates[ours].cpu, rates[peer].cpu))

@@ -1,19 +1,21 @@
-"""What two workers of one thread each cost beside one: images a second, bytes on the wire.
+"""Two workers of one thread each compared with one: images a second, bytes on the network.
 
     python benchmarks/cluster_cost.py [--network r18] [--classes 1000] [--batch 8] [--steps 2]
                                       [--rounds 1]
     python benchmarks/cluster_cost.py --network r50 --batch 16 --rounds 2     as in docs/cluster.md
-    python benchmarks/cluster_cost.py --project     hosts of 8 GPUs, by arithmetic
+    python benchmarks/cluster_cost.py --project     computed for hosts of 8 GPUs
 
-A step is forward, backward and update (SGD with momentum, ArcFace head) on random pictures, in
-processes that start anew each round:
+A step is forward, backward and update (SGD with momentum, ArcFace head) on random pictures. Every
+round starts new processes:
 
 - alone: one process, no KVStore;
-- ours: two workers and a server that adds up; the workers update, as with --kv-store dist_sync;
-- server: MXNet's default, the server updates (and refuses to save its momentum);
+- ours: two workers and a server that sums the gradients; the workers update the weights, as with
+  --kv-store dist_sync;
+- server: MXNet's default, the server updates the weights (and refuses to save its momentum);
 - 2-bit: ours with --compress-gradients.
 
-Bytes are those that the loopback interface carries while the steps run, other programs' included.
+Bytes are those that the loopback interface carries during the steps, including the traffic of other
+programs.
 """
 import argparse
 import json
@@ -28,8 +30,8 @@ from typing import Any, Dict, List
 KINDS = ("alone", "ours", "server", "2-bit")
 EMBEDDING, SIZE = 512, 112
 LINKS = (1, 10, 25, 100)  # Gb/s
-# A host with 8 GPUs: images a second. The first is in the authors' log, bound by decoding; the
-# second is assumed, 350 a GPU.
+# Images a second of a host with 8 GPUs. The first rate is in the authors' log and was limited by
+# decoding; the second is assumed (350 a GPU).
 HOSTS = (("390 (the authors' log, bound by decoding)", 390), ("2,800 (assumed)", 2800))
 
 
@@ -43,7 +45,7 @@ def network(name: str, classes: int) -> Any:
 
 
 def gradient_bytes(symbol: Any) -> int:
-    """Bytes of all gradients: what a worker sends, and gets back, in a step."""
+    """Bytes of all float32 gradients; a worker sends and receives as many in each step."""
     import numpy as np
 
     shapes = symbol.infer_shape(data=(8, 3, SIZE, SIZE), softmax_label=(8,))[0]
@@ -57,7 +59,7 @@ def loopback_bytes() -> int:
 
 
 def work(options: argparse.Namespace) -> None:
-    """A worker: time and bytes of ``--steps`` steps; worker 0 prints them."""
+    """Run ``--steps`` steps as one worker; worker 0 prints seconds and bytes a step as JSON."""
     import warnings
 
     from unequal.cluster.workers import Workers, mx, np
@@ -91,7 +93,7 @@ def work(options: argparse.Namespace) -> None:
         module.update()
         mx.nd.waitall()
 
-    step()  # binds, and tells the servers the arrays
+    step()  # warm-up: also tells the servers which arrays there are
     workers.wait()
     start, processor, before = time.time(), time.process_time(), loopback_bytes()
     for _ in range(options.steps):
@@ -104,7 +106,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace, kind: str) -> Dict[str, float]:
-    """One round of ``kind``."""
+    """Run one round of ``kind``: seconds, processor seconds and bytes a step."""
     from unequal.cluster import job as launch
 
     command = [sys.executable, __file__, "--kind", kind]
@@ -130,7 +132,7 @@ def compare(options: argparse.Namespace) -> None:
     import unequal  # noqa: F401
 
     size = gradient_bytes(network(options.network, options.classes))
-    # Two workers send and receive all; compressed, they send a sixteenth.
+    # Each of two workers sends and receives all gradients; compressed, it sends a sixteenth.
     expected = {"alone": 0, "ours": 4 * size, "server": 4 * size, "2-bit": (2 + 2 / 16) * size}
     rounds: Dict[str, List[Dict[str, float]]] = {kind: [] for kind in KINDS}
     for number in range(1, options.rounds + 1):
@@ -153,7 +155,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def project(options: argparse.Namespace) -> None:
-    """Where the network is the limit: one worker of 8 GPUs and one server on each of 8 hosts."""
+    """Print computed network times for 8 hosts, each with one server and one worker of 8 GPUs."""
     import unequal  # noqa: F401
 
     hosts = 8

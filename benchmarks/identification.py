@@ -1,7 +1,7 @@
 """Identification of 1,000 probes among 1,000,000 distractors of 512 numbers: time and memory.
 
-The peer, in the same run, is the matrix product alone: the same blocks, the same buffer, nothing
-kept. Distractors are drawn in memory once (2 GB), so that neither side waits for a disk.
+The peer, in the same run, is the matrix product alone, with the same blocks and the same buffer; it
+keeps no results. Distractors are random and lie in memory (2 GB), so neither waits for a disk.
 
     python benchmarks/identification.py [--distractors N] [--probes P]
 """
@@ -19,7 +19,7 @@ from unequal.eval import features, identification
 
 
 def draw(count: int, size: int) -> np.ndarray:
-    """Unit rows, drawn block by block: a whole float64 array would need twice the memory."""
+    """Random rows of length 1, float32 (count, size); drawn in blocks to save memory."""
     random = np.random.default_rng(0)
     result = np.empty((count, size), np.float32)
     for start in range(0, count, 8192):
@@ -56,7 +56,7 @@ def main() -> None:
     distractors = draw(options.distractors, options.size)
     opened = features.from_array(distractors)
     alone, whole = [], []
-    for _ in range(options.repeat):  # in turns, so that both meet the same machine
+    for _ in range(options.repeat):  # in turn, so that other load slows both
         alone.append(seconds(lambda: product_alone(probes, distractors)))
         whole.append(seconds(lambda: identification.identify(probes, identities, opened)))
     ratio = statistics.median(whole) / statistics.median(alone)

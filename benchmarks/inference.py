@@ -1,11 +1,14 @@
 """Inference, images a second: r50 with PReLU at 112x112, float32, the same weights everywhere.
 
-In one run, each in a process of its own: MXNet as `unequal embed` uses it; MXNet without the
-fusion of BatchNorm into convolution that its oneDNN backend does by itself (what a fused symbol of
-ours could gain at most); onnxruntime on what `unequal export` writes; PyTorch, a network of the
-same layers, channels last (left out when torch is not installed). Rounds alternate between them,
-so that all meet the same machine, and the best round of each counts: other work on the machine only
-ever slows one down.
+Each peer runs in a process of its own:
+
+- mxnet: MXNet as `unequal embed` uses it;
+- mxnet-unfused: the same without the fusion of BatchNorm into convolution by MXNet's oneDNN backend
+  (the difference is the most that a symbol with BatchNorm folded in could gain);
+- onnxruntime: the model that `unequal export` writes;
+- torch: a PyTorch network of the same layers, channels last (left out without PyTorch).
+
+The peers take turns, and the best round of each counts, because other load only slows a peer down.
 
     python benchmarks/inference.py [--network r50] [--batch-size 32] [--rounds 3]
 """
@@ -102,7 +105,7 @@ def run_torch(options: argparse.Namespace) -> Step:
     layers += [nn.BatchNorm2d(channels, 2e-5), nn.Flatten(),
                nn.Linear(channels * 7 * 7, 512), nn.BatchNorm1d(512, 2e-5)]
     model = nn.Sequential(*layers).eval()
-    # torch's parameters stand in the checkpoint's order of layers, so that results can be compared.
+    # The same weights, so that the outputs can be compared.
     symbol, arg_params, aux_params = checkpoints.load(os.path.join(options.folder, "model"), 0)
     _copy_weights(torch, model, symbol, arg_params, aux_params)
     model = model.to(memory_format=torch.channels_last)
@@ -120,7 +123,8 @@ def _copy_weights(torch: Any, model: Any, symbol: mx.sym.Symbol, arg_params: Par
                   aux_params: Params) -> None:
     """Give the PyTorch network the checkpoint's weights, kind by kind in the order of layers.
 
-    A shortcut's layers come last in a unit of both, so one order serves each kind of layer.
+    This works because both networks define a unit's shortcut last: the layers of one kind come in
+    the same order in both.
     """
     names = [name for name in symbol.list_arguments() if name != "data"]
     convolutions = iter([name for name in names if name.endswith("_weight") and "conv" in name])
@@ -158,7 +162,7 @@ CONTESTANTS = {
 
 
 def contest(options: argparse.Namespace) -> None:
-    """In a process of its own: warm up, measure, print images a second; save the embeddings."""
+    """The child process: warm up, save the embeddings, measure, print images a second."""
     step = CONTESTANTS[options.only][0](options)
     np.save(os.path.join(options.folder, options.only + ".npy"), step())
     step()

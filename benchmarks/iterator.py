@@ -1,17 +1,17 @@
-"""Speed of the training iterator on 112x112 JPEGs beside its peers, all in one run.
+"""Speed of the training iterator on 112x112 JPEGs compared with its peers, in one run.
 
     python benchmarks/iterator.py [--pictures 4000] [--rounds 3]
 
 Images a second of
 
 - FaceIter with step 2's augmentation (mirror) and with step 3's (grey, jitter, mirror);
-- the reference's way for both: picture by picture through mx.image and mx.nd, one Python thread;
+- the reference's method for both: one picture at a time by mx.image and mx.nd, one Python thread;
 - mx.io.ImageRecordIter on the same pictures (in a plain set: it cannot read header records);
-- cv2.imdecode alone, and simplejpeg alone, from memory: the goals are for the faster one.
+- cv2.imdecode alone and simplejpeg alone, from memory: FaceIter is judged against the faster one.
 
-All but the reference's are given as many threads as there are processors; ImageRecordIter takes
-at most half of them, less one (it prints how many). The pictures are drawn faces, JPEG of quality
-95, 5 kB each. Processor time is given beside the rates because it is the same on a busy machine.
+All but the reference's method may use one thread a processor; ImageRecordIter takes at most half of
+them, less one (it prints how many). The pictures are synthetic faces, JPEG of quality 95, 5 kB.
+Processor time is printed too because it depends less on other load on the machine.
 """
 import argparse
 import os
@@ -44,7 +44,7 @@ THREADS = runtime.available_cpus()
 
 
 def write_sets(directory: str, count: int) -> List[bytes]:
-    """The same pictures as a set with identity records, as a plain one, and as a list."""
+    """Write a set with identity records and one without; return the pictures, ``count`` JPEGs."""
     rng = np.random.default_rng(0)
     drawn = [images.encode(faces.draw_face(faces.sample_identity(rng), faces.sample_view(rng),
                                            SIZE), 95)
@@ -69,12 +69,12 @@ class Ours:
         for batch in self._iterator:
             batch.data[0].wait_to_read()
             count += BATCH
-        self._iterator.reset()  # decodes nothing yet
+        self._iterator.reset()  # decoding starts with the next call
         return count
 
 
 class Reference:
-    """The reference's path: read, decode, augment, transpose, copy; an NDArray at every step."""
+    """The reference's method: read, decode, augment, transpose, copy, each by an NDArray."""
 
     def __init__(self, directory: str, augmenters: Sequence[mx.image.Augmenter],
                  keys: Sequence[int]) -> None:
@@ -123,7 +123,7 @@ class Native:
 
     def __call__(self) -> int:
         count = 0
-        self._iterator.reset()  # here, not at the end: it starts to decode in the background
+        self._iterator.reset()  # here, not at the end: it starts decoding in the background
         for batch in self._iterator:
             batch.data[0].wait_to_read()
             count += BATCH
@@ -131,7 +131,7 @@ class Native:
 
 
 class Bare:
-    """A decoder and nothing else, each thread its share of the pictures."""
+    """Decoding alone; each thread decodes its share of the pictures."""
 
     def __init__(self, decode: Callable[[Any], Any], pictures: Sequence[Any]) -> None:
         self._decoder, self._pictures = decode, pictures
@@ -156,7 +156,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         pictures = write_sets(scratch, options.pictures)
         records = os.path.join(scratch, "set")
-        few = range(1, options.pictures // 4 + 1)  # the reference's way is slow
+        few = range(1, options.pictures // 4 + 1)  # the reference's method is slow
         works: Dict[str, Callable[[], int]] = {
             "FaceIter": Ours(records, augmentation.Augmentation()),
             "FaceIter colour": Ours(records, augmentation.COLOR),

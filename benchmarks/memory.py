@@ -1,19 +1,20 @@
-"""Memory of the paper's claim: a classifier of all identities, or of the head's with a tail stream.
+"""Memory of a classifier of all identities, and of one of head identities with a tail stream.
 
     python benchmarks/memory.py [--only demo] [--batch 90]
 
-Peak resident memory on the CPU, above that of MXNet imported, of a few training steps (SGD with
-momentum; noise-robust ArcFace; n8 at 32x32, so that the classifier is what counts), each variant in
-a process of its own:
+The paper claims that the second takes less. Measured is the peak resident memory of a few training
+steps on the CPU, less the memory after MXNet's import (SGD with momentum; noise-robust ArcFace; n8
+at 32x32, a network so small that the classifier dominates). Each variant runs in its own process:
 
 - all: every identity, head and tail, is a class;
-- head + tail: the head's identities are classes; tail identities are mined (bags drawn, one bag
-  embedded by a second copy of the network) and held apart by the center-dispersed loss.
+- head + tail: head identities are classes; tail identities are mined (bags are drawn, and one bag
+  is embedded by a second copy of the network) and separated by the center-dispersed loss.
 
-At the demo's sizes, and at MF2's: 96,499 head and 542,197 tail identities, embedding of 512, 45
-head and 45 tail images, which is one of eight devices' share of the recipe's batch. The index of
-the record sets is the same for both and left out (`benchmarks/records.py`). Then, for a GPU, the
-bytes of the classifier on each device as computed from the sizes: measured on none.
+Both are measured at the demo's sizes and at MF2's: 96,499 head and 542,197 tail identities,
+embedding of 512, 45 head and 45 tail images (the share of one of eight devices in the recipe's
+batch). The index of the record sets is left out because it is the same for both (see
+`benchmarks/records.py`). Then the bytes of the classifier on each GPU are computed from the sizes;
+they were not measured on a GPU.
 """
 import argparse
 import json
@@ -40,7 +41,7 @@ VARIANTS = ("all", "head + tail")
 
 
 def symbol_of(variant: str, size: str, batch: int) -> mx.sym.Symbol:
-    """The training symbol, half of the batch being tail images; its number of classes."""
+    """The training symbol; in ``head + tail`` half of the batch are tail images."""
     head, tail, embedding, _, _ = SIZES[size]
     network = networks.get_symbol("n8", embedding)
     label, settings = mx.sym.Variable("softmax_label"), margins.Margin(4, 64.0, 0.5)
@@ -54,7 +55,7 @@ def symbol_of(variant: str, size: str, batch: int) -> mx.sym.Symbol:
 
 
 def mine(module: mx.mod.Module, size: str, batch: int) -> None:
-    """What the tail stream holds while it chooses: the bags of an epoch, a bag's embeddings."""
+    """Mine one bag, which allocates the bags of an epoch and one bag's pictures and embeddings."""
     _, identities, _, _, bag_size = SIZES[size]
     begin = np.arange(identities) * 4  # 2,215,502 images of 542,197 identities
     random = np.random.RandomState(0)
@@ -67,7 +68,7 @@ def mine(module: mx.mod.Module, size: str, batch: int) -> None:
 
 
 def measure(variant: str, size: str, batch: int) -> int:
-    """Peak memory in bytes above the beginning of a few training steps."""
+    """Peak memory of a few training steps, in bytes, less the memory before them."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     symbol = symbol_of(variant, size, batch)
     module = mx.mod.Module(symbol, label_names=["softmax_label"])

@@ -1,7 +1,8 @@
-"""Choosing the most confusable of 1,200 identities (3 images each, embeddings of 512).
+"""Selection of the most confusable of 1,200 identities (3 images each, embeddings of 512).
 
-Beside the reference's way in the same run: distances row by row by MXNet operators, a full sort of
-all pairs, and a list that is searched for every pair. Both choose 120 identities, and the same.
+The peer, in the same run, is the reference's method: distances row by row by MXNet operators, a
+sort of all pairs, and a list that is searched for every pair. Both must choose the same 120
+identities.
 
     python benchmarks/mining.py [--identities 1200] [--rounds 3]
 """
@@ -21,10 +22,11 @@ IMAGES = 3
 
 
 def row_by_row(embeddings: np.ndarray, count: int, kind: Any = None) -> List[int]:
-    """The reference's way, for identities of three adjacent rows of length 1.
+    """The reference's method, for identities of three adjacent rows of length 1.
 
-    ``kind``: how to sort. The reference's sort leaves open which of a pair's two equal entries
-    comes first; a stable one takes the smaller identity first, as ours does.
+    ``kind``: the algorithm of numpy.argsort. Each pair has two equal entries in the matrix of
+    distances. The reference's sort leaves their order open; a stable sort puts the smaller identity
+    first, as ours does.
     """
     centers = embeddings.reshape(-1, IMAGES, embeddings.shape[1]).mean(axis=1)
     on_device = mx.nd.array(centers)
@@ -75,9 +77,9 @@ def main() -> None:
     def reference() -> List[int]:
         return row_by_row(embeddings, options.count)
 
-    # Also warms both.
+    # This call is also the warm-up.
     if ours().tolist() != row_by_row(embeddings, options.count, kind="stable"):
-        raise SystemExit("the two ways choose different identities")
+        raise SystemExit("the two methods choose different identities")
     rates = _common.alternate({"ours": _common.timed(lambda: bags(ours, 10)),
                                "reference": _common.timed(lambda: bags(reference, 1))},
                               options.rounds)

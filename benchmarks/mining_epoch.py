@@ -1,19 +1,19 @@
-"""What mining costs beside the network: one epoch of step 4, 100 bags and the 100 batches after it.
+"""Cost of mining compared with the network: one epoch of step 4, 100 bags and 100 batches.
 
     python benchmarks/mining_epoch.py [--bag-size 900] [--rounds 2]
     OMP_NUM_THREADS=1 python benchmarks/mining_epoch.py --only n8
 
-Three comparisons on a drawn tail set of 112x112 JPEGs (n8: 32x32), three images an identity:
+Three comparisons on a synthetic tail set of 112x112 JPEGs (n8: 32x32), three images an identity:
 
-- host: everything but the network, which is replaced by one that answers at once. Ours beside the
-  reference's way: picture by picture through mx.image and mx.nd in one Python thread, distances row
-  by row, a full sort, a list searched for every pair. Then the epoch's batches, head and tail,
-  augmented. Goal: 8 times less.
-- n8, r50: mining with the network in, beside the network alone on batches that lie decoded in
-  memory, same embedder, same batch. Goal: at most 1.1 times.
+- host: all work but the network's: embeddings are rows of a fixed array. Mining, then the epoch's
+  augmented batches of head and tail images. The peer is the reference's method: one picture
+  at a time by mx.image and mx.nd in one Python thread, distances row by row, a sort of all pairs, a
+  list searched for every pair. Goal: an eighth of the peer's time.
+- n8, r50: mining with its network. The peer is the network alone on decoded batches in memory, with
+  the same embedder and batch size. Goal: at most 1.1 times the peer's time.
 
-The recipe's bags have 3,600 images (--bag-size 3600); a tenth of a bag makes a batch, with as many
-head images.
+The recipe's bags have 3,600 images (--bag-size 3600). A tenth of a bag and as many head images make
+a batch.
 """
 import argparse
 import os
@@ -40,7 +40,7 @@ BAGS = 100
 
 
 def write_set(directory: str, identities: int, side: int) -> str:
-    """A tail set; 200 drawn faces, again and again."""
+    """Write a tail set that repeats 200 synthetic faces; return its directory."""
     rng = np.random.default_rng(0)
     drawn = [pictures.encode(faces.draw_face(faces.sample_identity(rng), faces.sample_view(rng),
                                            side), 95)
@@ -53,7 +53,7 @@ def write_set(directory: str, identities: int, side: int) -> str:
 
 def embedder(network: str, side: int, batch: int, size: int = 512,
              kind: Type[Embedder] = Embedder) -> Embedder:
-    """An embedder of random weights: they take as long as any."""
+    """An embedder of random weights: the values of weights do not change its speed."""
     symbol = networks.get_symbol(network, size)
     module = mx.mod.Module(symbol, label_names=None)
     module.bind([("data", (1, 3, side, side))], for_training=False)
@@ -79,7 +79,7 @@ class Instant(Embedder):
 
 
 class Ours:
-    """Mining and batches of some bags."""
+    """Our mining of ``bags`` bags, and the batches made of them."""
 
     def __init__(self, records: RecordSet, options: argparse.Namespace, bags: int) -> None:
         self._miner = Miner(records, options.bag_size // 10 // IMAGES, IMAGES, options.bag_size,
@@ -99,7 +99,7 @@ class Ours:
 
 
 class Reference:
-    """The same, the reference's way."""
+    """The same work by the reference's method."""
 
     def __init__(self, records: RecordSet, options: argparse.Namespace, bags: int) -> None:
         self._record = mx.recordio.MXIndexedRecordIO(
@@ -154,7 +154,7 @@ def host(scratch: str, options: argparse.Namespace) -> None:
 
 def with_network(scratch: str, network: str, side: int, bags: int, bag_size: int,
                  options: argparse.Namespace) -> None:
-    """Mining beside the bare network; images a second."""
+    """Compare mining with the network alone, in images a second."""
     print(f"== {network} at {side}x{side}: {bags} bags of {bag_size} images, batch {options.batch}")
     count = bag_size // IMAGES * IMAGES
     with RecordSet(write_set(os.path.join(scratch, network), max(1000, count // IMAGES),

@@ -1,15 +1,16 @@
 """Scoring a set for the noise list at MF2's 96,499 classes: seconds per 100,000 images.
 
-The classifier's part alone, from embeddings to a row of scores an image, in three ways, in turn:
+Only the classifier is measured, from embeddings to a row of scores an image. Three peers in turn:
 
-- ours: bound once, the weight's rows made unit vectors once, as many images at once as memory lets,
-  reduced on the device to a few numbers an image;
-- by batch: as the reference (and this library once) did: batches of 20 (``--batch_size_mining``),
-  each bound, the weight normalised inside, all 20 x 96,499 probabilities copied to the host and
-  reduced there;
-- product: the product of embeddings and normalised weight alone, ours's batches.
+- ours: binds the executor once and normalises the weight once, takes as many images at once as fit
+  into memory, and reduces probabilities to a few numbers an image on the device;
+- by batch: the reference's method (once this library's too): batches of 20
+  (``--batch_size_mining``), for each of which an executor is bound, the weight is normalised, and
+  all 20 x 96,499 probabilities are copied to the host and reduced there;
+- product: only the product of embeddings and normalised weight, in batches as large as ours.
 
-Fewer images than 100,000 are scored and the rest is computed; the embedding network is not in it.
+Fewer than 100,000 images are scored, and the time for 100,000 is computed from theirs. The time of
+the embedding network is not included.
 
     python benchmarks/noise_list.py [--classes 96499] [--images 1024] [--rounds 3]
 """
@@ -26,13 +27,13 @@ from _common import Peer, alternate, compare, table, timed
 from unequal.models.noise_scan import Classifier
 from unequal.symbols import margins
 
-Score = Callable[[np.ndarray, np.ndarray], Any]  # of embeddings and labels
+Score = Callable[[np.ndarray, np.ndarray], Any]  # (embeddings, labels) -> scores
 
 BATCH = 20  # the reference's
 
 
 def by_batch(weight: mx.nd.NDArray, settings: margins.Margin) -> Score:
-    """The reference's way; a function of embeddings and labels."""
+    """The reference's method, as a function of embeddings and labels."""
     label = mx.sym.Variable("label")
     classes, size = weight.shape
     symbol = mx.sym.softmax(margins.margin_logits(

@@ -1,10 +1,12 @@
-"""What finding noise costs at many classes: memory, and processor time against the product alone.
+"""Cost of finding noise in many classes: memory, and processor time over the matrix product's.
 
     python benchmarks/noise_scale.py [--classes 5000] [--images 10] [--size 512]
 
-Features are drawn (a direction a class, and noise), 5% of the labels are wrong. `noise_scores.find`
-compares every image with every class centre; the least that can take is the product of features and
-centres, which is timed on a part of the images. Memory is the process's peak beside the features.
+Features are random (one direction a class, plus noise), and 5% of the labels are wrong.
+`noise_scores.find` compares every image with every class centre, so it cannot take less time than
+the product of features and centres. The time of that product is measured on up to 4,096 images and
+scaled to all. Memory is the peak of the whole process; the peak before the call, when the features
+are in memory, is printed too.
 """
 import argparse
 import resource
@@ -21,7 +23,7 @@ def drawn(classes: int, images: int, size: int) -> Tuple[np.ndarray, np.ndarray,
     """Features float32 (n, size) of length 1, labels, and which labels are wrong."""
     rng = np.random.default_rng(0)
     features = np.empty((classes * images, size), np.float32)
-    for start in range(0, classes, 1000):  # never a second copy
+    for start in range(0, classes, 1000):  # in blocks, as a second copy may not fit into memory
         stop = min(start + 1000, classes)
         centres = rng.standard_normal((stop - start, 1, size), np.float32)
         block = centres + rng.standard_normal((stop - start, images, size), np.float32)
@@ -34,12 +36,12 @@ def drawn(classes: int, images: int, size: int) -> Tuple[np.ndarray, np.ndarray,
 
 
 def peak() -> float:
-    """GB of memory that this process has had at most."""
+    """Peak resident memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def main() -> int:
-    """Print the figures."""
+    """Measure, and print one line of figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--classes", type=int, default=5000)
     parser.add_argument("--images", type=int, default=10)

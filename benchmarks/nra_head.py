@@ -1,11 +1,15 @@
 """Time and peak memory of the NRA head at MF2's 96,499 classes, batch 100, embedding of 512.
 
-Beside peers in the same run, each in a process of its own so that its peak memory is its own:
-the matrix products alone (logits, and the gradients of embedding and weight), the products of
-normalised rows (what any head on cosines computes), and a symbol in the reference's style (one-hot
-matrices, log-softmax, MakeLoss). And ours once more, the weight normalised by MXNet's own
-operator: what runs on GPUs, and where rows.c was not compiled. Rounds alternate between them, so
-that all meet the same machine; medians over the rounds, of ratios too.
+Our head (``ours``) is compared with these peers in the same run, each in a process of its own, so
+that its peak memory can be measured:
+
+- products: the matrix products alone (logits, and the gradients of embedding and weight);
+- cosines: the products of normalised rows, which every head on cosines computes;
+- by MXNet: our head with the weight normalised by MXNet's own operator, as on GPUs and wherever
+  rows.c was not compiled;
+- reference: a symbol in the reference's style (one-hot matrices, log-softmax, MakeLoss).
+
+The peers take turns, so that other load slows all alike. Times and ratios are medians over rounds.
 
     python benchmarks/nra_head.py [--classes 96499] [--rounds 3]
 """
@@ -32,7 +36,7 @@ BETA, S, M = 0.9, 64.0, 0.5
 
 def products(embedding: mx.sym.Symbol, weight: mx.sym.Symbol,
              options: argparse.Namespace) -> mx.sym.Symbol:
-    """What no head can do without: z = x W^T, and backward dx = g W and dW = g^T x."""
+    """The products that every head needs: z = x W^T, and backward dx = g W and dW = g^T x."""
     return mx.sym.FullyConnected(embedding, weight=weight, no_bias=True,
                                  num_hidden=options.classes)
 
@@ -44,7 +48,7 @@ def bare(embedding: mx.sym.Symbol, label: mx.sym.Symbol,
 
 def cosines(embedding: mx.sym.Symbol, label: mx.sym.Symbol,
             options: argparse.Namespace) -> mx.sym.Symbol:
-    """The products of normalised rows: what normalising the weight adds."""
+    """The products of normalised rows; the excess over ``products`` is what normalising costs."""
     return products(mx.sym.L2Normalization(embedding, mode="instance"),
                     mx.sym.L2Normalization(mx.sym.Variable("fc7_weight"), mode="instance"), options)
 
@@ -62,7 +66,7 @@ def by_mxnet(embedding: mx.sym.Symbol, label: mx.sym.Symbol,
 
 def reference_style(embedding: mx.sym.Symbol, label: mx.sym.Symbol,
                     options: argparse.Namespace) -> mx.sym.Symbol:
-    """The loss as a graph of standard operators, every selection by a dense one-hot matrix."""
+    """The loss as a graph of standard operators that selects entries by dense one-hot matrices."""
     def one_hot(index: mx.sym.Symbol) -> mx.sym.Symbol:
         return mx.sym.one_hot(index, depth=options.classes)
 
@@ -92,8 +96,8 @@ GOAL = 1.3  # ours / products
 
 
 def measure(build: Build, options: argparse.Namespace) -> Dict[str, float]:
-    """Seconds of each forward + backward pass, and the process's peak memory in MB above its
-    beginning, when MXNet was imported and nothing allocated."""
+    """Median seconds of a forward + backward pass, and the process's peak memory in MB less its
+    memory before the arrays were allocated."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     symbol = build(mx.sym.Variable("emb"), mx.sym.Variable("label"), options)
     shapes: Dict[str, Tuple[int, ...]] = {

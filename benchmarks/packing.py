@@ -1,10 +1,10 @@
-"""Packing speed beside bare decode + encode of the same pictures, one core each.
+"""Packing speed compared with decode + encode alone of the same pictures, one core each.
 
     python benchmarks/packing.py [--pictures 2000]
 
-Two kinds of pictures: ready faces (112x112 JPEG, copied byte for byte) and snapshots (600x800 JPEG,
-fitted to 112x112). The peer is OpenCV alone on bytes in memory: imdecode, for snapshots one resize,
-imencode. Best of three runs of each, alternating.
+Two kinds of pictures: faces already cut out (112x112 JPEG, which pack copies byte for byte) and
+snapshots (600x800 JPEG, which pack resizes to 112x112). The peer is OpenCV on bytes in memory:
+imdecode, a resize of snapshots, imencode. The two run in turn, and the best of three runs counts.
 """
 import argparse
 import os
@@ -21,7 +21,7 @@ KINDS = {"ready 112x112": (112, 112), "snapshot 600x800": (600, 800)}
 
 
 def picture(height: int, width: int, seed: int) -> bytes:
-    """JPEG bytes of something with as much detail as a face (about 6 kB at 112x112)."""
+    """A random JPEG with about as much detail as a face (about 6 kB at 112x112)."""
     random = np.random.RandomState(seed)
     coarse = cv2.resize(random.randint(0, 256, (7, 7, 3), np.uint8), (width, height),
                         interpolation=cv2.INTER_CUBIC)
@@ -31,7 +31,7 @@ def picture(height: int, width: int, seed: int) -> bytes:
 
 
 def bare(pictures: List[bytes]) -> None:
-    """Decode and encode again, with nothing around it."""
+    """Decode the pictures and encode them again; write nothing."""
     for data in pictures:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if pixels.shape[0] != 112:
@@ -58,7 +58,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             faces = os.path.join(scratch, "faces")
             for place, data in enumerate(pictures):
-                # A repeated picture is the same person's: pack names those under two people.
+                # All copies of a picture go to one person: pack reports pictures of two people.
                 folder = os.path.join(faces, f"{place % people:05}")
                 os.makedirs(folder, exist_ok=True)
                 with open(os.path.join(folder, f"{place}.jpg"), "wb") as file:

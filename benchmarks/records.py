@@ -1,12 +1,13 @@
-"""Memory and time of record sets at the size of MF2's head set, and of copying parts of one.
+"""Memory and time of opening, splitting and denoising sets of the size of MF2's head set.
 
     python benchmarks/records.py [--images 2003574] [--identities 96499]
 
 1. Open a set with that many records and read its identity records: seconds, bytes a record.
 2. Split it (its records hold no picture bytes): seconds and memory per 100,000 images.
-3. Split and denoise 100,000 images of 5 kB: seconds, and that memory does not follow the bytes.
+3. Split and denoise 100,000 images of 5 kB: seconds, and memory, which must not grow with the bytes
+   of the pictures.
 
-Each figure comes from a process of its own; memory is the rise of its peak over the start.
+Each figure comes from a process of its own; memory is its peak less its peak at the start.
 """
 import argparse
 import json
@@ -25,13 +26,13 @@ from unequal.data.records import RecordSet, RecordWriter
 
 
 def write_empty_set(directory: str, images: int, identities: int) -> None:
-    """A set of records without pictures, written in one go: a long tail of identities."""
+    """Write a set of records without pictures; the sizes of its identities are long-tailed."""
     os.makedirs(directory)
     weights = 1 / np.arange(1, identities + 1) ** 0.7
     counts = np.maximum(1, np.floor(weights / weights.sum() * images)).astype(np.int64)
     counts[0] += images - counts.sum()
     ends = np.cumsum(counts) + 1
-    # magic, length; flag, label, id, id2; labels (a scalar label leaves them out)
+    # magic, length; flag, label, id, id2; then the two labels of an identity record
     image = np.dtype("<u4, <u4, <u4, <f4, <u8, <u8")
     pair = np.dtype("<u4, <u4, <u4, <f4, <u8, <u8, <f4, <f4")
     records = np.zeros(images, image)
@@ -91,13 +92,13 @@ STAGES = {"open": stage_open, "split": stage_split, "denoise": stage_denoise}
 
 
 def peak() -> int:
-    # Not getrusage: its peak begins with that of the process we were forked from.
+    # Not getrusage: its peak includes the memory of the process that forked this one.
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def measured(stage: str, directory: str) -> Dict[str, Any]:
-    """Run a stage in a process of its own; its figures, with seconds and the rise of memory."""
+    """Run a stage in a process of its own; return its figures with seconds and bytes of memory."""
     output = subprocess.run([sys.executable, __file__, "--stage", stage, directory], check=True,
                             stdout=subprocess.PIPE).stdout
     return json.loads(output.decode().splitlines()[-1])

@@ -1,19 +1,20 @@
-"""What saving and verifying cost beside training: `python benchmarks/save_cycle.py`.
+"""Cost of saving compared with training: `python benchmarks/save_cycle.py`.
 
-r50 with MF2's 96,499 classes on eight CPU contexts, as step 4 has it on eight GPUs. A cycle is what
-happens between two stretches of training: the weights are brought to the host, looked at for
-infinities, saved as PREFIX-0000, and saved once more in the state with the momenta; at an epoch's
-beginning mining wants the weights again. `all devices` is MXNet's Module.get_params, which brings
-every device's weights and averages them, each time anew, with a state at every verification;
-`one device` brings the first device's, BatchNorm's averages apart, once a step, with a state every
-five minutes (`--state-minutes`). Verification itself, the forward passes, is the same in both and
-is not counted.
+The model is r50 with MF2's 96,499 classes on eight CPU contexts, as step 4 uses eight GPUs. A cycle
+is the work between two stretches of training: the weights are copied to the host, checked for
+infinities, saved as PREFIX-0000, and saved again in the state with the momenta. At the beginning of
+an epoch mining needs the weights once more. Two methods run in turn in one process:
 
-Beside it: seconds of the training between two saves, from the authors' logs (50 batches of the 92 s
-that an epoch of 100 takes on their eight GPUs).
+- all devices: MXNet's Module.get_params, which copies the weights of every device and averages
+  them, at every use; a state is saved at every verification;
+- one device: copies the weights of the first device only (BatchNorm's averages of all), once a
+  step; a state is saved every five minutes (`--state-minutes`).
 
-One process, the two in turn; disk writes go to --directory. The README's figure is of
-``--rounds 3``.
+The forward passes of verification are the same in both and are not counted. The cost is compared
+with 46 s of training between two saves, from the authors' logs (50 of the 100 batches of an epoch
+that takes 92 s on their eight GPUs).
+
+Files are written to --directory. The README's figure is of ``--rounds 3``.
 """
 import argparse
 import os
@@ -53,7 +54,7 @@ def bound(network: str, classes: int, devices: int, size: int) -> mx.mod.Module:
 
 
 def fetch(module: mx.mod.Module, old: bool) -> tuple:
-    """The weights on the host, all finite."""
+    """Copy the weights to the host and check that all are finite."""
     if old:
         module._params_dirty = True  # as after a batch
         values = module.get_params()
@@ -66,7 +67,7 @@ def fetch(module: mx.mod.Module, old: bool) -> tuple:
 
 
 def measured(module: mx.mod.Module, directory: str, rounds: int) -> Dict[str, Dict[str, float]]:
-    """Median seconds of each part, in turn."""
+    """Median seconds of fetching, checkpoint and state for both methods, which run in turn."""
     seconds: Dict[str, Dict[str, List[float]]] = {
         name: {"fetch": [], "checkpoint": [], "state": []} for name in ("all", "one")}
     position = {"step": 1, "verified": 1, "saves": 0, "log": ["", 0],

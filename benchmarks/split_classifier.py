@@ -2,13 +2,15 @@
 
     python benchmarks/split_classifier.py [--classes 200000] [--batch 64] [--devices 2]
 
-ArcFace over many classes, embeddings of 512 from one fully connected layer, SGD with momentum, on
-CPU contexts of one process, each variant in a process of its own. Peak resident memory is above
-that of MXNet imported and is of all contexts together: whole, every context holds all rows; split,
-each holds its own, so that the sum does not grow with their number. On GPUs each context's share is
-a GPU's: computed below from the sizes, measured on none. A million classes (``--classes 1000000``)
-take 11.1 GiB and 16.6 s a step split; whole they take 25.7 GiB (resident and swapped) and 140 s on
-a machine of 24 GiB with 12 of swap. What was swapped out is not in the peak that is printed.
+ArcFace over many classes, embeddings of 512 from one fully connected layer, SGD with momentum. Each
+variant runs in a process of its own, on several CPU contexts. Memory is the process's peak resident
+memory less that after MXNet's import, so it is the sum over the contexts. Whole, every context
+holds all rows of the classifier; split, each holds its own rows, so the sum does not grow with the
+number of contexts. The bytes on each GPU are computed from the sizes, not measured on GPUs.
+
+With a million classes (``--classes 1000000``) a step takes 11.1 GiB and 16.6 s split. Whole it
+takes 25.7 GiB (resident and swapped) and 140 s on a machine with 24 GiB of memory and 12 GiB of
+swap. The printed peak does not include swapped memory.
 """
 import argparse
 import json
@@ -38,7 +40,7 @@ LEARNERS = {"whole": ModuleLearner, "split": SplitLearner}
 
 
 class Data:
-    """As much of an iterator as a learner asks for."""
+    """The attributes of an iterator that a learner reads."""
 
     batches = 1
 
@@ -49,12 +51,12 @@ class Data:
 
 
 def peak() -> int:
-    """Bytes."""
+    """Peak resident memory of this process in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def measure(variant: str, options: argparse.Namespace) -> dict:
-    """Seconds of a step and bytes above the beginning."""
+    """Median seconds of a step, and peak memory in bytes less the memory before."""
     before = peak()
     label, margin = mx.sym.Variable("softmax_label"), Margin()
     embedding = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=SIZE, name="pre_fc1")

@@ -1,4 +1,4 @@
-"""Speed of a training step of r50 at 112x112, fp32, beside its peers, all in one run.
+"""Speed of a training step of r50 at 112x112, fp32, compared with its peers, in one run.
 
     python benchmarks/step.py [--batch 16] [--rounds 3] [--steps 3]
 
@@ -8,8 +8,8 @@ Images a second of forward, backward and update (SGD with momentum), ArcFace hea
 - plain: the same with MXNet's own PReLU operator (LeakyReLU);
 - torch: the same layers in PyTorch, channels_last (`pip install torch`, the extra [bench]).
 
-Each peer lives in a process of its own, with as many threads as there are processors, and works
-only when it is its turn: MXNet and PyTorch each bring an OpenMP runtime.
+Each peer has a process of its own, because MXNet and PyTorch each bring an OpenMP runtime, with one
+thread a processor. Only one peer works at a time.
 """
 import argparse
 import subprocess
@@ -133,7 +133,7 @@ PEERS = {
 
 
 def serve(name: str, batch: int) -> None:
-    """For each line of stdin: do so many steps, print seconds and processor time."""
+    """Read numbers of steps from stdin; do them and print seconds and processor seconds."""
     step = PEERS[name](batch)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -143,7 +143,7 @@ def serve(name: str, batch: int) -> None:
 
 
 class Peer:
-    """A process that waits for its turn."""
+    """A process that does ``options.steps`` steps at each call and waits in between."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self._images, self._steps = options.batch * options.steps, options.steps
