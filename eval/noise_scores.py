@@ -146,8 +146,9 @@ def centre_cosines(features: np.ndarray, labels: np.ndarray, classes: int, top: 
 
     The out-of-sample score for large sets, as nothing is fitted. Memory: 12 * D bytes a class, and
     0.5 GB for blocks of images times classes (with more classes a block has fewer images).
-    Work: 2 * n * classes * D operations in the features' type (benchmarks/noise_scale.py), 2e14 for
-    2 million images, 100,000 classes and D = 512.
+    Work: 2 * n * classes * D operations in the features' type, 2e14 for 2 million images, 100,000
+    classes and D = 512. Measured with 200,000 images of 100,000 classes: 760 s of one processor and
+    2.3 GB, 0.4 of them the features (benchmarks/noise_scale.py).
 
     Returns
     -------
