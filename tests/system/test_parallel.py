@@ -1,7 +1,9 @@
-import multiprocessing
 import os
-import select
+import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -55,25 +57,22 @@ def test_killed_worker():
         list(parallel.ordered_map(_die, range(50), 2))
 
 
-def _work(pipe):
-    parallel._prepare()
-    os.write(pipe, b"x")
-    time.sleep(60)
-
-
-def _parent(pipe):
-    multiprocessing.get_context("fork").Process(target=_work, args=(pipe,)).start()
-    time.sleep(60)
+IDLE = """
+import functools, time
+from unequal.system import parallel
+next(parallel.ordered_map(functools.partial(print, flush=True), ["begun"] * 8, 2))
+time.sleep(60)
+"""
 
 
 def test_workers_end_with_a_killed_parent():
-    """Not one of them was told: nobody could tell them."""
-    reader, writer = os.pipe()
-    parent = multiprocessing.get_context("fork").Process(target=_parent, args=(writer,))
-    parent.start()
-    os.close(writer)
-    assert os.read(reader, 1) == b"x"
-    parent.kill()
-    parent.join()
-    assert select.select([reader], [], [], 10)[0] and os.read(reader, 1) == b""
-    os.close(reader)
+    """Their standard output ends with the last of them."""
+    parent = subprocess.Popen([sys.executable, "-c", IDLE], stdout=subprocess.PIPE,
+                              start_new_session=True)
+    try:
+        assert parent.stdout.readline() == b"begun\n"
+        parent.kill()
+        parent.communicate(timeout=30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
