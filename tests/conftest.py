@@ -8,6 +8,19 @@ import unequal  # noqa: F401  before the test files import mxnet
 from helpers import TESTS, jobs
 from helpers.models import checkpoint, faces, network  # noqa: F401  fixtures
 
+# The files that take longest come first: last, one process would work on them while the other has
+# ended.
+LONGEST = ("test_learning.py", "test_faults.py", "test_workers.py", "test_fuzz.py")
+
+
+def pytest_configure(config):
+    # Else pytest-xdist takes the files with the most tests first, and test_learning has one.
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def stub_driver(tmp_path_factory):
