@@ -112,9 +112,11 @@ def test_a_dropped_stream_waits_for_no_thread(network, faces):
     """Python may drop it inside a thread that decoding threads wait for."""
     class Slow(PictureList):
         go, begun = threading.Event(), threading.Event()
+        decoding = None  # the thread
 
         def image(self, key):
             if key == 8:  # of the third batch
+                self.decoding = threading.current_thread()
                 self.begun.set()
                 self.go.wait(20)
             return super().image(key)
@@ -125,13 +127,11 @@ def test_a_dropped_stream_waits_for_no_thread(network, faces):
     stream = model.stream(source, keys, threads=1)
     next(stream)
     assert source.begun.wait(20)
-    others = [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
     del stream
-    assert any(thread.is_alive() for thread in others)  # the picture is still being waited for
+    assert source.decoding.is_alive()  # the picture is still being waited for
     source.go.set()
-    for thread in others:
-        thread.join(20)
-    assert not any(thread.is_alive() for thread in others)
+    source.decoding.join(20)
+    assert not source.decoding.is_alive()
 
 
 def test_a_stream_goes_on_with_its_weights(network, faces):
