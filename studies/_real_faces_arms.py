@@ -60,12 +60,12 @@ def _nra(beta: str, mean: bool, **more: Any) -> Arm:
                FINE + ("--noise-beta", beta) + (("--mean-loss", "1") if mean else ()), **more)
 
 
-def _tail(weights: str, *flags: str, early: bool = False) -> Arm:
+def _tail(weights: str, *flags: str) -> Arm:
     # Each weight of a list gets its share of 300 updates.
     steps = str(300 // len(weights.split(",")))
-    return Arm("NRA 0.5, early" if early else "NRA 0.5", "train_unequal.py",
+    return Arm("NRA 0.5, early", "train_unequal.py",
                TAIL + (steps, "--interweight", weights) + flags,
-               data="without_early_list" if early else "without_list", tail=True)
+               data="without_early_list", tail=True)
 
 
 LISTS = ("margin", "early", "reference", "sub-centers")  # noise lists, by what makes them
@@ -73,55 +73,47 @@ BETAS = ("0.9", "0.8", "0.7", "0.5", "0.3")
 ARMS: Dict[str, Arm] = {
     "margin 0": Arm(None, "train_softmax.py", WARM),
     "ArcFace": Arm("margin 0", "train_softmax.py", ARCFACE),
+    # From the last model: whether a method still helps when the wrong labels are learnt.
     "continued": Arm("ArcFace", "train_softmax.py", FINE),
-    **{"NRA " + beta: _nra(beta, True) for beta in BETAS},
-    **{f"NRA {beta}, reference's scale": _nra(beta, False) for beta in BETAS},
-    # What learning the classifier anew does by itself: NRA without its second term.
-    "NRA 1": _nra("1", True),
+    **{"NRA " + beta: _nra(beta, True) for beta in ("0.9", "0.5", "0.3")},
     "list dropped": Arm("ArcFace", "train_softmax.py", FINE, data="without_list"),
-    "reference's list dropped": Arm("ArcFace", "train_softmax.py", FINE,
-                                    data="without_reference_list"),
-    "list relabelled": Arm("ArcFace", "train_softmax.py", FINE, data="relabelled"),
     "NRA 0.5, list dropped": _nra("0.5", True, noise_list="margin_list"),
-    "NRA 0.5, reference's list dropped": _nra("0.5", True, noise_list="reference_list"),
-    # Sub-center ArcFace (Deng et al., ECCV 2020), and its drop of centres and images.
+    # From the model half-way, which the validation people prefer.
+    "continued, early": Arm("ArcFace", "train_softmax.py", FINE, start="early"),
+    # NRA 1 is what learning the classifier anew does by itself: NRA without its second term.
+    **{f"NRA {beta}, early": _nra(beta, True, start="early") for beta in ("1",) + BETAS},
+    **{f"NRA {beta}, reference's scale, early": _nra(beta, False, start="early")
+       for beta in BETAS},
+    "list dropped, early": Arm("ArcFace", "train_softmax.py", FINE, data="without_early_list",
+                               start="early"),
+    "reference's list dropped, early": Arm("ArcFace", "train_softmax.py", FINE,
+                                           data="without_reference_list", start="early"),
+    "list relabelled, early": Arm("ArcFace", "train_softmax.py", FINE, data="relabelled",
+                                  start="early"),
+    "NRA 0.5, list dropped, early": _nra("0.5", True, noise_list="early_list", start="early"),
+    "NRA 0.5, reference's list dropped, early": _nra("0.5", True, noise_list="reference_list",
+                                                     start="early"),
+    # Sub-center ArcFace (Deng et al., ECCV 2020), and its drop of centres and images, half-way too.
     "margin 0, 3 sub-centers": Arm(None, "train_softmax.py", WARM + ("--sub-centers", "3")),
     "3 sub-centers": Arm("margin 0, 3 sub-centers", "train_softmax.py",
                          ARCFACE + ("--sub-centers", "3")),
     "3 sub-centers, dropped": Arm("3 sub-centers", "train_softmax.py", FINE,
                                   data="without_sub_center_list", start="dominant_centers"),
-    "tail, weight 0": _tail("0"),
-    "tail, random, weight 1": _tail("1", "--mining", "0"),
-    "tail, weight 1": _tail("1"),
-    "tail, weights 1, 5": _tail("1,5"),
-    "tail, weights 1, 5, 10": _tail("1,5,10"),
-    "tail as classes": _nra("0.5", True, data="with_tail_classes"),
-    # From the model half-way, which has not learnt as many wrong labels yet.
-    "continued, early": Arm("ArcFace", "train_softmax.py", FINE, start="early"),
-    **{f"NRA {beta}, early": _nra(beta, True, start="early")
-       for beta in ("1", "0.9", "0.5", "0.3")},
-    "list dropped, early": Arm("ArcFace", "train_softmax.py", FINE, data="without_early_list",
-                               start="early"),
-    "NRA 0.5, list dropped, early": _nra("0.5", True, noise_list="early_list", start="early"),
-    "tail, weight 0, early": _tail("0", early=True),
-    "tail, random, weight 1, early": _tail("1", "--mining", "0", early=True),
-    "tail, weight 1, early": _tail("1", early=True),
-    "tail, weights 1, 5, 10, early": _tail("1,5,10", early=True),
+    "tail, weight 0, early": _tail("0"),
+    "tail, random, weight 1, early": _tail("1", "--mining", "0"),
+    "tail, weight 1, early": _tail("1"),
+    "tail, weights 1, 5, early": _tail("1,5"),
+    "tail, weights 1, 5, 10, early": _tail("1,5,10"),
+    "tail as classes, early": _nra("0.5", True, data="with_tail_classes", start="early"),
 }
 
-_HEAD = ("margin 0", "ArcFace", "continued", "NRA 0.5", "NRA 0.3", "NRA 0.9", "list dropped",
-         "NRA 0.5, list dropped")
-_EARLY = ("continued, early", "NRA 0.5, early", "NRA 0.3, early", "NRA 0.9, early", "NRA 1, early",
-          "list dropped, early", "NRA 0.5, list dropped, early")
-_REFERENCE = tuple(f"NRA {beta}, reference's scale" for beta in ("0.5", "0.3", "0.9"))
-_TAIL = ("tail, weight 0", "tail, weight 1", "tail, random, weight 1", "tail, weights 1, 5, 10",
-         "tail, weights 1, 5", "tail as classes")
-_EARLY_TAIL = ("tail, weight 0, early", "tail, weight 1, early", "tail, random, weight 1, early",
-               "tail, weights 1, 5, 10, early")
-_REST = ("NRA 1", "list relabelled", "margin 0, 3 sub-centers", "3 sub-centers",
-         "3 sub-centers, dropped", "reference's list dropped",
-         "NRA 0.5, reference's list dropped", "NRA 0.8", "NRA 0.7",
-         "NRA 0.8, reference's scale", "NRA 0.7, reference's scale")
+_LAST = ("continued", "NRA 0.5", "NRA 0.3", "NRA 0.9", "list dropped", "NRA 0.5, list dropped")
+_FIRST = ("margin 0", "ArcFace", "continued, early", "NRA 0.5, early", "NRA 0.3, early",
+          "NRA 0.9, early", "list dropped, early", "NRA 0.5, list dropped, early")
+_TAIL = ("tail, weight 0, early", "tail, weight 1, early", "tail, random, weight 1, early",
+         "tail, weights 1, 5, 10, early")
+_SPECIAL = ("NRA 1, early",)
+_OTHERS = tuple(arm for arm in ARMS if arm not in _LAST + _FIRST + _TAIL + _SPECIAL)
 SEEDS = (0, 1, 2)
 
 
@@ -142,22 +134,16 @@ def order() -> Iterator[Key]:
                 for arm in arms:
                     yield Key(kind, rate, seed, arm)
 
-    yield from block("uniform", (0.4,), _EARLY + _EARLY_TAIL)
-    yield from block("structured", (0.4,), _EARLY)
-    yield from block("uniform", (0.0,), ("margin 0", "ArcFace"))
-    yield from block("uniform", (0.4,), _TAIL)
-    yield from block("uniform", (0.2, 0.6), _EARLY)
-    yield from block("uniform", (0.0,), _EARLY + _EARLY_TAIL)
-    yield from block("uniform", (0.4,), _HEAD + _REFERENCE)
-    yield from block("structured", (0.4,), _EARLY_TAIL + _HEAD)
-    yield from block("structured", (0.2, 0.6), _EARLY)
-    yield from block("uniform", (0.2, 0.6), _EARLY_TAIL + _HEAD)
-    yield from block("structured", (0.2, 0.6), _EARLY_TAIL + _HEAD)
-    yield from block("uniform", (0.4,), _REST)
-    yield from block("uniform", (0.2, 0.6, 0.0), _HEAD + _REFERENCE + _TAIL)
-    yield from block("structured", (0.4, 0.2, 0.6), _REFERENCE + _TAIL)
-    yield from block("uniform", (0.2, 0.6, 0.0), _REST)
-    yield from block("structured", (0.4, 0.2, 0.6), _REST)
+    yield from block("uniform", (0.4,), _FIRST + _TAIL)
+    yield from block("structured", (0.4,), _FIRST)
+    yield from block("uniform", (0.0,), _FIRST + _TAIL)
+    yield from block("uniform", (0.2, 0.6), _FIRST)
+    yield from block("uniform", (0.4,), _SPECIAL + _LAST)
+    yield from block("structured", (0.2, 0.6), _FIRST)
+    yield from block("uniform", (0.4,), _OTHERS)
+    yield from block("structured", (0.4,), _TAIL + _SPECIAL + _OTHERS)
+    yield from block("uniform", (0.2, 0.6, 0.0), _TAIL + _OTHERS)
+    yield from block("structured", (0.2, 0.6), _TAIL + _OTHERS)
 
 
 def wanted() -> List[Key]:

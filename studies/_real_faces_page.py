@@ -88,8 +88,9 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def control_of(arm: str) -> str:
     """The arm of equal updates from the same checkpoint that uses neither method nor list."""
-    control = TAIL_CONTROL if arm.startswith("tail") else CONTROL
-    return control + EARLY_SUFFIX if arm.endswith(EARLY_SUFFIX) else control
+    control = TAIL_CONTROL if ARMS[arm].tail else CONTROL
+    early = arm.endswith(EARLY_SUFFIX) or ARMS[arm].start
+    return control + EARLY_SUFFIX if early else control
 
 
 def start_of(lines: Lines, key: Key) -> Optional[Line]:
@@ -156,11 +157,15 @@ def starts(lines: Lines) -> str:
     """What the methods gain over more of the same, from the last model and half-way."""
     rows = []
     for kind, rate in cells(lines):
-        for arm in ARMS:
-            if arm + EARLY_SUFFIX not in ARMS or arm in (CONTROL, TAIL_CONTROL):
+        for early in ARMS:
+            control = control_of(early)
+            if not control.endswith(EARLY_SUFFIX) or early == control:
                 continue
-            gains = [difference(lines, kind, rate, name, control_of(name), final, targets=targets)
-                     for name in (arm, arm + EARLY_SUFFIX) for targets in (TARGETS[:1], TARGETS)]
+            arm = early.replace(EARLY_SUFFIX, "")
+            gains = [difference(lines, kind, rate, name, against, final, targets=targets)
+                     for name, against in ((arm, control.replace(EARLY_SUFFIX, "")),
+                                           (early, control))
+                     for targets in (TARGETS[:1], TARGETS)]
             if any(gains):
                 seeds = "/".join(str(gain.seeds) if gain else "0" for gain in gains[::2])
                 rows.append([kind, f"{100 * rate:.0f}%", arm, seeds,
@@ -187,17 +192,22 @@ def lists(lines: Lines) -> str:
 
 
 def missing(lines: Lines, wanted: Sequence[Key]) -> str:
-    """What the study lacks, by kind and rate, with hours from the lines that are there."""
-    times: Dict[str, List[float]] = {}
+    """What the study lacks, by kind and rate, with hours from the lines that are there.
+
+    Lines that were made beside other work took up to ten times as long, so an arm's time is the
+    lower quartile of its lines.
+    """
+    taken: Dict[str, List[float]] = {}
     for key, line in lines.items():
-        times.setdefault(key.arm, []).append(line["seconds"])
-    usual = statistics.median(value for some in times.values() for value in some) if times else 0
+        taken.setdefault(key.arm, []).append(line["seconds"])
+    times = {arm: sorted(seconds)[len(seconds) // 4] for arm, seconds in taken.items()}
+    usual = statistics.median(times.values()) if times else 0
     left = [key for key in wanted if key not in lines]
     rows = []
     for kind, rate in dict.fromkeys((key.kind, key.rate) for key in wanted):
         some = [key for key in left if (key.kind, key.rate) == (kind, rate)]
         total = sum((key.kind, key.rate) == (kind, rate) for key in wanted)
-        hours = sum(statistics.mean(times.get(key.arm, [usual])) for key in some) / 3600
+        hours = sum(times.get(key.arm, usual) for key in some) / 3600
         rows.append([kind, f"{100 * rate:.0f}%", str(total - len(some)), str(len(some)),
                      f"{hours:.1f}"])
     table = markdown(["flips", "rate", "lines there", "missing", "hours for them"], rows)
@@ -292,7 +302,7 @@ def write(lines: Lines, wanted: Sequence[Key], docs: Path) -> None:
                    "ArcFace before: clean images given to their label, with margin, %"),
          "study_gain.png", "Gain of NRA over the start's training accuracy"),
         (plot_gain(lines, docs / "study_tail.png", "What the tail gains",
-                   lambda key: key.arm.startswith("tail") and key.arm != control_of(key.arm),
+                   lambda key: ARMS[key.arm].tail and key.arm != control_of(key.arm),
                    lambda start: start["tail_cosine"],
                    "NRA before: mean cosine of two images of a tail person"),
          "study_tail.png", "Gain of the tail over its tightness"))

@@ -210,14 +210,14 @@ class Cell:
         return self._list("margin", self.study.last(self, "ArcFace"))
 
     def reference_list(self) -> str:
-        """The reference's rule, with a threshold that lists as many."""
-        return self._list("reference", self.study.last(self, "ArcFace"))
+        """The reference's rule half-way, with a threshold that lists as many."""
+        return self._list("reference", self.early(self.study.last(self, "ArcFace")))
 
     def dominant_centers(self, model: str) -> str:
-        """A model of several centres a class with the dominant ones only."""
+        """A model of several centres a class, half-way, with the dominant ones only."""
         out = self.path("dominant", "model")
         if not os.path.exists(out + "-0000.params"):
-            self.study.unequal("drop-centers", model, out, "--data-dir", self.noisy())
+            self.study.unequal("drop-centers", self.early(model), out, "--data-dir", self.noisy())
         return out + ",0"
 
     def without_sub_center_list(self) -> str:
@@ -259,10 +259,10 @@ class Cell:
         return self._denoised(self.reference_list(), "without-reference-list")
 
     def relabelled(self) -> str:
-        """The listed images under the label that ArcFace gives them, instead of left out."""
+        """The listed images under the label that ArcFace gives them half-way."""
         out = self.path("relabelled")
         if not os.path.exists(out + "/property"):
-            facts = json.loads(Path(self.margin_list() + ".json").read_text(encoding="utf-8"))
+            facts = json.loads(Path(self.early_list() + ".json").read_text(encoding="utf-8"))
             given = {int(key): label for key, label in facts["prediction"].items()}
             write_set(out, [(self.noisy(), given, 0)])
         return out
@@ -271,7 +271,8 @@ class Cell:
         """The denoised head and the tail as further classes."""
         out = self.path("with-tail-classes")
         if not os.path.exists(out + "/property"):
-            write_set(out, [(self.without_list(), {}, 0), (self.study.path("tail"), {}, None)])
+            write_set(out, [(self.without_early_list(), {}, 0),
+                            (self.study.path("tail"), {}, None)])
         return out
 
     def run(self, name: str) -> Dict[str, Any]:

@@ -55,14 +55,12 @@ def test_arms_that_are_compared_make_equal_updates():
         return count * int(flags[flags.index("--max-steps") + 1])
 
     for name in arms.ARMS:
-        if name.startswith("tail,"):
-            assert updates(name) == updates(page.TAIL_CONTROL)
-        elif arms.WARM[1] in arms.ARMS[name].flags[1:2]:
+        if arms.WARM[1] in arms.ARMS[name].flags[1:2]:
             assert updates(name) == updates("margin 0")
         elif name.endswith("sub-centers"):
             assert updates(name) == updates("ArcFace")
         elif name != "ArcFace":
-            assert updates(name) == updates(page.CONTROL)
+            assert updates(name) == updates(page.control_of(name))
 
 
 def test_lines_of_a_killed_run(tmp_path):
@@ -114,6 +112,8 @@ def test_early_arms_are_compared_from_where_they_began():
             assert (arms.ARMS[control].parent, arms.ARMS[control].start) == (
                 arm.parent, arm.start)
         assert arms.ARMS[control].noise_list is None
+    assert page.control_of("3 sub-centers, dropped") == "continued, early"
+    assert page.control_of("tail as classes, early") == "continued, early"  # 500 updates, not 300
     arcface, early = Key("uniform", 0.4, 0, "ArcFace"), Key("uniform", 0.4, 0, "NRA 0.5, early")
     lines = {arcface: line(arcface, pairs(0.7, 0), training={"recognised_margin": 50.0},
                            curve=[{"recognised_margin": 13.0, "step": 250},
@@ -198,3 +198,16 @@ def test_processes_share_the_work(tmp_path, monkeypatch):
     assert len(done) == 6
     second.do_all([keys[0]._replace(seed=2)], until=1.0)
     assert len(done) == 6
+
+
+def test_every_arm_has_a_row_in_the_table_of_gains(monkeypatch):
+    """Also those that only begin half-way, or with a model of several centres."""
+    monkeypatch.setattr(page, "REPLICATES", 2)
+    found = {}
+    for arm in arms.ARMS:
+        key = Key("uniform", 0.4, 0, arm)
+        found[key] = line(key, pairs(0.7, 0))
+    rows = [row.split("|")[3].strip() for row in page.starts(found).splitlines()[2:]]
+    early = {arm.replace(", early", "") for arm in arms.ARMS
+             if arm.endswith(", early") or arms.ARMS[arm].start}
+    assert set(rows) == early - {"continued", "tail, weight 0"} and len(rows) == len(set(rows))
