@@ -292,7 +292,7 @@ def write(lines: Lines, wanted: Sequence[Key], docs: Path) -> None:
     parts = ["## What is there, and what is missing", missing(lines, wanted),
              "`make study FACES='--lfw LFW --cfp CFP --protocol DIR'` does what is missing, line "
              "by line, in as many sittings as it takes; hours are of one process on one thread, "
-             "as measured for the lines that are there.",
+             "by the lines of each arm that were made without much other work.",
              "## The regime", regime(lines)]
     pictures = (
         (plot_curve(lines, docs / "study_curve.png"), "study_curve.png", "ArcFace in training"),
