@@ -29,8 +29,8 @@ class Arm(NamedTuple):
     Attributes
     ----------
     parent : str, optional
-        The arm whose last checkpoint it starts from. Under much noise the validation people prefer
-        an early one, of a model that does not know its own people yet (docs/study.md).
+        The arm whose last checkpoint it starts from, and not the one that the validation people
+        chose: that may be a model which does not know its own people yet (docs/study.md).
     script : str
     flags : tuple of str
     data : str
@@ -78,7 +78,7 @@ ARMS: Dict[str, Arm] = {
     **{"NRA " + beta: _nra(beta, True) for beta in ("0.9", "0.5", "0.3")},
     "list dropped": Arm("ArcFace", "train_softmax.py", FINE, data="without_list"),
     "NRA 0.5, list dropped": _nra("0.5", True, noise_list="margin_list"),
-    # From the model half-way, which the validation people prefer.
+    # From the model half-way, which has not learnt as many wrong labels yet.
     "continued, early": Arm("ArcFace", "train_softmax.py", FINE, start="early"),
     # NRA 1 is what learning the classifier anew does by itself: NRA without its second term.
     **{f"NRA {beta}, early": _nra(beta, True, start="early") for beta in ("1",) + BETAS},

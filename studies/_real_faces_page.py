@@ -162,8 +162,9 @@ def starts(lines: Lines) -> str:
             if not control.endswith(EARLY_SUFFIX) or early == control:
                 continue
             arm = early.replace(EARLY_SUFFIX, "")
+            late = arm if arm != early else ""  # the drop of sub-centers has one form, half-way
             gains = [difference(lines, kind, rate, name, against, final, targets=targets)
-                     for name, against in ((arm, control.replace(EARLY_SUFFIX, "")),
+                     for name, against in ((late, control.replace(EARLY_SUFFIX, "")),
                                            (early, control))
                      for targets in (TARGETS[:1], TARGETS)]
             if any(gains):

@@ -207,7 +207,12 @@ def test_every_arm_has_a_row_in_the_table_of_gains(monkeypatch):
     for arm in arms.ARMS:
         key = Key("uniform", 0.4, 0, arm)
         found[key] = line(key, pairs(0.7, 0))
-    rows = [row.split("|")[3].strip() for row in page.starts(found).splitlines()[2:]]
+    table = [list(map(str.strip, row.split("|")[1:-1]))
+             for row in page.starts(found).splitlines()[2:]]
+    rows = [row[2] for row in table]
     early = {arm.replace(", early", "") for arm in arms.ARMS
              if arm.endswith(", early") or arms.ARMS[arm].start}
     assert set(rows) == early - {"continued", "tail, weight 0"} and len(rows) == len(set(rows))
+    # A gain stands in the columns of where the arm begins, and in no others.
+    for _, _, arm, _, last, _, half_way, _ in table:
+        assert bool(last) == (arm in arms.ARMS and not arms.ARMS[arm].start) and half_way
